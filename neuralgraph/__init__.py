@@ -1,0 +1,47 @@
+"""Neural networks that are graphs: one channel per node, one weight per edge, a learned wiring.
+
+Everything public is reached as ``neuralgraph.NAME``; a name is imported when it is first used, so
+that ``import neuralgraph`` (and the command line's help) does not wait for PyTorch.
+"""
+
+from importlib import import_module
+
+from ._version import __version__
+
+# public name -> (module, name in it or None for the module itself)
+_PUBLIC = {
+    "NodeFunction": ("wiring", "NodeFunction"),
+    "Wiring": ("wiring", "Wiring"),
+    "wirings": ("wiring.generators", None),
+    "from_networkx": ("wiring", "from_networkx"),
+    "to_networkx": ("networks", "to_networkx"),
+    "read": ("wiring", "read"),
+    "write": ("wiring", "write"),
+    "selectors": ("selectors", None),
+    "TopK": ("selectors", "TopK"),
+    "RandomGraph": ("selectors", "RandomGraph"),
+    "Complete": ("selectors", "Complete"),
+    "backends": ("backends", None),
+    "StaticNeuralGraph": ("networks", "StaticNeuralGraph"),
+    "models": ("models", None),
+    "analysis": ("analysis", None),
+    "data": ("data", None),
+    "training": ("training", None),
+    "errors": ("errors", None),
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'neuralgraph' has no attribute {name!r}")
+    module, member = _PUBLIC[name]
+    value = import_module(f".{module}", __name__)
+    value = value if member is None else getattr(value, member)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,63 @@
+"""DGL message passing."""
+
+from __future__ import annotations
+
+import torch
+
+from .._dgl import dgl
+from .backend import Backend
+
+
+class DGL(Backend):
+    """Message passing on one bipartite DGL block per stage, forward and backward.
+
+    Forward: the message of an edge is w_uv z_u, reduced by sum, on the block of real edges. Backward:
+    the same on the reversed block for the nodes, and a dot product per candidate edge for the
+    weights. Features are nodes-first and two-dimensional, (n, B H W), the layout in which DGL's
+    kernels fuse the product with the sum. DGL's wheels are CPU-only.
+    """
+
+    def propagate(self, stage, messages, selection):
+        batch, _, height, width = messages.shape
+        real = stage.values(selection.real)
+        key = (type(self), stage)
+        if key not in selection.cache:
+            selection.cache[key] = stage.block(real), stage.block(real, reverse=True)
+        forward, backward = selection.cache[key]
+        features = messages.transpose(0, 1).reshape(messages.shape[1], -1)
+        sums = _MessagePassing.apply(
+            features, stage.values(selection.weight), real, forward, backward,
+            stage.candidates if selection.reaches_all else forward)
+        return sums.view(-1, batch, height, width).transpose(0, 1)
+
+
+class _MessagePassing(torch.autograd.Function):
+    """Sums over real edges, with gradients for the edges of ``asked``."""
+
+    @staticmethod
+    def forward(ctx, features, weight, real, forward, backward, asked):
+        kept = weight[real].unsqueeze(1)
+        ctx.save_for_backward(features, kept, real)
+        ctx.backward_block, ctx.asked = backward, asked
+        if forward.num_edges() == 0 or features.shape[1] == 0:
+            return features.new_zeros(forward.num_dst_nodes(), features.shape[1])
+        return dgl.ops.u_mul_e_sum(forward, features, kept)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        features, kept, real = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        to_features = to_weight = None
+        if ctx.needs_input_grad[0]:
+            to_features = torch.zeros_like(features)
+            if ctx.backward_block.num_edges():
+                to_features = dgl.ops.u_mul_e_sum(ctx.backward_block, gradient, kept)
+        if ctx.needs_input_grad[1]:
+            dots = features.new_zeros(0)
+            if ctx.asked.num_edges():
+                dots = dgl.ops.u_dot_v(ctx.asked, features, gradient).flatten()
+            if len(dots) == len(real):
+                to_weight = dots
+            else:
+                to_weight = dots.new_zeros(len(real)).masked_scatter(real, dots)
+        return to_features, to_weight, None, None, None, None

@@ -1,0 +1,59 @@
+"""The errors of the library: what was expected, what was got, how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NeuralGraphError(Exception):
+    """Every error that neuralgraph raises on purpose."""
+
+
+class WiringError(NeuralGraphError, ValueError):
+    """A graph that cannot be a wiring, or a wiring that a network cannot run."""
+
+
+class SelectionError(NeuralGraphError, ValueError):
+    """A selection of edges that cannot be made."""
+
+
+class InputError(NeuralGraphError, ValueError):
+    """A tensor or an argument of the wrong kind, shape or value."""
+
+
+class UnknownNameError(NeuralGraphError, LookupError):
+    """A name that is not in its family; the message gives the nearest known one."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]):
+        known = sorted(known)
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
+
+
+class DataError(NeuralGraphError, ValueError):
+    """Images or labels that cannot be read or used."""
+
+
+class RunError(NeuralGraphError):
+    """A training run that cannot be started, resumed or read."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint file that is damaged, foreign or of another version."""
+
+
+def lookup(kind: str, name: str, family: dict):
+    """``family[name]``, or :class:`UnknownNameError` that names the nearest member."""
+    try:
+        return family[name]
+    except (KeyError, TypeError):
+        raise UnknownNameError(kind, name, family) from None
+
+
+def listed(items: Iterable[object], most: int = 5) -> str:
+    """The first few items for a message: ``3, 4, 5 and 20 more``."""
+    items = [str(item) for item in items]
+    shown = ", ".join(items[:most])
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"

@@ -1,0 +1,170 @@
+"""What static, discrete-time and continuous-time networks share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import nn
+
+from .. import backends
+from .._dgl import dgl
+from ..backends import Backend
+from ..errors import InputError, SelectionError
+from ..nodes import NodeFunctions
+from ..selectors import Selection, Selector, check_finite
+from ..wiring import Wiring
+from ..wiring.wiring import OUTPUT
+
+
+class NeuralGraph(nn.Module, ABC):
+    """A network on a wiring: node functions, one weight per candidate edge, a selector, a backend.
+
+    ``weight`` is a Parameter (E,) in the edge order of ``wiring.graph``. Values that the wiring carries
+    are taken over; otherwise edge weights start uniform in (-1/sqrt(n), 1/sqrt(n)), where n is the
+    number of nodes that can have children (the authors' initialisation: the columns of their stage
+    matrix), and kernels as :class:`~neuralgraph.nodes.DepthwiseConv` says.
+    """
+
+    def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
+                 seed: int | torch.Generator):
+        super().__init__()
+        if not isinstance(wiring, Wiring):
+            raise InputError(
+                f"expected a neuralgraph.Wiring, got {type(wiring).__name__}; make one with "
+                "neuralgraph.Wiring(graph), neuralgraph.from_networkx(G) or neuralgraph.wirings."
+            )
+        if not isinstance(selector, Selector):
+            raise InputError(
+                f"expected a selector such as neuralgraph.TopK(k=...), got {selector!r}; "
+                "neuralgraph.selectors.create makes one from its name."
+            )
+        generator = as_generator(seed)
+        self.wiring = wiring
+        self.functions = NodeFunctions(wiring, generator)
+        self.weight = nn.Parameter(self._initial_weight(generator))
+        selector.bind(wiring.num_edges, generator)
+        self.selector = selector
+        self.backend = backend
+        self._inputs, self._outputs = len(wiring.inputs), len(wiring.outputs)
+        self._chosen: _Chosen | None = None
+
+    @abstractmethod
+    def forward(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    @property
+    def backend(self) -> Backend:
+        """How sums over edges are computed; assign a name or a :class:`Backend` at any time."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: str | Backend) -> None:
+        self._backend = backends.create(backend)
+
+    def selection(self) -> Selection:
+        """The real edges and their weights.
+
+        Chosen anew at every call in training; in evaluation kept until a weight, the selector or its
+        settings change.
+
+        Raises:
+            SelectionError: if weights are NaN or infinite.
+        """
+        fingerprint = self.selector.fingerprint()
+        chosen = self._chosen
+        if self.training or chosen is None or not chosen.still_holds(self.weight, fingerprint):
+            check_finite(self.weight)
+            real = self.selector.select(self.weight)
+            if real.shape != self.weight.shape or real.dtype != torch.bool:
+                raise SelectionError(
+                    f"{type(self.selector).__name__}.select must return a bool mask of shape "
+                    f"{tuple(self.weight.shape)}, got {real.dtype} of shape {tuple(real.shape)}."
+                )
+            chosen = _Chosen(real, None if self.training else self.weight.detach().clone(),
+                             fingerprint)
+            self._chosen = None if self.training else chosen
+        rule = self.selector.rule
+        return Selection(chosen.real, rule.effective(self.weight, chosen.real), rule.reaches_all,
+                         chosen.cache)
+
+    @property
+    def graph(self) -> dgl.DGLGraph:
+        """The live network as a :class:`dgl.DGLGraph` one can call ``update_all`` on.
+
+        Node data are those of the wiring and the learned values (copies); edge data are ``weight``,
+        the parameter itself, and ``real``, the mask of real edges.
+        """
+        graph = self.wiring.graph
+        graph.ndata.update(self.functions.export())
+        graph.edata["weight"] = self.weight
+        graph.edata["real"] = self.selection().real
+        return graph
+
+    def learned_wiring(self) -> Wiring:
+        """A :class:`Wiring` of the real edges only, carrying weights and the nodes' learned values."""
+        return self.wiring.subgraph(self.selection().real, self.weight, self.functions.export())
+
+    def complete_wiring(self) -> Wiring:
+        """The :class:`Wiring` of all candidate edges, carrying weights and learned values."""
+        return self.wiring.subgraph(torch.ones_like(self.selection().real), self.weight,
+                                    self.functions.export())
+
+    def extra_repr(self) -> str:
+        return f"{self.wiring!r}, backend={self.backend!r}"
+
+    def __getstate__(self):
+        # A copy or a pickle chooses its own edges; DGL blocks of the old ones stay behind.
+        return {**self.__dict__, "_chosen": None}
+
+    def _check_input(self, x: torch.Tensor) -> None:
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+            raise InputError(
+                f"expected a floating-point tensor (batch, {self._inputs}, height, width), got {got}; "
+                "integer images need x.float() and a normalisation."
+            )
+        if x.dim() != 4 or x.shape[1] != self._inputs:
+            raise InputError(
+                f"expected x of shape (batch, {self._inputs}, height, width), one channel for each of "
+                f"the {self._inputs} input nodes, got {tuple(x.shape)}."
+            )
+        if 0 in x.shape:
+            raise InputError(f"expected at least one sample and one pixel, got {tuple(x.shape)}.")
+        if x.dtype != self.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise InputError(
+                f"x is {x.dtype} but the network's weights are {self.weight.dtype}: use "
+                f"x.to({self.weight.dtype}) or network.to({x.dtype})."
+            )
+
+    def _initial_weight(self, generator: torch.Generator) -> torch.Tensor:
+        if self.wiring.weight is not None:
+            return self.wiring.weight.to(torch.get_default_dtype()).clone()
+        bound = self._num_sources() ** -0.5
+        return torch.empty(self.wiring.num_edges).uniform_(-bound, bound, generator=generator)
+
+    def _num_sources(self) -> int:
+        """How many nodes can have children: in a static graph all but the outputs."""
+        return int((self.wiring.role != OUTPUT).sum())
+
+
+class _Chosen:
+    """Real edges, and what they were chosen from."""
+
+    def __init__(self, real, weight, fingerprint):
+        self.real, self.weight, self.fingerprint = real, weight, fingerprint
+        self.cache: dict = {}
+
+    def still_holds(self, weight, fingerprint) -> bool:
+        # Compared by value: writes through weight.data leave no trace in the version counter.
+        return (fingerprint == self.fingerprint and self.weight is not None
+                and weight.device == self.weight.device and weight.dtype == self.weight.dtype
+                and torch.equal(weight.detach(), self.weight))
+
+
+def as_generator(seed: int | torch.Generator) -> torch.Generator:
+    """A generator from a seed; a generator is used as it is."""
+    if isinstance(seed, torch.Generator):
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"expected an integer seed or a torch.Generator, got {seed!r}.")
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,90 @@
+"""Static neural graphs: acyclic, every node updated once."""
+
+from __future__ import annotations
+
+import torch
+
+from ..backends import Backend
+from ..selectors import Selector
+from ..wiring import Stage, Wiring, topological_stages
+from .network import NeuralGraph
+
+
+class StaticNeuralGraph(NeuralGraph):
+    """An acyclic graph, evaluated in topological order.
+
+        s_v = x_v                                                          for input nodes
+        s_v = receive_v( sum over real edges (u,v) of w_uv send_u(s_u) )   for all others
+        y   = (s_v) over the output nodes
+
+    Equation 1 of "Discovering Neural Wirings" (receive = f, send = identity) and, with receive =
+    identity and send = norm, ReLU, convolution, the form of its section 2.4 and of the authors' code.
+    Nodes at the same distance from the inputs are computed together.
+
+    Args:
+        wiring: acyclic; inputs without parents, outputs without children.
+        selector: which edges are real, e.g. ``TopK(k=1000)``.
+        backend: "dense", "dgl" or "auto".
+        seed: of the initial weights and the selector's draws; an integer or a generator.
+
+    Shape:
+        x: (B, inputs, H, W), floating point; y: (B, outputs, H', W') with H' = ceil(H / strides).
+
+    Raises:
+        WiringError: if the wiring is not static.
+        InputError: from ``forward``, for x of another shape or type.
+
+    >>> import neuralgraph as ng
+    >>> net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 8, 8, 2]), ng.TopK(k=40))
+    >>> net(torch.zeros(5, 3, 16, 16)).shape
+    torch.Size([5, 2, 16, 16])
+    >>> int(net.selection().real.sum())
+    40
+    """
+
+    def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend = "auto",
+                 seed: int | torch.Generator = 0):
+        super().__init__(wiring, selector, backend, seed)
+        self.stages = topological_stages(wiring)
+        self._rows = [[self.functions.rows(chunk.nodes) for chunk in stage.chunks]
+                      for stage in self.stages]
+        order = torch.cat([chunk.nodes for stage in self.stages for chunk in stage.chunks
+                           if chunk.is_output])
+        in_order = torch.equal(order, wiring.outputs)
+        self.register_buffer("_output_order", None if in_order else order.argsort(),
+                             persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._check_input(x)
+        selection = self.selection()
+        messages: dict[tuple[int, int], torch.Tensor] = {}
+        outputs = []
+        for number, stage in enumerate(self.stages):
+            sums = self._sums(stage, x, messages, selection) if number else self._input_nodes(x)
+            start = 0
+            for c, (chunk, rows) in enumerate(zip(stage.chunks, self._rows[number])):
+                part = sums[:, start:start + len(chunk.nodes)]
+                start += len(chunk.nodes)
+                state = self.functions.receive(chunk.function, rows, part) if number else part
+                if chunk.is_output:
+                    outputs.append(state)
+                else:
+                    messages[number, c] = self.functions.send(chunk.function, rows, state)
+        y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return y if self._output_order is None else y[:, self._output_order]
+
+    def _input_nodes(self, x):
+        """The input channels in the order of stage 0."""
+        stage = self.stages[0]
+        if len(stage.chunks) == 1:
+            return x
+        place = torch.searchsorted(self.wiring.inputs, stage.nodes)
+        return x[:, place.to(x.device)]
+
+    def _sums(self, stage: Stage, x, messages, selection):
+        if not stage.inputs:  # nodes without any candidate in-edge
+            height, width = (-(-side // stage.scale) for side in x.shape[2:])
+            return x.new_zeros(len(x), len(stage.nodes), height, width)
+        parts = [messages[key] for key in stage.inputs]
+        z = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return self.backend.propagate(stage, z, selection)

@@ -1,0 +1,60 @@
+"""Which edges are real now, and how gradients reach the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """One choice of real edges.
+
+    Args:
+        real: which candidate edges are real, a mask (E,).
+        weight: effective weights (E,), zero where not real, differentiable by the gradient rule.
+        reaches_all: whether the gradient must reach every candidate edge or only the real ones.
+        cache: structures that depend on ``real`` alone (a backend's graph of real edges, say); it
+            lives as long as the same edges are real.
+    """
+
+    real: torch.Tensor
+    weight: torch.Tensor
+    reaches_all: bool
+    cache: dict = field(default_factory=dict, repr=False)
+
+    def threshold(self) -> float:
+        """The smallest magnitude of a real edge, the paper's tau; nan without real edges."""
+        kept = self.weight.detach()[self.real]
+        return kept.abs().min().item() if len(kept) else float("nan")
+
+
+class _StraightThrough(torch.autograd.Function):
+    """w 1{real} forward, the identity backward."""
+
+    @staticmethod
+    def forward(ctx, weight, real):
+        return weight.where(real, weight.new_zeros(()))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+@dataclass(frozen=True)
+class GradientRule:
+    """How the effective weights depend on the weights, for autograd."""
+
+    effective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    reaches_all: bool
+
+
+GRADIENTS = {
+    # d(effective)/dw = 1 on every candidate: appendix F of the paper
+    "ste": GradientRule(_StraightThrough.apply, reaches_all=True),
+    # d(effective)/dw = 1 on real edges, 0 elsewhere
+    "masked": GradientRule(lambda weight, real: weight.where(real, weight.new_zeros(())),
+                           reaches_all=False),
+}

@@ -1,0 +1,212 @@
+"""Wirings to start from. Every generator returns a frozen :class:`~neuralgraph.Wiring`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+
+from .._dgl import dgl
+from ..errors import WiringError
+from .function import IDENTITY, STATIC, NodeFunction
+from .stages import longest_path_levels
+from .wiring import _FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, Wiring
+
+DYNAMIC = NodeFunction(send="activation conv", receive="norm", norm="instance")
+
+
+def blocks(sizes: Sequence[int], function: NodeFunction = STATIC, *,
+           input_stride: int = 1) -> Wiring:
+    """Every edge from an earlier to a later block: A = {(u,v): u in B_i, v in B_j, i < j}.
+
+    The node set of the paper's static graphs (section 2.1 and appendix A). The first block holds
+    the inputs, the last one the outputs, which apply no operation. Edges are sorted by destination,
+    then source, so that the weights into one block are a contiguous matrix [dst, src].
+
+    Args:
+        sizes: nodes per block, at least two blocks of at least one node.
+        function: of every node but the outputs.
+        input_stride: stride of the convolution of the input nodes, in pixels.
+
+    >>> blocks([2, 3, 1])
+    Wiring(6 nodes: 2 input, 3 hidden, 1 output; 11 candidate edges)
+    """
+    return _blocks(sizes, function, input_stride, reach=len(sizes))
+
+
+def chain(sizes: Sequence[int], function: NodeFunction = STATIC, *, input_stride: int = 1) -> Wiring:
+    """Every edge from a block to the next one: an ordinary layered network.
+
+    With one 3x3 kernel per node this is a stack of depthwise-separable convolutions, the wiring of
+    MobileNetV1; with ``NodeFunction("activation")`` it is a multi-layer perceptron.
+    Arguments as in :func:`blocks`.
+
+    >>> chain([2, 3, 1])
+    Wiring(6 nodes: 2 input, 3 hidden, 1 output; 9 candidate edges)
+    """
+    return _blocks(sizes, function, input_stride, reach=1)
+
+
+def complete_dag(nodes: int, *, inputs: int, outputs: int, function: NodeFunction = STATIC) -> Wiring:
+    """Every edge u -> v with u < v: the acyclic graph of the paper's Algorithm 1.
+
+    The first ``inputs`` nodes are inputs (no edges among them), the last ``outputs`` nodes outputs
+    (no edges among them either).
+
+    >>> complete_dag(5, inputs=2, outputs=1).num_edges      # pairs of 5, less the pair of inputs
+    9
+    """
+    role = _roles(nodes, inputs, outputs)
+    dst, src = torch.ones(nodes, nodes, dtype=torch.bool).tril(-1).nonzero().T
+    keep = (role[dst] != INPUT) & (role[src] != OUTPUT)
+    block = (torch.arange(nodes) - inputs + 1).clamp(0, nodes - outputs - inputs + 1)
+    return assemble(src[keep], dst[keep], role, block, _default_functions(role, function))
+
+
+def complete(nodes: int, *, inputs: int, outputs: int, function: NodeFunction = DYNAMIC) -> Wiring:
+    """Every ordered pair of nodes, self-loops and edges into the inputs too: A = V x V.
+
+    The node set of the paper's dynamic graphs (section 2.3). The first ``inputs`` nodes are inputs,
+    the last ``outputs`` nodes outputs, and all have the same function.
+
+    >>> complete(4, inputs=1, outputs=1)
+    Wiring(4 nodes: 1 input, 2 hidden, 1 output; 16 candidate edges)
+    """
+    role = _roles(nodes, inputs, outputs)
+    dst = torch.arange(nodes).repeat_interleave(nodes)
+    src = torch.arange(nodes).repeat(nodes)
+    block = torch.tensor([1, 0, 2])[role]
+    return assemble(src, dst, role, block, [function] * nodes)
+
+
+def from_edges(edges: Iterable[tuple[int, int]] | torch.Tensor, *, inputs: Iterable[int],
+               outputs: Iterable[int], num_nodes: int | None = None,
+               functions: NodeFunction | Mapping[int, NodeFunction] | Sequence[NodeFunction] = STATIC,
+               blocks: Sequence[int] | None = None,
+               weight: torch.Tensor | None = None) -> Wiring:
+    """A wiring from a list of edges; the edges keep their order.
+
+    Args:
+        edges: pairs (source, destination) of node numbers, or an integer tensor (E, 2).
+        inputs: the input nodes.
+        outputs: the output nodes.
+        num_nodes: V; by default one more than the largest number that occurs.
+        functions: one for all nodes but the outputs; or a mapping of exceptions to that default;
+            or one for each of the V nodes.
+        blocks: a block number per node; by default the length of the longest path from an input
+            (in a graph with cycles 0 for inputs, 1 for hidden and 2 for output nodes).
+        weight: learned weights of the edges, floating point (E,).
+
+    >>> from_edges([(0, 1), (1, 2), (0, 2)], inputs=[0], outputs=[2]).block.tolist()
+    [0, 1, 2]
+    """
+    pairs = edges if isinstance(edges, torch.Tensor) else torch.tensor(
+        list(edges), dtype=torch.long).reshape(-1, 2)
+    if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
+        raise WiringError(
+            f"edges must be pairs of node numbers (source, destination), got a tensor of "
+            f"{pairs.dtype} and shape {tuple(pairs.shape)}."
+        )
+    inputs, outputs = [int(v) for v in inputs], [int(v) for v in outputs]
+    mentioned = [*inputs, *outputs, *([int(pairs.max())] if len(pairs) else [])]
+    lowest = min([*inputs, *outputs, *([int(pairs.min())] if len(pairs) else [])], default=0)
+    highest = max(mentioned, default=-1)
+    if num_nodes is None:
+        num_nodes = highest + 1
+    if lowest < 0 or highest >= num_nodes:
+        wrong = lowest if lowest < 0 else highest
+        raise WiringError(f"node {wrong} does not exist: nodes are 0 to {num_nodes - 1}.")
+    both = sorted(set(inputs) & set(outputs))
+    if both:
+        raise WiringError(
+            f"node {both[0]} is named as input and as output; a node has one role: add an output "
+            "node and an edge to it."
+        )
+    role = torch.full((num_nodes,), HIDDEN)
+    role[inputs], role[outputs] = INPUT, OUTPUT
+    src, dst = pairs.long().unbind(1)
+    if blocks is None:
+        levels = longest_path_levels(num_nodes, src, dst)
+        blocks = torch.tensor([1, 0, 2])[role] if levels is None else levels
+    else:
+        blocks = torch.as_tensor(blocks)
+        if blocks.shape != (num_nodes,):
+            raise WiringError(
+                f"blocks must be one number for each of the {num_nodes} nodes, got shape "
+                f"{tuple(blocks.shape)}."
+            )
+    if isinstance(functions, NodeFunction):
+        functions = _default_functions(role, functions)
+    elif isinstance(functions, Mapping):
+        base = _default_functions(role, STATIC)
+        functions = [functions.get(node, base[node]) for node in range(num_nodes)]
+    elif len(functions) != num_nodes:
+        raise WiringError(f"functions must be {num_nodes}, one a node, got {len(functions)}.")
+    return assemble(src, dst, role, blocks, functions, weight=weight)
+
+
+def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: torch.Tensor,
+             functions: Sequence[NodeFunction], *, weight: torch.Tensor | None = None,
+             parameters: Mapping[str, torch.Tensor] | None = None,
+             scale: torch.Tensor | None = None, labels: Sequence | None = None) -> Wiring:
+    """Packs everything a wiring holds into a DGL graph and validates it."""
+    graph = dgl.graph((src, dst), num_nodes=len(role))
+    graph.ndata["role"], graph.ndata["block"] = role, block
+    codes: dict[NodeFunction, list[int]] = {}
+    for function in functions:
+        if function not in codes:
+            codes[function] = [encode(getattr(function, name))
+                               for name, (encode, _) in _FUNCTION_CODES.items()]
+    table = torch.tensor([codes[function] for function in functions])
+    for column, name in enumerate(_FUNCTION_CODES):
+        graph.ndata[name] = table[:, column]
+    for name, value in (parameters or {}).items():
+        graph.ndata[name] = value
+    if scale is not None:
+        graph.ndata["scale"] = scale
+    if weight is not None:
+        if weight.shape != (len(src),):
+            raise WiringError(f"weight must have shape ({len(src)},), one an edge, "
+                              f"got {tuple(weight.shape)}.")
+        graph.edata["weight"] = weight
+    return Wiring(graph, labels=labels)
+
+
+def _blocks(sizes, function, input_stride, reach):
+    sizes = [int(size) for size in sizes]
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise WiringError(
+            f"sizes must be at least two blocks of at least one node each, got {sizes}."
+        )
+    block = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    start = [0]
+    for size in sizes:
+        start.append(start[-1] + size)
+    src, dst = [], []
+    for j in range(1, len(sizes)):
+        sources = torch.arange(start[max(0, j - reach)], start[j])
+        src.append(sources.repeat(sizes[j]))
+        dst.append(torch.arange(start[j], start[j + 1]).repeat_interleave(len(sources)))
+    role = torch.full((len(block),), HIDDEN)
+    role[block == 0], role[block == len(sizes) - 1] = INPUT, OUTPUT
+    functions = _default_functions(role, function)
+    if input_stride != 1:
+        strided = NodeFunction(function.send, function.receive, function.norm, function.activation,
+                               function.kernel_size, input_stride)
+        functions[:sizes[0]] = [strided] * sizes[0]
+    return assemble(torch.cat(src), torch.cat(dst), role, block, functions)
+
+
+def _roles(nodes, inputs, outputs):
+    if inputs < 1 or outputs < 1 or inputs + outputs > nodes:
+        raise WiringError(
+            f"need at least one input and one output among the nodes, got {inputs} inputs and "
+            f"{outputs} outputs of {nodes} nodes."
+        )
+    role = torch.full((nodes,), HIDDEN)
+    role[:inputs], role[nodes - outputs:] = INPUT, OUTPUT
+    return role
+
+
+def _default_functions(role, function):
+    return [IDENTITY if r == OUTPUT else function for r in role.tolist()]

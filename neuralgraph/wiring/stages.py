@@ -1,0 +1,244 @@
+"""The order in which a network visits its nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from .._dgl import dgl
+from ..errors import WiringError, listed
+from .wiring import INPUT, OUTPUT, Wiring
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Nodes of one stage that have the same function and are computed together."""
+
+    function: int
+    nodes: torch.Tensor
+    is_output: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Candidate edges from sources to nodes, as a bipartite graph in local numbers.
+
+    Args:
+        nodes: destinations in the order in which their sums are computed, (n_dst,).
+        sources: in the order in which their messages are laid out, (n_src,).
+        edges: numbers of the candidate edges in the wiring, (E_s,).
+        src: place of each edge's source in ``sources``, (E_s,).
+        dst: place of each edge's destination in ``nodes``, (E_s,).
+        scale: how many times smaller than the network's input the maps are.
+        chunks: the nodes by function; their concatenation is ``nodes``.
+        inputs: which chunks of earlier stages ``sources`` is made of, as (stage, chunk) numbers.
+    """
+
+    nodes: torch.Tensor
+    sources: torch.Tensor
+    edges: torch.Tensor
+    src: torch.Tensor
+    dst: torch.Tensor
+    scale: int = 1
+    chunks: tuple[Chunk, ...] = ()
+    inputs: tuple[tuple[int, int], ...] = ()
+    _devices: dict = field(default_factory=dict, repr=False)
+
+    def __deepcopy__(self, memo) -> Stage:
+        return self  # frozen
+
+    @cached_property
+    def span(self) -> slice | None:
+        """The edges as a slice of the wiring's edges, where they are one."""
+        edges = self.edges
+        if not len(edges):
+            return slice(0, 0)
+        first = int(edges[0])
+        contiguous = torch.equal(edges, torch.arange(first, first + len(edges)))
+        return slice(first, first + len(edges)) if contiguous else None
+
+    @cached_property
+    def is_full_matrix(self) -> bool:
+        """Whether the edges are every [dst, src] pair in row-major order and contiguous."""
+        return self.span is not None and len(self.edges) == len(self.nodes) * len(self.sources) \
+            and torch.equal(self.position, torch.arange(len(self.edges)))
+
+    @property
+    def position(self) -> torch.Tensor:
+        """The place of each edge in the flattened matrix [dst, src], (E_s,)."""
+        return self.dst * len(self.sources) + self.src
+
+    @cached_property
+    def candidates(self) -> dgl.DGLGraph:
+        """The candidate edges as a bipartite DGL block."""
+        return self.block()
+
+    def block(self, real: torch.Tensor | None = None, reverse: bool = False) -> dgl.DGLGraph:
+        """A bipartite DGL block of the candidate edges, or of those in the mask ``real`` (E_s,)."""
+        ends = (self.src, self.dst) if real is None else (self.src[real], self.dst[real])
+        sizes = (len(self.sources), len(self.nodes))
+        if reverse:
+            ends, sizes = ends[::-1], sizes[::-1]
+        block = dgl.create_block(ends, num_src_nodes=sizes[0], num_dst_nodes=sizes[1])
+        block.create_formats_()
+        return block
+
+    def on(self, device: torch.device) -> dict[str, torch.Tensor]:
+        """``edges`` and ``position`` on a device, kept for the next call."""
+        if device not in self._devices:
+            self._devices[device] = {"edges": self.edges.to(device),
+                                     "position": self.position.to(device)}
+        return self._devices[device]
+
+    def values(self, per_edge: torch.Tensor) -> torch.Tensor:
+        """The entries of an (E,) tensor that belong to this stage, (E_s,)."""
+        if self.span is not None:
+            return per_edge[self.span]
+        return per_edge[self.on(per_edge.device)["edges"]]
+
+    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weights (E,) of all edges of the wiring as this stage's dense matrix [dst, src]."""
+        shape = (len(self.nodes), len(self.sources))
+        values = self.values(weight)
+        if self.is_full_matrix:
+            return values.view(shape)
+        dense = values.new_zeros(shape[0] * shape[1])
+        return dense.index_put((self.on(values.device)["position"],), values).view(shape)
+
+
+def topological_stages(wiring: Wiring) -> tuple[Stage, ...]:
+    """The stages of a static graph: nodes at the same longest distance from the roots.
+
+    Stage 0 holds the input nodes and has no edges. All nodes of a stage can be updated at once.
+
+    Raises:
+        WiringError: for a cycle (which it names), an input node with parents, an output node with
+            children, or outputs of different size.
+    """
+    _check_static(wiring)
+    level = longest_path_levels(wiring.num_nodes, wiring.src, wiring.dst,
+                                least=(wiring.role != INPUT).long())
+    if level is None:
+        raise WiringError(
+            "a static graph has no cycles, but this wiring has "
+            + " -> ".join(repr(wiring.label(node)) for node in _find_cycle(wiring))
+            + ". Remove one of these edges, or use a discrete- or continuous-time network."
+        )
+    return _Schedule(wiring, level).stages
+
+
+def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
+                        least: torch.Tensor | None = None) -> torch.Tensor | None:
+    """The number of edges of the longest path that ends in each node, (V,); None if cyclic.
+
+    Args:
+        least: a lower bound on each node's level, (V,).
+    """
+    level = torch.zeros(num_nodes, dtype=torch.long) if least is None else least.clone()
+    waiting = torch.bincount(dst, minlength=num_nodes)
+    by_source = src.argsort(stable=True)
+    start = torch.zeros(num_nodes + 1, dtype=torch.long)
+    start[1:] = torch.bincount(src, minlength=num_nodes).cumsum(0)
+    targets = dst[by_source]
+    ready = (waiting == 0).nonzero().flatten()
+    seen = 0
+    while len(ready):
+        seen += len(ready)
+        count = start[ready + 1] - start[ready]
+        offset = torch.arange(int(count.sum())) - (count.cumsum(0) - count).repeat_interleave(count)
+        out = targets[start[ready].repeat_interleave(count) + offset]
+        reached = level[ready].repeat_interleave(count) + 1
+        level = level.scatter_reduce(0, out, reached, "amax")
+        waiting = waiting - torch.bincount(out, minlength=num_nodes)
+        ready = out.unique()
+        ready = ready[waiting[ready] == 0]
+    return level if seen == num_nodes else None
+
+
+class _Schedule:
+    """Builds the stages from the level of every node."""
+
+    def __init__(self, wiring: Wiring, level: torch.Tensor):
+        self.wiring = wiring
+        key = level * (int(wiring.scale.max()) + 1) + wiring.scale
+        keys = key.unique()  # sorted by level, then scale
+        self.stage_of = torch.searchsorted(keys, key)
+        self.local = torch.empty(wiring.num_nodes, dtype=torch.long)  # place in own stage
+        self.members = [self._chunks(number) for number in range(len(keys))]
+        by_stage = self.stage_of[wiring.dst].argsort(stable=True)
+        counts = torch.bincount(self.stage_of[wiring.dst], minlength=len(keys)).tolist()
+        self.stages = tuple(self._stage(number, edges)
+                            for number, edges in enumerate(by_stage.split(counts)))
+
+    def _chunks(self, number: int) -> tuple[Chunk, ...]:
+        nodes = (self.stage_of == number).nonzero().flatten()
+        key = self.wiring.function[nodes] * 2 + (self.wiring.role[nodes] == OUTPUT).long()
+        chunks = tuple(Chunk(int(k) // 2, nodes[key == k], bool(k % 2)) for k in key.unique())
+        self.local[torch.cat([chunk.nodes for chunk in chunks])] = torch.arange(len(nodes))
+        return chunks
+
+    def _stage(self, number: int, edges: torch.Tensor) -> Stage:
+        wiring, chunks = self.wiring, self.members[number]
+        src, dst = wiring.src[edges], wiring.dst[edges]
+        used = torch.zeros(wiring.num_nodes, dtype=torch.bool)
+        used[src] = True
+        inputs = tuple((s, c) for s in self.stage_of[src].unique().tolist()
+                       for c, chunk in enumerate(self.members[s]) if used[chunk.nodes].any())
+        sources = [self.members[s][c].nodes for s, c in inputs]
+        sources = torch.cat(sources) if sources else torch.zeros(0, dtype=torch.long)
+        place = torch.empty(wiring.num_nodes, dtype=torch.long)
+        place[sources] = torch.arange(len(sources))
+        nodes = torch.cat([chunk.nodes for chunk in chunks])
+        return Stage(nodes, sources, edges, place[src], self.local[dst],
+                     int(wiring.scale[nodes[0]]), chunks, inputs)
+
+
+def _check_static(wiring: Wiring) -> None:
+    for nodes, ends, what, mend in (
+        (wiring.inputs, wiring.dst, "an input node has no parents", "Remove the edge"),
+        (wiring.outputs, wiring.src, "an output node has no children", "Remove the edge"),
+    ):
+        wrong = torch.isin(ends, nodes).nonzero().flatten().tolist()
+        if wrong:
+            raise WiringError(
+                f"in a static graph {what}, but this wiring has the edge "
+                f"{listed([wiring.edge_name(edge) for edge in wrong], most=3)}. {mend}, or use a "
+                "discrete- or continuous-time network."
+            )
+    outputs = wiring.outputs
+    sizes = wiring.scale[outputs] * torch.tensor(
+        [f.receive_stride for f in wiring.functions])[wiring.function[outputs]]
+    if len(sizes.unique()) > 1:
+        odd = int((sizes != sizes[0]).nonzero()[0])
+        raise WiringError(
+            "outputs must have one size, but output node "
+            f"{wiring.label(int(outputs[0]))!r} is {int(sizes[0])} times and "
+            f"{wiring.label(int(outputs[odd]))!r} {int(sizes[odd])} times smaller than the input. "
+            "Make the product of strides equal on the paths to all outputs."
+        )
+
+
+def _find_cycle(wiring: Wiring) -> list[int]:
+    """A closed walk without repetitions, first node repeated at the end."""
+    inside = torch.ones(wiring.num_nodes, dtype=torch.bool)
+    while True:  # only nodes that have a parent and a child inside can be on a cycle
+        edge = inside[wiring.src] & inside[wiring.dst]
+        keep = torch.zeros_like(inside)
+        keep[wiring.src[edge]] = True
+        with_parent = torch.zeros_like(inside)
+        with_parent[wiring.dst[edge]] = True
+        keep &= with_parent
+        if torch.equal(keep, inside):
+            break
+        inside = keep
+    edge = inside[wiring.src] & inside[wiring.dst]
+    child = dict(zip(wiring.src[edge].tolist(), wiring.dst[edge].tolist()))
+    node = next(iter(child))
+    path: dict[int, int] = {}
+    while node not in path:
+        path[node] = len(path)
+        node = child[node]
+    cycle = list(path)[path[node]:]
+    return [*cycle, cycle[0]]

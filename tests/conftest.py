@@ -1,0 +1,35 @@
+import contextlib
+import os
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+# Numbers and images that are too large or not ours to ship lie beside the checkout; tests that
+# compare with them are skipped where they are absent.
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+GOLDEN = SHARED / "golden"
+needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden numbers beside the checkout")
+
+hypothesis.settings.register_profile("default", max_examples=40, deadline=None)
+hypothesis.settings.load_profile("default")
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def double_precision():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def float64():
+    """Networks and tensors in double precision, for comparisons to rounding."""
+    with double_precision():
+        yield

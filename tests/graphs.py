@@ -1,0 +1,72 @@
+"""Random static wirings for property tests, and the generators' own."""
+
+import random
+
+from hypothesis import strategies as st
+
+import neuralgraph as ng
+from neuralgraph import NodeFunction
+
+FUNCTIONS = [
+    NodeFunction("norm activation conv"),
+    NodeFunction("norm activation conv", norm="instance", kernel_size=5),
+    NodeFunction("activation conv", activation="tanh"),
+    NodeFunction("norm activation conv", stride=2, norm="instance"),
+    NodeFunction(receive="norm activation conv", activation="silu"),
+    NodeFunction("conv", "norm activation norm", norm="instance"),
+    NodeFunction(receive="bias activation"),
+    NodeFunction("bias", "bias"),
+    NodeFunction(),
+]
+
+
+def random_dag(seed, max_hidden=9):
+    """A static wiring with mixed node functions, sizes and strides, nodes and edges shuffled."""
+    rng = random.Random(seed)
+    num_inputs, num_outputs = rng.randint(1, 3), rng.randint(1, 3)
+    hidden = rng.randint(0, max_hidden)
+    functions, scale, message, edges = [], [], [], []
+    for node in range(num_inputs + hidden + num_outputs):
+        is_output = node >= num_inputs + hidden
+        function = rng.choice([f for f in FUNCTIONS if not (is_output and f.stride > 1)])
+        earlier = list(range(min(node, num_inputs + hidden)))
+        if node < num_inputs:
+            mine = 1
+        else:
+            mine = target if is_output else rng.choice([message[u] for u in earlier])
+            possible = [u for u in earlier if message[u] == mine]
+            parents = rng.sample(possible, rng.randint(1, len(possible)))
+            edges += [(u, node) for u in parents]
+        functions.append(function)
+        scale.append(mine)
+        receive = function.receive_stride if node >= num_inputs else 1
+        message.append(mine * receive * function.send_stride)
+        if node == num_inputs + hidden - 1:
+            target = rng.choice(message)
+    total = len(functions)
+    order = list(range(total))
+    rng.shuffle(order)
+    rng.shuffle(edges)
+    place = {old: new for new, old in enumerate(order)}
+    return ng.wirings.from_edges(
+        [(place[u], place[v]) for u, v in edges],
+        inputs=[place[v] for v in range(num_inputs)],
+        outputs=[place[v] for v in range(num_inputs + hidden, total)],
+        functions=[functions[old] for old in order],
+    )
+
+
+random_dags = st.integers(0, 10**9).map(random_dag)
+
+SMALL = NodeFunction("norm activation conv", norm="instance")
+STATIC_GENERATORS = {
+    "blocks": lambda: ng.wirings.blocks([3, 4, 5, 2]),
+    "blocks-instance": lambda: ng.wirings.blocks([3, 4, 4, 2], SMALL),
+    "blocks-strided": lambda: ng.wirings.blocks([2, 3, 3, 4], input_stride=2),
+    "blocks-receive": lambda: ng.wirings.blocks([2, 3, 3, 2], FUNCTIONS[4]),
+    "chain": lambda: ng.wirings.chain([3, 4, 2]),
+    "chain-mlp": lambda: ng.wirings.chain([3, 6, 5, 2], FUNCTIONS[6]),
+    "complete_dag": lambda: ng.wirings.complete_dag(9, inputs=2, outputs=3),
+    "from_edges": lambda: ng.wirings.from_edges([(0, 1), (1, 3), (0, 3), (0, 2)],
+                                                inputs=[0], outputs=[3, 2]),
+}

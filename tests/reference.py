@@ -1,0 +1,94 @@
+"""The mathematics written down plainly, one node at a time: what every backend must equal."""
+
+import networkx as nx
+import torch
+import torch.nn.functional as F
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "silu": lambda x: x * torch.sigmoid(x),
+               "sigmoid": torch.sigmoid}
+
+
+def node_values(network):
+    """Differentiable copies of the learned node values, {name: (V, ...)}."""
+    return {name: value.clone().requires_grad_("mean" not in name and "var" not in name)
+            for name, value in network.functions.export().items()}
+
+
+class Steps:
+    """receive and send of one node, with its own numbering of repeated operations."""
+
+    def __init__(self, function, node, values, training):
+        self.function, self.node, self.values, self.training = function, node, values, training
+        self.seen = {}
+
+    def value(self, name, kind):
+        count = self.seen[kind]
+        return self.values[name if count == 1 else f"{name}_{count}"][self.node]
+
+    def run(self, steps, x):
+        for kind in steps.split():
+            self.seen[kind] = self.seen.get(kind, 0) + 1
+            x = getattr(self, kind)(x)
+        return x
+
+    def skip(self, steps):
+        for kind in steps.split():
+            self.seen[kind] = self.seen.get(kind, 0) + 1
+
+    def norm(self, x):
+        if self.function.norm == "batch" and not self.training:
+            mean, var = self.value("norm_mean", "norm"), self.value("norm_var", "norm")
+        else:
+            dims = (0, 1, 2) if self.function.norm == "batch" else (1, 2)
+            mean, var = x.mean(dims, keepdim=True), x.var(dims, unbiased=False, keepdim=True)
+        hat = (x - mean) / torch.sqrt(var + 1e-5)
+        return hat * self.value("norm_weight", "norm") + self.value("norm_bias", "norm")
+
+    def activation(self, x):
+        return ACTIVATIONS[self.function.activation](x)
+
+    def conv(self, x):
+        side, size = self.values["kernel"].shape[-1], self.function.kernel_size
+        edge = (side - size) // 2
+        kernel = self.value("kernel", "conv")[edge:side - edge, edge:side - edge]
+        return F.conv2d(x[:, None], kernel[None, None], stride=self.function.stride,
+                        padding=size // 2)[:, 0]
+
+    def bias(self, x):
+        return x + self.value("bias", "bias")
+
+
+def static_forward(wiring, values, weight, x, training):
+    """(y, sums I_v, messages Z_u) of a static graph with the given effective weights."""
+    graph = nx.DiGraph()
+    graph.add_nodes_from(range(wiring.num_nodes))
+    parents = {node: [] for node in graph}
+    for edge, (u, v) in enumerate(zip(wiring.src.tolist(), wiring.dst.tolist())):
+        graph.add_edge(u, v)
+        parents[v].append((u, edge))
+    inputs = {node: i for i, node in enumerate(wiring.inputs.tolist())}
+    sums, states, messages = {}, {}, {}
+    for node in nx.topological_sort(graph):
+        steps = Steps(wiring.function_of(node), node, values, training)
+        if node in inputs:
+            steps.skip(steps.function.receive)
+            states[node] = x[:, inputs[node]]
+        else:
+            size = [-(-side // int(wiring.scale[node])) for side in x.shape[2:]]
+            total = torch.zeros(len(x), *size, dtype=x.dtype, requires_grad=True) + 0
+            for u, edge in parents[node]:
+                total = total + weight[edge] * messages[u]
+            total.retain_grad()
+            sums[node] = total
+            states[node] = steps.run(steps.function.receive, total)
+        messages[node] = steps.run(steps.function.send, states[node])
+    y = torch.stack([states[node] for node in wiring.outputs.tolist()], dim=1)
+    return y, sums, messages
+
+
+def edge_gradient(wiring, sums, messages):
+    """dL/dw_uv = <Z_u, dL/dI_v> for every candidate edge, after backward (methods: Algorithm 1)."""
+    zero = torch.zeros(())
+    return torch.stack([
+        (messages[u].detach() * sums[v].grad).sum() if sums[v].grad is not None else zero
+        for u, v in zip(wiring.src.tolist(), wiring.dst.tolist())])
