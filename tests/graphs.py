@@ -16,6 +16,7 @@ FUNCTIONS = [
     NodeFunction("conv", "norm activation norm", norm="instance"),
     NodeFunction(receive="bias activation"),
     NodeFunction("bias", "bias"),
+    NodeFunction("activation", activation="tanh", aggregate="product"),
     NodeFunction(),
 ]
 

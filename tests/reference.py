@@ -75,9 +75,13 @@ def static_forward(wiring, values, weight, x, training):
             states[node] = x[:, inputs[node]]
         else:
             size = [-(-side // int(wiring.scale[node])) for side in x.shape[2:]]
-            total = torch.zeros(len(x), *size, dtype=x.dtype, requires_grad=True) + 0
+            product = steps.function.aggregate == "product"
+            total = torch.full((len(x), *size), float(product), dtype=x.dtype, requires_grad=True) + 0
             for u, edge in parents[node]:
-                total = total + weight[edge] * messages[u]
+                if not product:
+                    total = total + weight[edge] * messages[u]
+                elif weight[edge] != 0:
+                    total = total * (weight[edge] * messages[u])
             total.retain_grad()
             sums[node] = total
             states[node] = steps.run(steps.function.receive, total)

@@ -48,8 +48,8 @@ def agreement(wiring, backend, selector, k_fraction, training, size=(6, 5), batc
     k = wiring.num_edges if selector == "complete" else k
     assert real.sum() == k
     twin = x.detach().clone().requires_grad_()
-    expected, sums, messages = static_forward(
-        wiring, values, network.weight.detach() * real, twin, training)
+    weight = (network.weight.detach() * real).requires_grad_()
+    expected, sums, messages = static_forward(wiring, values, weight, twin, training)
     (expected * cotangent).sum().backward()
 
     def close(actual, wanted):
@@ -60,6 +60,10 @@ def agreement(wiring, backend, selector, k_fraction, training, size=(6, 5), batc
     close(y, expected)
     close(x.grad, twin.grad)
     gradient = edge_gradient(wiring, sums, messages)
+    into_product = torch.tensor([f.aggregate == "product" for f in wiring.functions])
+    into_product = into_product[wiring.function[wiring.dst]]
+    through = torch.zeros_like(gradient) if weight.grad is None else weight.grad
+    gradient = torch.where(into_product, through, gradient)  # a product gives real edges only
     close(network.weight.grad, gradient if selector == "dnw" else gradient * real)
     for name, value in values.items():
         if not value.requires_grad:

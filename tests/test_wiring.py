@@ -77,7 +77,8 @@ def check_stages(wiring):
             assert {int(wiring.function[v]) for v in chunk.nodes} == {chunk.function}
         done |= set(stage.nodes.tolist())
     graph = nx.DiGraph(list(edge_set(wiring)))
-    assert len({s.scale for s in stages}) > 1 or len(stages) == nx.dag_longest_path_length(graph) + 1
+    kinds = {(s.scale, s.aggregate) for s in stages}
+    assert len(kinds) > 1 or len(stages) == nx.dag_longest_path_length(graph) + 1
     weight = torch.rand(wiring.num_edges)
     matrix = torch.zeros(wiring.num_nodes, wiring.num_nodes)
     matrix[wiring.dst, wiring.src] = weight

@@ -1,0 +1,115 @@
+"""The command line. Commands parse and print; what they do is done elsewhere.
+
+Nothing here imports PyTorch until a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import click
+
+from .._version import __version__
+from ..errors import NeuralGraphError
+
+
+class Commands(click.Group):
+    """Turns the library's own errors into one line and exit code 2."""
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except NeuralGraphError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:  # the reader of a pipe has seen enough
+            sys.stderr.close()
+            ctx.exit(0)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main():
+    """Neural networks that are graphs: train a wiring, look at it, take it away."""
+
+
+def run_argument(function):
+    """The folder of a run, given to the command as a Path."""
+    return click.argument("run", type=click.Path(path_type=Path))(function)
+
+
+def with_threads(function):
+    """The option --threads for commands that compute."""
+
+    @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default all cores.")
+    @functools.wraps(function)
+    def command(*args, threads, **kwargs):
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        return function(*args, **kwargs)
+
+    return command
+
+
+@main.command()
+def recipes():
+    """List what can be trained."""
+    from ..training import RECIPES
+
+    width = max(map(len, RECIPES))
+    for recipe in RECIPES.values():
+        click.echo(f"{recipe.name:{width}}  {recipe.description}")
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--data", metavar="NAME|PATH",
+              help="Images: digits (embedded), a folder of class folders, CIFAR-10's archive, a .npz.")
+@click.option("--epochs", type=click.IntRange(min=0), help="Passes over the training images.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Change a field of the recipe; may be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default runs/RECIPE.")
+@click.option("--resume", is_flag=True,
+              help="Continue the run in --out, or the latest one of the recipe.")
+@with_threads
+def train(recipe, data, epochs, settings, out, resume):
+    """Train RECIPE (see `neuralgraph recipes`) and keep everything in a folder."""
+    from . import training
+
+    training.train(recipe, data, epochs, settings, out, resume)
+
+
+@main.command()
+@run_argument
+@click.option("--backend", help="Compute the sums over edges this way instead of the recipe's.")
+@with_threads
+def evaluate(run, backend):
+    """Test accuracy of the run in folder RUN."""
+    from . import training
+
+    training.evaluate(run, backend)
+
+
+@main.command()
+@click.argument("source", metavar="RUN|FILE", type=click.Path(path_type=Path))
+def inspect(source):
+    """Edges, dead nodes, degrees, paths and cost of a run or of an exported wiring."""
+    from . import looking
+
+    looking.inspect(source)
+
+
+@main.command()
+@run_argument
+@click.option("--format", "format_", required=True, metavar="FORMAT",
+              help="graphml, gexf, dot or json (node-link).")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
+def export(run, format_, out):
+    """Write the learned wiring of RUN, with roles, blocks, kernels and weights."""
+    from . import looking
+
+    looking.export(run, format_, out)

@@ -13,7 +13,7 @@ from ..backends import Backend
 from ..errors import InputError, SelectionError
 from ..nodes import NodeFunctions
 from ..selectors import Selection, Selector, check_finite
-from ..wiring import Wiring
+from ..wiring import Stage, Wiring
 from ..wiring.wiring import OUTPUT
 
 
@@ -115,6 +115,16 @@ class NeuralGraph(nn.Module, ABC):
     def __getstate__(self):
         # A copy or a pickle chooses its own edges; DGL blocks of the old ones stay behind.
         return {**self.__dict__, "_chosen": None}
+
+    def _aggregate(self, stage: Stage, messages: torch.Tensor, selection: Selection) -> torch.Tensor:
+        """Sums or products of the weighted messages of the stage's sources, (B, n_dst, H, W)."""
+        if stage.aggregate == "sum":
+            return self.backend.propagate(stage, messages, selection)
+        factors = stage.values(selection.weight).view(-1, 1, 1) * messages[:, stage.src]
+        one = factors.new_ones(())
+        factors = factors.where(stage.values(selection.real).view(-1, 1, 1), one)
+        factors = torch.cat([factors, one.expand_as(factors[:, :1])], dim=1)  # slot -1
+        return factors[:, stage.slots].prod(dim=2)
 
     def _check_input(self, x: torch.Tensor) -> None:
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():

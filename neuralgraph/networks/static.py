@@ -14,7 +14,8 @@ class StaticNeuralGraph(NeuralGraph):
     """An acyclic graph, evaluated in topological order.
 
         s_v = x_v                                                          for input nodes
-        s_v = receive_v( sum over real edges (u,v) of w_uv send_u(s_u) )   for all others
+        s_v = receive_v( sum over real edges (u,v) of w_uv send_u(s_u) )   for all others,
+                         a product instead of the sum where the node's function says so
         y   = (s_v) over the output nodes
 
     Equation 1 of "Discovering Neural Wirings" (receive = f, send = identity) and, with receive =
@@ -84,7 +85,8 @@ class StaticNeuralGraph(NeuralGraph):
     def _sums(self, stage: Stage, x, messages, selection):
         if not stage.inputs:  # nodes without any candidate in-edge
             height, width = (-(-side // stage.scale) for side in x.shape[2:])
-            return x.new_zeros(len(x), len(stage.nodes), height, width)
+            return x.new_full((len(x), len(stage.nodes), height, width),
+                              float(stage.aggregate == "product"))
         parts = [messages[key] for key in stage.inputs]
         z = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return self.backend.propagate(stage, z, selection)
+        return self._aggregate(stage, z, selection)

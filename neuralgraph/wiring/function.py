@@ -12,6 +12,7 @@ from ..errors import WiringError, lookup
 
 # The position of a name in these families is its code in a DGL graph: append, never reorder.
 STEPS = ("norm", "activation", "conv", "bias")
+AGGREGATES = ("sum", "product")
 NORMS = {name: code for code, name in enumerate(("none", "batch", "instance"))}
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda x: x,
@@ -49,6 +50,8 @@ class NodeFunction:
         kernel_size: odd side of the kernel in pixels, 0 for none; by default 3 where a step says
             ``conv``.
         stride: of the convolution, in pixels.
+        aggregate: "sum", or "product" to multiply the weighted messages w_uv send_u(s_u) instead of
+            adding them, as the gates of an LSTM do; without a real in-edge a product is 1.
 
     A step whose operation is "none", "identity" or of kernel size 0 does nothing and is left out, so
     that two nodes which compute the same compare equal.
@@ -57,9 +60,9 @@ class NodeFunction:
         WiringError: for an unknown step, an even kernel, or an operation that no step uses.
 
     >>> NodeFunction("norm activation conv", norm="instance")
-    NodeFunction(send='norm activation conv', receive='', norm='instance', activation='relu', kernel_size=3, stride=1)
+    NodeFunction(send='norm activation conv', receive='', norm='instance', activation='relu', kernel_size=3, stride=1, aggregate='sum')
     >>> NodeFunction("norm activation conv", norm="none", kernel_size=0)       # a unit of an MLP
-    NodeFunction(send='activation', receive='', norm='none', activation='relu', kernel_size=0, stride=1)
+    NodeFunction(send='activation', receive='', norm='none', activation='relu', kernel_size=0, stride=1, aggregate='sum')
     """
 
     send: str = ""
@@ -68,6 +71,7 @@ class NodeFunction:
     activation: str | None = None
     kernel_size: int | None = None
     stride: int = 1
+    aggregate: str = "sum"
 
     def __post_init__(self):
         steps = (*self.send.split(), *self.receive.split())
@@ -81,6 +85,7 @@ class NodeFunction:
         self._settle("norm", "norm", steps, present="batch", absent="none")
         self._settle("activation", "activation", steps, present="relu", absent="identity")
         self._settle("kernel_size", "conv", steps, present=3, absent=0)
+        lookup("aggregate", self.aggregate, dict.fromkeys(AGGREGATES))
         lookup("norm", self.norm, NORMS)
         lookup("activation", self.activation, ACTIVATIONS)
         for name, least in (("kernel_size", 0), ("stride", 1)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -191,8 +192,7 @@ def _blocks(sizes, function, input_stride, reach):
     role[block == 0], role[block == len(sizes) - 1] = INPUT, OUTPUT
     functions = _default_functions(role, function)
     if input_stride != 1:
-        strided = NodeFunction(function.send, function.receive, function.norm, function.activation,
-                               function.kernel_size, input_stride)
+        strided = dataclasses.replace(function, stride=input_stride)
         functions[:sizes[0]] = [strided] * sizes[0]
     return assemble(torch.cat(src), torch.cat(dst), role, block, functions)
 

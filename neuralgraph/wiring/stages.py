@@ -32,6 +32,7 @@ class Stage:
         src: place of each edge's source in ``sources``, (E_s,).
         dst: place of each edge's destination in ``nodes``, (E_s,).
         scale: how many times smaller than the network's input the maps are.
+        aggregate: "sum" or "product", how the weighted messages become one.
         chunks: the nodes by function; their concatenation is ``nodes``.
         inputs: which chunks of earlier stages ``sources`` is made of, as (stage, chunk) numbers.
     """
@@ -42,6 +43,7 @@ class Stage:
     src: torch.Tensor
     dst: torch.Tensor
     scale: int = 1
+    aggregate: str = "sum"
     chunks: tuple[Chunk, ...] = ()
     inputs: tuple[tuple[int, int], ...] = ()
     _devices: dict = field(default_factory=dict, repr=False)
@@ -69,6 +71,16 @@ class Stage:
     def position(self) -> torch.Tensor:
         """The place of each edge in the flattened matrix [dst, src], (E_s,)."""
         return self.dst * len(self.sources) + self.src
+
+    @cached_property
+    def slots(self) -> torch.Tensor:
+        """The edges into each node, by source, as places in ``edges``, (n_dst, most); -1 fills up."""
+        counts = torch.bincount(self.dst, minlength=len(self.nodes))
+        order = self.position.argsort()
+        column = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        slots = torch.full((len(self.nodes), int(counts.max())), -1)
+        slots[self.dst[order], column] = order
+        return slots
 
     @cached_property
     def candidates(self) -> dgl.DGLGraph:
@@ -162,8 +174,11 @@ class _Schedule:
 
     def __init__(self, wiring: Wiring, level: torch.Tensor):
         self.wiring = wiring
-        key = level * (int(wiring.scale.max()) + 1) + wiring.scale
-        keys = key.unique()  # sorted by level, then scale
+        is_product = torch.tensor([f.aggregate == "product" for f in wiring.functions])
+        self.is_product = is_product[wiring.function]
+        key = (level * (int(wiring.scale.max()) + 1) + wiring.scale) * 2
+        key = key + (self.is_product & (wiring.role != INPUT)).long()
+        keys = key.unique()  # sorted by level, then scale, then aggregate
         self.stage_of = torch.searchsorted(keys, key)
         self.local = torch.empty(wiring.num_nodes, dtype=torch.long)  # place in own stage
         self.members = [self._chunks(number) for number in range(len(keys))]
@@ -191,8 +206,9 @@ class _Schedule:
         place = torch.empty(wiring.num_nodes, dtype=torch.long)
         place[sources] = torch.arange(len(sources))
         nodes = torch.cat([chunk.nodes for chunk in chunks])
+        aggregate = "product" if self.is_product[nodes[0]] else "sum"
         return Stage(nodes, sources, edges, place[src], self.local[dst],
-                     int(wiring.scale[nodes[0]]), chunks, inputs)
+                     int(wiring.scale[nodes[0]]), aggregate, chunks, inputs)
 
 
 def _check_static(wiring: Wiring) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from .._dgl import dgl
 from ..errors import WiringError, listed
-from .function import (ACTIVATIONS, IDENTITY, NORMS, STATIC, NodeFunction, decode_steps,
+from .function import (ACTIVATIONS, AGGREGATES, IDENTITY, NORMS, STATIC, NodeFunction, decode_steps,
                        encode_steps)
 
 # The position of a role is its code in a DGL graph.
@@ -23,6 +23,7 @@ _FUNCTION_CODES = {
     "activation": (list(ACTIVATIONS).index, list(ACTIVATIONS).__getitem__),
     "kernel_size": (int, int),
     "stride": (int, int),
+    "aggregate": (AGGREGATES.index, AGGREGATES.__getitem__),
 }
 _STRUCTURE = ("role", "block", "scale", *_FUNCTION_CODES)
 

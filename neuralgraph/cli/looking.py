@@ -1,0 +1,97 @@
+"""The commands inspect and export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from ..analysis import block_counts, cost, dead_nodes, degrees, longest_path
+from ..errors import InputError, listed, lookup
+from ..training import Run
+from ..wiring import Wiring, read, write
+from ..wiring.exchange import FORMATS
+from ..wiring.wiring import ROLES
+
+
+def inspect(source: Path) -> None:
+    if source.is_dir():
+        run = Run.open(source)
+        click.echo(f"{run.recipe.name}, selector {run.recipe.selector}, after {run.progress.epoch} of "
+                   f"{run.recipe.epochs} epochs")
+        run.model.eval()
+        sizes = _map_sizes(run)
+        for number, (network, size) in enumerate(zip(run.model.networks, sizes)):
+            if len(run.model.networks) > 1:
+                click.echo(f"\nnetwork {number + 1}")
+            _describe(network.learned_wiring(), candidates=network.wiring.num_edges)
+            price = cost(network, *size)
+            click.echo(f"cost           {price.multiply_adds:,} multiply-adds on {size[0]}x{size[1]} "
+                       f"maps, {price.parameters:,} parameters (edges and kernels of live nodes)")
+    elif source.is_file():
+        _describe(read(source), candidates=None)
+    else:
+        raise InputError(f"there is neither a run nor a file {source}.")
+
+
+def export(folder: Path, format_: str, out: Path) -> None:
+    lookup("format", format_, FORMATS)
+    if not out.parent.is_dir():
+        raise InputError(f"the folder {out.parent} does not exist.")
+    run = Run.open(folder)
+    run.model.eval()
+    networks = run.model.networks
+    for number, network in enumerate(networks):
+        path = out if len(networks) == 1 else out.with_stem(f"{out.stem}-{number + 1}")
+        wiring = network.learned_wiring()
+        try:
+            write(wiring, path, format_)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        click.echo(f"{path}: {wiring.num_nodes} nodes, {wiring.num_edges} edges")
+
+
+def _describe(wiring: Wiring, candidates: int | None) -> None:
+    inward, outward = degrees(wiring)
+    dead = dead_nodes(wiring)
+    roles = ", ".join(f"{int((wiring.role == code).sum())} {name}" for code, name in enumerate(ROLES))
+    click.echo(f"nodes          {wiring.num_nodes} ({roles})")
+    share = f" of {candidates} candidates ({100 * wiring.num_edges / candidates:.2f} %)" \
+        if candidates else ""
+    click.echo(f"edges          {wiring.num_edges}{share}")
+    if wiring.weight is not None and len(wiring.weight):
+        size = wiring.weight.abs()
+        click.echo(f"|weight|       {size.min():.3e} (threshold) to {size.max():.3e}, "
+                   f"median {size.median():.3e}")
+    click.echo(f"dead nodes     {dead.count} ({int(dead.no_in.sum())} without in-edge, "
+               f"{int(dead.no_out.sum())} without out-edge)")
+    for name, degree, counts in (("in-degree", inward, wiring.role != 1),
+                                 ("out-degree", outward, wiring.role != 2)):
+        degree = degree[counts].float()
+        click.echo(f"{name:14} mean {degree.mean():.1f}, median {degree.median():.0f}, "
+                   f"largest {degree.max():.0f}")
+    path = longest_path(wiring)
+    click.echo(f"longest path   {'none: the graph has cycles' if path is None else f'{path} edges'}")
+    counts = block_counts(wiring)
+    blocks = sorted({block for pair in counts for block in pair})
+    if len(blocks) <= 12:
+        click.echo("edges from block (row) to block (column)")
+        click.echo("      " + "".join(f"{block:>8}" for block in blocks))
+        for row in blocks:
+            click.echo(f"{row:>6}" + "".join(f"{counts.get((row, column), 0) or '.':>8}"
+                                             for column in blocks))
+    else:
+        click.echo(f"blocks         {len(blocks)} ({listed(blocks)})")
+
+
+@torch.no_grad()
+def _map_sizes(run: Run) -> list[tuple[int, int]]:
+    """The size of the maps at the inputs of each network."""
+    sizes = []
+    hooks = [network.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:])))
+             for network in run.model.networks]
+    run.model(run.data.normalise(run.data.test_images[:1]))
+    for hook in hooks:
+        hook.remove()
+    return sizes

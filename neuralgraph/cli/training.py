@@ -1,0 +1,140 @@
+"""The commands train and evaluate."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from ..errors import InputError, RunError, lookup
+from ..training import RECIPES, Interrupted, Run, Watcher
+
+COLUMNS = (
+    ("epoch", "epoch", "{:>5}"), ("train_loss", "loss", "{:>7.4f}"),
+    ("train_accuracy", "train %", "{:>7.2f}"), ("test_accuracy", "test %", "{:>7.2f}"),
+    ("threshold", "threshold", "{:>9.2e}"), ("swapped_edges", "swapped", "{:>8}"),
+    ("dead_nodes", "dead", "{:>5}"), ("images_per_second", "images/s", "{:>8.0f}"),
+)
+
+
+class Display(Watcher):
+    """A progress bar on a terminal, and one line per epoch everywhere."""
+
+    def __init__(self):
+        self.bar = None
+
+    def started(self, run):
+        edges = ", ".join(f"{network.selector.num_real} of {network.wiring.num_edges} edges"
+                          for network in run.model.networks)
+        click.echo(f"{run.recipe.name} on {run.data.name}: {len(run.data.train_images)} training and "
+                   f"{len(run.data.test_images)} test images, {edges}, selector "
+                   f"{run.recipe.selector}, in {run.folder}")
+        click.echo(" ".join(_width(shape, title) for _, title, shape in COLUMNS))
+        done = run.progress.epoch * run.steps_per_epoch + run.progress.step
+        if sys.stderr.isatty() and not run.is_finished:
+            per_epoch = len(run.data.train_images)
+            self.bar = tqdm(total=run.recipe.epochs * per_epoch, unit="image", unit_scale=True,
+                            initial=min(done * run.recipe.batch_size, run.recipe.epochs * per_epoch),
+                            leave=False, dynamic_ncols=True)
+
+    def stepped(self, run, images, loss, accuracy):
+        if self.bar is not None:
+            self.bar.set_description(f"epoch {run.progress.epoch + 1}/{run.recipe.epochs}", refresh=False)
+            self.bar.set_postfix_str(f"loss {loss:.3f}, {100 * accuracy:.1f} % right", refresh=False)
+            self.bar.update(images)
+
+    def finished_epoch(self, run, row):
+        line = " ".join(shape.format(row[name]) for name, _, shape in COLUMNS)
+        tqdm.write(line) if self.bar is not None else click.echo(line)
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+
+
+def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str, ...],
+          out: Path | None, resume: bool) -> None:
+    chosen = lookup("recipe", recipe, RECIPES)
+    if resume:
+        run = _reopen(recipe, data, epochs, settings, out)
+    else:
+        given = dict(_split(setting) for setting in settings)
+        if data is not None:
+            given["data"] = data
+        if epochs is not None:
+            given["epochs"] = str(epochs)
+        run = Run.create(chosen.with_settings(given), out or _free_folder(recipe))
+    display = Display()
+    try:
+        rows = run.train(display)
+    except Interrupted as stop:
+        display.close()
+        click.echo(f"{stop}\nContinue with: neuralgraph train {recipe} --resume --out {run.folder}",
+                   err=True)
+        raise SystemExit(130) from None
+    finally:
+        display.close()
+    if rows:
+        best = max(rows, key=lambda row: row["test_accuracy"])
+        click.echo(f"test accuracy {rows[-1]['test_accuracy']:.2f} % (best {best['test_accuracy']:.2f} % "
+                   f"in epoch {best['epoch']}), saved in {run.folder}")
+
+
+def evaluate(folder: Path, backend: str | None) -> None:
+    run = Run.open(folder, backend=backend)
+    began = time.perf_counter()
+    accuracy, loss = run.evaluate()
+    seconds = time.perf_counter() - began
+    count = len(run.data.test_images)
+    used = ", ".join(sorted({repr(network.backend) for network in run.model.networks}))
+    click.echo(f"test accuracy {accuracy:.2f} %, loss {loss:.4f} on {count} images of {run.data.name}, "
+               f"{count / seconds:.0f} images/s with {used}")
+
+
+def _reopen(recipe, data, epochs, settings, out) -> Run:
+    if data is not None or epochs is not None or settings:
+        raise RunError("--resume continues a run with the settings it began with; leave out --data, "
+                       "--epochs and --set.")
+    folder = out or _latest_folder(recipe)
+    run = Run.open(folder)
+    if run.recipe.name != recipe:
+        raise RunError(f"{folder} holds a run of {run.recipe.name!r}, not of {recipe!r}: "
+                       f"neuralgraph train {run.recipe.name} --resume --out {folder}")
+    return run
+
+
+def _split(setting: str) -> tuple[str, str]:
+    key, equals, value = setting.partition("=")
+    if not equals:
+        raise InputError(f"--set needs KEY=VALUE, got {setting!r}.")
+    return key.strip(), value.strip()
+
+
+def _numbered(recipe: str, number: int) -> Path:
+    return Path("runs", recipe if number == 1 else f"{recipe}-{number}")
+
+
+def _free_folder(recipe: str) -> Path:
+    """runs/RECIPE, or the first of runs/RECIPE-2, -3, ... that does not exist."""
+    number = 1
+    while _numbered(recipe, number).exists():
+        number += 1
+    return _numbered(recipe, number)
+
+
+def _latest_folder(recipe: str) -> Path:
+    number = 1
+    while _numbered(recipe, number).exists():
+        number += 1
+    if number == 1:
+        raise RunError(f"there is no run to resume in {_numbered(recipe, 1)}; name its folder with "
+                       "--out.")
+    return _numbered(recipe, number - 1)
+
+
+def _width(shape: str, title: str) -> str:
+    """The title as wide as its column."""
+    return title.rjust(max(len(title), len(shape.format(0))))

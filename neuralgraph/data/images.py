@@ -1,0 +1,142 @@
+"""Labelled images in memory, and batches of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Training and test images as unsigned bytes.
+
+    Args:
+        name: where they come from, for messages.
+        train_images: uint8 (N, C, H, W).
+        train_labels: int64 (N,), 0 <= label < len(classes).
+        test_images: uint8 (M, C, H, W).
+        test_labels: int64 (M,).
+        classes: the name of each class.
+        mean: of each channel, in units of the full range 255; by default of the training images.
+        std: standard deviation likewise.
+    """
+
+    name: str
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        for part in ("train", "test"):
+            images, labels = getattr(self, f"{part}_images"), getattr(self, f"{part}_labels")
+            if images.dtype != torch.uint8 or images.dim() != 4:
+                raise DataError(f"{self.name}: {part} images must be uint8 (N, C, H, W), got "
+                                f"{images.dtype} of shape {tuple(images.shape)}.")
+            if len(images) == 0 or labels.shape != (len(images),):
+                raise DataError(f"{self.name}: {part} has {len(images)} images and "
+                                f"{tuple(labels.shape)} labels; expected as many, and at least one.")
+            if labels.min() < 0 or labels.max() >= len(self.classes):
+                raise DataError(f"{self.name}: {part} labels run from {labels.min()} to "
+                                f"{labels.max()}, but there are {len(self.classes)} classes "
+                                f"(0 to {len(self.classes) - 1}).")
+        if len(self.classes) < 2:
+            raise DataError(f"{self.name} has {len(self.classes)} class; a classifier needs two or "
+                            "more.")
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise DataError(f"{self.name}: training images are {tuple(self.train_images.shape[1:])} "
+                            f"(C, H, W) but test images {tuple(self.test_images.shape[1:])}.")
+        if not self.mean:
+            mean, std = channel_statistics(self.train_images)
+            object.__setattr__(self, "mean", mean)
+            object.__setattr__(self, "std", std)
+
+    @property
+    def channels(self) -> int:
+        return self.train_images.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        return tuple(self.train_images.shape[2:])
+
+    def fingerprint(self) -> str:
+        """A hash of all images, labels and class names: tells whether data have changed."""
+        digest = hashlib.sha256()
+        for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(str(tuple(part.shape)).encode())
+            digest.update(part.contiguous().numpy().data)
+        digest.update("\0".join(self.classes).encode())
+        return digest.hexdigest()[:16]
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images to (x / 255 - mean) / std, float32."""
+        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
+        return images.float().div_(255).sub_(mean).div_(std)
+
+    def test_batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Normalised test images and labels in order."""
+        for start in range(0, len(self.test_images), batch_size):
+            part = slice(start, start + batch_size)
+            yield self.normalise(self.test_images[part]), self.test_labels[part]
+
+
+def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images, in units of 255."""
+    levels = torch.stack([torch.bincount(images[:, c].flatten(), minlength=256)
+                          for c in range(images.shape[1])]).double()
+    share, value = levels / levels.sum(1, keepdim=True), torch.arange(256).double() / 255
+    mean = share @ value
+    std = (share @ value**2 - mean**2).clamp(min=0).sqrt()
+    return (tuple(round(m, 6) for m in mean.tolist()),
+            tuple(round(s, 6) or 1.0 for s in std.tolist()))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random crop after zero padding, and a horizontal flip with probability one half.
+
+    Args:
+        padding: pixels of zeros on each side before the crop back to the old size; 0 for no crop.
+        flip: whether to flip.
+    """
+
+    padding: int = 0
+    flip: bool = False
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Augments uint8 images (B, C, H, W), each by its own draw."""
+        batch, channels, height, width = images.shape
+        if self.padding:
+            p = self.padding
+            padded = np.zeros((batch, channels, height + 2 * p, width + 2 * p), dtype=np.uint8)
+            padded[:, :, p:p + height, p:p + width] = images.numpy()
+            offsets = torch.randint(0, 2 * p + 1, (batch, 2), generator=generator).tolist()
+            cropped = np.empty((batch, channels, height, width), dtype=np.uint8)
+            for image, (top, left) in enumerate(offsets):
+                cropped[image] = padded[image, :, top:top + height, left:left + width]
+            images = torch.from_numpy(cropped)
+        if self.flip:
+            flipped = torch.rand(batch, generator=generator) < 0.5
+            images = images.where(~flipped.view(-1, 1, 1, 1), images.flip(-1))
+        return images
+
+
+def training_order(num_images: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order of the training images in one epoch; depends on nothing but seed and epoch."""
+    return torch.randperm(num_images, generator=generator_for(seed, epoch))
+
+
+def generator_for(*numbers: int) -> torch.Generator:
+    """A generator whose stream depends on all of the numbers (seed, epoch, step, ...)."""
+    words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))

@@ -1,0 +1,277 @@
+"""Where images come from: the embedded digits, class folders, CIFAR-10's archive, a .npz."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import DataError, UnknownNameError, listed
+from .images import ImageData
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
+                   "truck")
+CIFAR10_MEAN, CIFAR10_STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
+CIFAR10_FOLDER = "cifar-10-batches-py"
+CIFAR10_MD5 = {
+    "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+HELD_OUT = 5  # without a test part, every fifth image
+
+
+def digits() -> ImageData:
+    """The 1,797 embedded handwritten digits, 8x8 (see DIGITS.md); every fifth one is a test image.
+
+    >>> data = digits()
+    >>> len(data.train_images), len(data.test_images), data.size
+    (1438, 359, (8, 8))
+    """
+    with resources.files(__package__).joinpath("digits.npz").open("rb") as file:
+        arrays = np.load(file, allow_pickle=False)
+        images, labels = arrays["images"], arrays["labels"]
+    images = torch.from_numpy((images.astype(np.uint16) * 255 // 16).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(labels.astype(np.int64))
+    return _hold_out("digits", images, labels, tuple("0123456789"))
+
+
+def class_folders(path: Path, image_size: int | None = None) -> ImageData:
+    """Images in one folder per class, below ``train`` and ``test`` (or ``val``) or right here.
+
+    Without a test part every fifth image of each class, by file name, is held out. The class names are
+    those of the folders, in alphabetical order.
+
+    Args:
+        path: the folder.
+        image_size: resize to this many pixels on each side; by default all must have one size.
+
+    Raises:
+        DataError: for fewer than two classes, a class that is only in one part, an unreadable image
+            or images of different size, naming the file.
+    """
+    train = path / "train"
+    tests = [path / name for name in ("test", "val") if (path / name).is_dir()]
+    if not train.is_dir():
+        if tests:
+            raise DataError(f"{path} has a folder {tests[0].name!r} but no folder 'train' beside it.")
+        files, labels, classes = _list_images(path)
+        images = _decode(files, image_size)
+        return _hold_out(str(path), images, labels, classes)
+    if not tests:
+        raise DataError(f"{path} has a folder 'train' but neither 'test' nor 'val' beside it.")
+    train_files, train_labels, classes = _list_images(train)
+    test_files, test_labels, test_classes = _list_images(tests[0])
+    if classes != test_classes:
+        odd = sorted(set(classes) ^ set(test_classes))
+        raise DataError(f"{path}: the classes of 'train' and {tests[0].name!r} differ: "
+                        f"{listed(odd)} is only in one of them.")
+    images = _decode(train_files + test_files, image_size)
+    cut = len(train_files)
+    return ImageData(str(path), images[:cut], train_labels, images[cut:], test_labels, classes)
+
+
+def cifar10(path: Path) -> ImageData:
+    """The official CIFAR-10 ("python version"): its archive, or the folder it unpacks to.
+
+    Every file is compared with its published MD5 before it is read, and the reader accepts nothing but
+    plain containers and arrays, so that a changed file runs no code.
+
+    Raises:
+        DataError: if a file is missing, truncated or not the official one.
+    """
+    names = [name for name in CIFAR10_MD5 if not name.endswith(".gz")]
+    if path.is_dir():
+        missing = [name for name in names if not (path / name).is_file()]
+        if missing:
+            raise DataError(f"{path} lacks {listed(missing)} of CIFAR-10; unpack the archive again.")
+        contents = {name: _checked(name, (path / name).read_bytes(), path / name) for name in names}
+    else:
+        archive = _checked("cifar-10-python.tar.gz", path.read_bytes(), path)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            contents = {name: _checked(name, tar.extractfile(f"{CIFAR10_FOLDER}/{name}").read(), path)
+                        for name in names}
+    batches = {name: _CifarUnpickler(io.BytesIO(data), encoding="bytes").load()
+               for name, data in contents.items()}
+
+    def stack(names):
+        images = np.concatenate([batches[name][b"data"] for name in names]).reshape(-1, 3, 32, 32)
+        labels = np.concatenate([batches[name][b"labels"] for name in names])
+        return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+
+    return ImageData(str(path), *stack(names[:5]), *stack(names[5:]), CIFAR10_CLASSES, CIFAR10_MEAN,
+                     CIFAR10_STD)
+
+
+class _CifarUnpickler(pickle.Unpickler):
+    """Builds NumPy arrays and nothing else."""
+
+    def find_class(self, module, name):
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
+            return np.empty(0).__reduce__()[0]
+        if module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        raise DataError(f"a CIFAR-10 file asks for {module}.{name}, which the official ones do not.")
+
+
+def npz(path: Path) -> ImageData:
+    """A NumPy archive with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
+
+    ``x_train``, ``y_train``, ``x_test``, ``y_test`` are understood too. Images are uint8, (N, H, W),
+    (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are integers from 0. Pickled content is
+    refused.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"{path} is not a readable .npz archive (truncated, or with pickled objects): "
+                        f"{error}") from error
+    parts = []
+    for part in ("train", "test"):
+        short = f"x_{part}", f"y_{part}"
+        long = f"{part}_images", f"{part}_labels"
+        names = short if short[0] in arrays else long
+        for name in names:
+            if name not in arrays:
+                raise DataError(f"{path} has no array {name!r}; it has {listed(sorted(arrays))}.")
+        parts += [_channels_first(arrays[names[0]], path, names[0]),
+                  _integer_labels(arrays[names[1]], path, names[1])]
+    count = int(max(parts[1].max(), parts[3].max())) + 1 if len(parts[1]) and len(parts[3]) else 0
+    return ImageData(str(path), *parts, classes=tuple(str(i) for i in range(count)))
+
+
+DATASETS = {"digits": digits}
+
+
+def load(source: str | os.PathLike, image_size: int | None = None) -> ImageData:
+    """Images by name or path.
+
+    Args:
+        source: a key of :data:`DATASETS`; or a folder of class folders, CIFAR-10's official archive or
+            unpacked folder, or a ``.npz`` file.
+        image_size: for class folders, resize to this many pixels on each side.
+
+    Raises:
+        DataError: if the data cannot be read or used.
+        UnknownNameError: if there is neither such a name nor such a path.
+    """
+    path = Path(source)
+    if str(source) in DATASETS:
+        return _no_resize(DATASETS[str(source)](), image_size)
+    if path.is_dir():
+        for folder in (path, path / CIFAR10_FOLDER):
+            if (folder / "data_batch_1").exists():
+                return _no_resize(cifar10(folder), image_size)
+        return class_folders(path, image_size)
+    if path.is_file():
+        if path.suffix == ".npz":
+            return _no_resize(npz(path), image_size)
+        if path.name.endswith((".tar.gz", ".tgz", ".tar")):
+            return _no_resize(cifar10(path), image_size)
+        raise DataError(f"{path} is neither a .npz nor CIFAR-10's archive; for images give the folder "
+                        "that holds the class folders.")
+    if len(path.parts) > 1 or path.suffix:
+        raise DataError(f"there is no file or folder {path}.")
+    raise UnknownNameError("data set or path", str(source), DATASETS)
+
+
+def _no_resize(data: ImageData, image_size: int | None) -> ImageData:
+    if image_size is not None and data.size != (image_size, image_size):
+        raise DataError(f"image_size={image_size} resizes class folders only, but {data.name} has "
+                        f"images of {data.size[0]}x{data.size[1]}; leave image_size out.")
+    return data
+
+
+def _hold_out(name, images, labels, classes) -> ImageData:
+    """Every fifth image of the list becomes a test image."""
+    test = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1
+    return ImageData(name, images[~test], labels[~test], images[test], labels[test], classes)
+
+
+def _list_images(path: Path) -> tuple[list[Path], torch.Tensor, tuple[str, ...]]:
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(folders) < 2:
+        names = listed([f.name for f in folders]) or "none"
+        raise DataError(f"{path} must hold one folder of images per class, at least two; found "
+                        f"{len(folders)} ({names}).")
+    files, labels = [], []
+    for number, folder in enumerate(folders):
+        inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
+        if not inside:
+            raise DataError(f"the class folder {folder} holds no image "
+                            f"({', '.join(sorted(IMAGE_ENDINGS))}).")
+        files += inside
+        labels += [number] * len(inside)
+    return files, torch.tensor(labels), tuple(folder.name for folder in folders)
+
+
+def _decode(files: list[Path], image_size: int | None) -> torch.Tensor:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
+        arrays = list(pool.map(lambda file: _read_image(file, image_size), files, chunksize=64))
+    grey = all(array.ndim == 2 for array in arrays)
+    shape = arrays[0].shape[:2]
+    images = np.empty((len(arrays), 1 if grey else 3, *shape), dtype=np.uint8)
+    for file, array, target in zip(files, arrays, images):
+        if array.shape[:2] != shape:
+            raise DataError(f"{file} is {array.shape[1]}x{array.shape[0]} pixels but {files[0]} "
+                            f"{shape[1]}x{shape[0]}; give image_size (--set image_size=N) to resize.")
+        target[...] = array if array.ndim == 2 else array.transpose(2, 0, 1)
+    return torch.from_numpy(images)
+
+
+def _read_image(file: Path, image_size: int | None) -> np.ndarray:
+    try:
+        with Image.open(file) as image:
+            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
+            if image_size is not None:
+                image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+            return np.asarray(image)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError,
+            Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read the image {file}: {error}") from error
+
+
+def _checked(name: str, content: bytes, path: Path) -> bytes:
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if digest != CIFAR10_MD5[name]:
+        raise DataError(
+            f"{path} is not the official CIFAR-10 file {name!r} ({len(content)} bytes, MD5 {digest}, "
+            f"expected {CIFAR10_MD5[name]}): it is truncated or another file. Download it again; other "
+            "archives must be unpacked, then give the folder."
+        )
+    return content
+
+
+def _channels_first(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
+    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+        raise DataError(f"{path}: {name!r} must be uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), got "
+                        f"{array.dtype} of shape {array.shape}.")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.shape[1] not in (1, 3):
+        if array.shape[3] not in (1, 3):
+            raise DataError(f"{path}: {name!r} has shape {array.shape}; expected 1 or 3 channels.")
+        array = array.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _integer_labels(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{path}: {name!r} must be integers, got {array.dtype}.")
+    return torch.from_numpy(array.astype(np.int64).reshape(-1))

@@ -1,0 +1,44 @@
+"""What all classifiers share."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..networks import NeuralGraph
+
+
+class Classifier(nn.Module):
+    """stem -> one or more networks -> head: images (B, C, H, W) to logits (B, classes).
+
+    Args:
+        stem: images to the input channels of the first network.
+        networks: each takes the outputs of the one before.
+        head: outputs of the last network to logits.
+        in_channels: C.
+        image_size: side of the images the model was made for, in pixels.
+    """
+
+    def __init__(self, stem: nn.Module, networks: list[NeuralGraph], head: nn.Module, *,
+                 in_channels: int, image_size: int):
+        super().__init__()
+        self.stem, self.networks, self.head = stem, nn.ModuleList(networks), head
+        self.in_channels, self.image_size = in_channels, image_size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.dim() != 4 or images.shape[1] != self.in_channels or \
+                not images.is_floating_point():
+            raise InputError(
+                f"expected floating-point images (batch, {self.in_channels}, {self.image_size}, "
+                f"{self.image_size}), got {images.dtype} of shape {tuple(images.shape)}."
+            )
+        x = self.stem(images)
+        for network in self.networks:
+            x = network(x)
+        return self.head(x)
+
+    @property
+    def num_real_edges(self) -> int:
+        """k, summed over the networks."""
+        return sum(network.selector.num_real for network in self.networks)

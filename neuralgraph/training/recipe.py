@@ -1,0 +1,140 @@
+"""Recipes: frozen descriptions of training runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass
+
+from ..errors import InputError, UnknownNameError, lookup
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run.
+
+    Args:
+        name: of the recipe.
+        description: one line for the list.
+        data: a data set by name, or the path of one; see :func:`neuralgraph.data.load`.
+        image_size: resize class folders to this side in pixels; None keeps the size they have.
+        model: a name of :func:`neuralgraph.models.names`.
+        selector: a key of :data:`neuralgraph.selectors.SELECTORS`.
+        k: number of real edges; None for the selector "complete".
+        pool: of the head, "authors" or "global".
+        backend: how sums over edges are computed.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        lr: initial learning rate of SGD.
+        schedule: "cosine" (to 0, per step), "step" or "constant".
+        milestones: for "step", the epochs after which the rate is multiplied by ``lr_factor``.
+        lr_factor: see ``milestones``.
+        momentum: of SGD.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: on all parameters, as in the authors' code.
+        crop_padding: pixels of zero padding before a random crop; 0 for none.
+        flip: random horizontal flips.
+        seed: of initial values, data order and augmentation.
+    """
+
+    name: str
+    description: str
+    data: str = "digits"
+    image_size: int | None = None
+    model: str = "tiny-static"
+    selector: str = "dnw"
+    k: int | None = 32_000
+    pool: str = "authors"
+    backend: str = "auto"
+    epochs: int = 160
+    batch_size: int = 128
+    lr: float = 0.1
+    schedule: str = "cosine"
+    milestones: tuple[int, ...] = ()
+    lr_factor: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    crop_padding: int = 4
+    flip: bool = True
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in {"epochs": 0, "batch_size": 1, "lr": 0.0, "momentum": 0.0, "seed": 0,
+                            "weight_decay": 0.0, "crop_padding": 0, "lr_factor": 0.0}.items():
+            if not getattr(self, name) >= least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}.")
+        lookup("schedule", self.schedule, dict.fromkeys(("cosine", "step", "constant")))
+        if self.nesterov and self.momentum == 0:
+            raise InputError("nesterov=True needs a momentum above 0.")
+
+    def with_settings(self, settings: dict[str, str]) -> Recipe:
+        """This recipe with fields replaced by values given as text.
+
+        Raises:
+            UnknownNameError: for a field that does not exist, with the nearest one.
+            InputError: for a text that is no value of the field's type.
+
+        >>> RECIPES["tiny-static"].with_settings({"lr": "0.05", "k": "none"}).k
+        """
+        types_ = typing.get_type_hints(Recipe)
+        for key in settings:
+            if key not in types_ or key in ("name", "description"):
+                raise UnknownNameError("setting", key, set(types_) - {"name", "description"})
+        values = {key: _parse(key, text, types_[key]) for key, text in settings.items()}
+        return dataclasses.replace(self, **values)
+
+    def to_json(self) -> dict:
+        """The fields as JSON values; :meth:`from_json` is the inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict) -> Recipe:
+        """A recipe from the fields that :meth:`to_json` wrote."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in fields:
+            if key not in known:
+                raise UnknownNameError("setting", key, known)
+        return cls(**{**fields, "milestones": tuple(fields.get("milestones", ()))})
+
+    def learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """The rate of the update number ``step`` (from 0).
+
+        cosine: lr/2 (1 + cos(pi t / T)) with t = step + 1 and T all steps of the run, as in the
+        authors' code; step: lr times ``lr_factor`` for every milestone passed.
+        """
+        if self.schedule == "cosine":
+            return self.lr / 2 * (1 + math.cos(math.pi * (step + 1) / (steps_per_epoch * self.epochs)))
+        if self.schedule == "step":
+            passed = sum(step // steps_per_epoch >= milestone for milestone in self.milestones)
+            return self.lr * self.lr_factor**passed
+        return self.lr
+
+
+def _parse(key: str, text: str, kind) -> object:
+    """A value of the annotated type from its text."""
+    if isinstance(kind, types.UnionType):
+        if text.lower() == "none":
+            return None
+        kind = next(arm for arm in typing.get_args(kind) if arm is not type(None))
+    try:
+        if kind is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False,
+                    "0": False}[text.lower()]
+        if typing.get_origin(kind) is tuple:
+            return tuple(int(part) for part in text.split(",") if part)
+        return kind(text)
+    except (ValueError, KeyError):
+        name = {bool: "true or false", int: "an integer", float: "a number"}.get(
+            kind, "integers with commas between them")
+        raise InputError(f"{key} must be {name}, got {text!r}.") from None
+
+
+RECIPES = {recipe.name: recipe for recipe in (
+    Recipe(
+        "tiny-static", "the static classifier of the paper's Table 1, on the embedded digits",
+        k=1_000, pool="global", epochs=20, batch_size=64, lr=0.2, crop_padding=1, flip=False,
+    ),
+)}

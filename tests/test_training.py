@@ -1,0 +1,290 @@
+"""Runs: the metrics are true, a continued run equals an undisturbed one, damage is reported."""
+
+import csv
+import dataclasses
+import json
+import math
+import shutil
+import signal
+
+import pytest
+import torch
+
+import neuralgraph as ng
+from neuralgraph.errors import CheckpointError, InputError, RunError, UnknownNameError
+from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, read_wirings
+from neuralgraph.training import checkpoint as checkpoint_module
+from neuralgraph.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
+
+QUICK = dataclasses.replace(RECIPES["tiny-static"], epochs=2, batch_size=40, k=3000)
+
+
+@pytest.fixture(scope="module")
+def data():
+    full = ng.data.load("digits")
+    return dataclasses.replace(full, train_images=full.train_images[:100],
+                               train_labels=full.train_labels[:100], test_images=full.test_images[:50],
+                               test_labels=full.test_labels[:50])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    run = Run.create(QUICK, tmp_path_factory.mktemp("runs") / "whole", data)
+    run.train()
+    return run
+
+
+def same(a, b):
+    first, _ = read_checkpoint(a.folder / "checkpoint.safetensors")
+    second, _ = read_checkpoint(b.folder / "checkpoint.safetensors")
+    timeless = lambda rows: [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+    return (first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+            and timeless(a.progress.rows) == timeless(b.progress.rows))
+
+
+def test_a_run_repeats_exactly(data, undisturbed, tmp_path):
+    again = Run.create(QUICK, tmp_path / "again", data)
+    torch.manual_seed(123)  # global random state has no say
+    again.train()
+    assert same(again, undisturbed)
+    other = Run.create(dataclasses.replace(QUICK, seed=1), tmp_path / "other", data)
+    other.train()
+    assert not same(other, undisturbed)
+
+
+class StopAfter(Watcher):
+    def __init__(self, steps):
+        self.steps = steps
+
+    def stepped(self, run, images, loss, accuracy):
+        self.steps -= 1
+        if self.steps == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 6])
+def test_interrupted_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, steps):
+    run = Run.create(QUICK, tmp_path / "run", data)
+    with pytest.raises(Interrupted, match="everything is saved"):
+        run.train(StopAfter(steps))
+    resumed = Run.open(tmp_path / "run", data)
+    resumed.train()
+    assert same(resumed, undisturbed)
+
+
+def test_rows_are_true(undisturbed, data):
+    rows, folder = undisturbed.progress.rows, undisturbed.folder
+    with (folder / "metrics.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert [float(row["test_accuracy"]) for row in written] == [row["test_accuracy"] for row in rows]
+    network = undisturbed.model.networks[0]
+    masks = [read_wirings(folder / "wiring" / f"epoch-{e:04d}.npz")[0] for e in range(3)]
+    for before, after, row in zip(masks, masks[1:], rows):
+        assert after[0].sum() == QUICK.k
+        assert row["swapped_edges"] == (after[0] & ~before[0]).sum() > 0
+    real, weight = masks[-1]
+    assert torch.equal(real, network.selection().real)
+    assert torch.equal(weight, network.weight.detach()[real])
+    assert rows[-1]["threshold"] == weight.abs().min().item()
+    degree = torch.zeros(2, 900, dtype=torch.long)
+    for edge in real.nonzero().flatten():
+        degree[0, network.wiring.src[edge]] += 1
+        degree[1, network.wiring.dst[edge]] += 1
+    dead = sum(1 for v in range(900) if (v < 800 and degree[0, v] == 0) or (v >= 32 and degree[1, v] == 0))
+    assert rows[-1]["dead_nodes"] == dead
+    undisturbed.model.eval()
+    with torch.no_grad():
+        answers = undisturbed.model(data.normalise(data.test_images)).argmax(1)
+    assert rows[-1]["test_accuracy"] == pytest.approx(100 * (answers == data.test_labels).double().mean().item())
+
+
+def test_first_step_is_sgd(data, tmp_path):
+    """The first update equals torch.optim.SGD written out, with the rate of step one."""
+    recipe = dataclasses.replace(QUICK, epochs=1, batch_size=100, momentum=0.0, crop_padding=0)
+    run = Run.create(recipe, tmp_path / "r", data)
+    model = ng.models.create("tiny-static", num_classes=10, in_channels=1, image_size=8, k=3000, pool="global")
+    order = ng.data.training_order(100, 0, 0)
+    loss = torch.nn.functional.cross_entropy(model(data.normalise(data.train_images[order])),
+                                             data.train_labels[order])
+    loss.backward()
+    run.train()
+    assert recipe.learning_rate(0, 2) == pytest.approx(0.2 / 2)
+    rate = recipe.learning_rate(0, 1)
+    for (name, new), old in zip(run.model.named_parameters(), model.parameters()):
+        expected = old - rate * (old.grad + recipe.weight_decay * old)
+        torch.testing.assert_close(new, expected, msg=name)
+
+
+def test_schedules():
+    cosine = Recipe("r", "", epochs=4, lr=0.3)
+    assert [cosine.learning_rate(t, 5) for t in range(20)] == pytest.approx(
+        [0.15 * (1 + math.cos(math.pi * (t + 1) / 20)) for t in range(20)])
+    step = Recipe("r", "", epochs=160, lr=0.1, schedule="step", milestones=(80, 120))
+    assert [step.learning_rate(e * 7, 7) for e in (0, 79, 80, 119, 120, 159)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    assert Recipe("r", "", schedule="constant").learning_rate(10**6, 10) == 0.1
+
+
+def test_recipes_round_trip_and_settings():
+    for recipe in RECIPES.values():
+        assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    changed = QUICK.with_settings({"k": "none", "lr": "1e-2", "flip": "true", "milestones": "3,5",
+                                   "selector": "complete", "image_size": "16"})
+    assert (changed.k, changed.lr, changed.flip, changed.milestones) == (None, 0.01, True, (3, 5))
+    assert changed.image_size == 16
+
+
+@pytest.mark.parametrize("settings, error, message", [
+    ({"learning_rat": "1"}, UnknownNameError, "unknown setting 'learning_rat'"),
+    ({"epoch": "1"}, UnknownNameError, "did you mean 'epochs'"),
+    ({"lr": "fast"}, InputError, "lr must be a number, got 'fast'"),
+    ({"epochs": "1.5"}, InputError, "epochs must be an integer"),
+    ({"flip": "maybe"}, InputError, "true or false"),
+    ({"milestones": "a,b"}, InputError, "integers with commas"),
+    ({"schedule": "cosin"}, UnknownNameError, "did you mean 'cosine'"),
+    ({"epochs": "-1"}, InputError, "at least 0"),
+    ({"lr": "nan"}, InputError, "lr must be at least"),
+    ({"batch_size": "0"}, InputError, "at least 1"),
+    ({"momentum": "0", "nesterov": "true"}, InputError, "momentum above 0"),
+])
+def test_bad_settings(settings, error, message):
+    with pytest.raises(error, match=message):
+        QUICK.with_settings(settings)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"batch_size": 101}, "only 100 training images"), ({"crop_padding": 9}, "crop_padding=9"),
+    ({"selector": "dwn"}, "did you mean 'dnw'"), ({"pool": "globl"}, "did you mean 'global'"),
+    ({"model": "tiny"}, "did you mean 'tiny-static'"), ({"k": 10**7}, "at most the 325760"),
+    ({"selector": "complete"}, "takes no k"),
+])
+def test_a_recipe_that_cannot_run_leaves_no_folder(data, tmp_path, changes, message):
+    with pytest.raises((InputError, UnknownNameError, ng.errors.SelectionError), match=message):
+        Run.create(dataclasses.replace(QUICK, **changes), tmp_path / "r", data)
+    assert not (tmp_path / "r").exists()
+
+
+def test_other_runs_and_files_are_not_overwritten(data, undisturbed, tmp_path):
+    with pytest.raises(RunError, match="holds another run"):
+        Run.create(QUICK, undisturbed.folder, data)
+    (tmp_path / "precious.txt").write_text("x")
+    with pytest.raises(RunError, match="not empty"):
+        Run.create(QUICK, tmp_path, data)
+
+
+def test_changed_data_are_noticed(data, undisturbed):
+    labels = data.train_labels.clone()
+    labels[0] = (labels[0] + 1) % 10
+    with pytest.raises(RunError, match="not those that"):
+        Run.open(undisturbed.folder, dataclasses.replace(data, train_labels=labels))
+
+
+# Damage
+
+
+@pytest.fixture
+def copied(undisturbed, tmp_path):
+    shutil.copytree(undisturbed.folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def test_damaged_checkpoints(copied, data):
+    path = copied / "checkpoint.safetensors"
+    content = path.read_bytes()
+    for damaged in (b"", content[:7], content[:len(content) // 2], b"\xff" * 9 + content[9:],
+                    b"\x80\x04\x95pickle"):
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="damaged or no safetensors"):
+            Run.open(copied, data)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        Run.open(copied, data)
+
+
+def test_foreign_checkpoints(copied, data):
+    path = copied / "checkpoint.safetensors"
+    tensors, state = read_checkpoint(path)
+    from safetensors.torch import save_file
+
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match="not written by neuralgraph"):
+        Run.open(copied, data)
+    write_checkpoint(path, tensors, {**state, "format": 99})
+    with pytest.raises(CheckpointError, match="format 99"):
+        Run.open(copied, data)
+    write_checkpoint(path, {k: v for k, v in tensors.items() if "stem" not in k}, state)
+    with pytest.raises(CheckpointError, match="does not fit.*stem"):
+        Run.open(copied, data)
+    write_checkpoint(path, {**tensors, "real.0": tensors["real.0"][:5]}, state)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Run.open(copied, data)
+    write_checkpoint(path, tensors, {"progress": {"epoch": 1, "stpe": 2}})
+    with pytest.raises(CheckpointError, match="damaged"):
+        Run.open(copied, data)
+
+
+def test_damaged_description(copied, data):
+    path = copied / "recipe.json"
+    for text, message in (("{", "damaged"), ("[]", "JSON object"), ("{}", "damaged"),
+                          ('{"recipe": {"nmae": 1}, "data": {}}', "damaged")):
+        path.write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            Run.open(copied, data)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="the folder of a run"):
+        Run.open(copied, data)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(data, undisturbed, tmp_path, monkeypatch):
+    """The disk fills in the middle of the second epoch's checkpoint; room is made; the run goes on."""
+    run = Run.create(QUICK, tmp_path / "run", data)
+    real_write = checkpoint_module.write_atomically
+
+    class Full(Watcher):
+        def finished_epoch(self, run, row):
+            monkeypatch.setattr("os.fsync", fail)
+
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match="No space left on device.*--resume"):
+        run.train(Full())
+    assert not [p for p in run.folder.rglob("*") if "partial" in p.name]
+    monkeypatch.undo()
+    assert real_write is write_atomically
+    resumed = Run.open(run.folder, data)
+    assert resumed.progress.epoch == 1
+    resumed.train()
+    assert same(resumed, undisturbed)
+
+
+def test_a_removed_folder_is_reported(data, tmp_path):
+    class Remove(Watcher):
+        def finished_epoch(self, run, row):
+            shutil.rmtree(run.folder)
+
+    with pytest.raises(RunError, match="cannot write"):
+        Run.create(QUICK, tmp_path / "run", data).train(Remove())
+
+
+def test_write_atomically(tmp_path, monkeypatch):
+    path = tmp_path / "f"
+    write_atomically(path, b"old")
+    monkeypatch.setattr("os.fsync", lambda d: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(RunError, match="full"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("selector", ["dnw", "random"])
+def test_it_learns(tmp_path, selector):
+    recipe = dataclasses.replace(RECIPES["tiny-static"], epochs=3, selector=selector, k=16_000)
+    rows = Run.create(recipe, tmp_path / "r").train()
+    assert rows[-1]["test_accuracy"] > 60
+    assert (rows[-1]["swapped_edges"] > 0) == (selector == "dnw")
+
+
+def test_diverged_training_is_reported(data, tmp_path):
+    recipe = dataclasses.replace(QUICK, lr=1e30)
+    with pytest.raises(ng.errors.SelectionError, match="diverged"):
+        Run.create(recipe, tmp_path / "r", data).train()
