@@ -23,6 +23,8 @@ _PUBLIC = {
     "Complete": ("selectors", "Complete"),
     "backends": ("backends", None),
     "StaticNeuralGraph": ("networks", "StaticNeuralGraph"),
+    "DiscreteTimeNeuralGraph": ("networks", "DiscreteTimeNeuralGraph"),
+    "ContinuousTimeNeuralGraph": ("networks", "ContinuousTimeNeuralGraph"),
     "models": ("models", None),
     "analysis": ("analysis", None),
     "data": ("data", None),

@@ -22,6 +22,10 @@ class InputError(NeuralGraphError, ValueError):
     """A tensor or an argument of the wrong kind, shape or value."""
 
 
+class SolverError(NeuralGraphError, RuntimeError):
+    """A differential equation that the solver could not integrate."""
+
+
 class UnknownNameError(NeuralGraphError, LookupError):
     """A name that is not in its family; the message gives the nearest known one."""
 

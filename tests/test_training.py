@@ -108,7 +108,7 @@ def test_first_step_is_sgd(data, tmp_path):
                                              data.train_labels[order])
     loss.backward()
     run.train()
-    assert recipe.learning_rate(0, 2) == pytest.approx(0.2 / 2)
+    assert recipe.learning_rate(0, 2) == pytest.approx(0.1 / 2)
     rate = recipe.learning_rate(0, 1)
     for (name, new), old in zip(run.model.named_parameters(), model.parameters()):
         expected = old - rate * (old.grad + recipe.weight_decay * old)

@@ -4,6 +4,8 @@ import networkx as nx
 
 from ..wiring import Wiring
 from ..wiring import to_networkx as _wiring_to_networkx
+from .continuous import ContinuousTimeNeuralGraph
+from .discrete import DiscreteTimeNeuralGraph
 from .network import NeuralGraph
 from .static import StaticNeuralGraph
 
@@ -24,4 +26,5 @@ def to_networkx(wiring_or_network: Wiring | NeuralGraph, real_only: bool = True)
     return _wiring_to_networkx(wiring_or_network)
 
 
-__all__ = ["NeuralGraph", "StaticNeuralGraph", "to_networkx"]
+__all__ = ["ContinuousTimeNeuralGraph", "DiscreteTimeNeuralGraph", "NeuralGraph",
+           "StaticNeuralGraph", "to_networkx"]

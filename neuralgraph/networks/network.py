@@ -95,19 +95,23 @@ class NeuralGraph(nn.Module, ABC):
         the parameter itself, and ``real``, the mask of real edges.
         """
         graph = self.wiring.graph
-        graph.ndata.update(self.functions.export())
+        graph.ndata.update(self._node_values())
         graph.edata["weight"] = self.weight
         graph.edata["real"] = self.selection().real
         return graph
 
     def learned_wiring(self) -> Wiring:
         """A :class:`Wiring` of the real edges only, carrying weights and the nodes' learned values."""
-        return self.wiring.subgraph(self.selection().real, self.weight, self.functions.export())
+        return self.wiring.subgraph(self.selection().real, self.weight, self._node_values())
 
     def complete_wiring(self) -> Wiring:
         """The :class:`Wiring` of all candidate edges, carrying weights and learned values."""
         return self.wiring.subgraph(torch.ones_like(self.selection().real), self.weight,
-                                    self.functions.export())
+                                    self._node_values())
+
+    def _node_values(self) -> dict[str, torch.Tensor]:
+        """The learned values of the nodes as a wiring carries them."""
+        return self.functions.export()
 
     def extra_repr(self) -> str:
         return f"{self.wiring!r}, backend={self.backend!r}"

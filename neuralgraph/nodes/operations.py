@@ -106,15 +106,17 @@ class Activation(Operation):
 class DepthwiseConv(Operation):
     """One kernel per channel, no bias, padding kernel_size // 2: a side n becomes ceil(n / stride).
 
+    With ``zero_pad`` the result is surrounded by zeros up to the old size, the odd one out at the end.
+
     Kernels start uniform in (-1/s, 1/s) for a kernel of side s, the default of a torch convolution
     with fan-in s^2.
     """
 
     learned = {"kernel": "weight"}
 
-    def __init__(self, channels: int, kernel_size: int, stride: int):
+    def __init__(self, channels: int, kernel_size: int, stride: int, zero_pad: bool = False):
         super().__init__()
-        self.kernel_size, self.stride = kernel_size, stride
+        self.kernel_size, self.stride, self.zero_pad = kernel_size, stride, zero_pad
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, kernel_size))
 
     def reset(self, generator):
@@ -122,11 +124,16 @@ class DepthwiseConv(Operation):
             self.weight.uniform_(-1 / self.kernel_size, 1 / self.kernel_size, generator=generator)
 
     def forward(self, x, rows):
-        return F.conv2d(x, self.weight[rows], stride=self.stride, padding=self.kernel_size // 2,
-                        groups=x.shape[1])
+        y = F.conv2d(x, self.weight[rows], stride=self.stride, padding=self.kernel_size // 2,
+                     groups=x.shape[1])
+        if not self.zero_pad:
+            return y
+        height, width = x.shape[2] - y.shape[2], x.shape[3] - y.shape[3]
+        return F.pad(y, (width // 2, width - width // 2, height // 2, height - height // 2))
 
     def extra_repr(self):
-        return f"{len(self.weight)}, kernel_size={self.kernel_size}, stride={self.stride}"
+        return (f"{len(self.weight)}, kernel_size={self.kernel_size}, stride={self.stride}"
+                + (", zero_pad=True" if self.zero_pad else ""))
 
 
 class Bias(Operation):
@@ -146,7 +153,7 @@ NORM_OPERATIONS = {"batch": BatchNorm, "instance": InstanceNorm}
 STEP_OPERATIONS = {
     "norm": lambda f, channels: NORM_OPERATIONS[f.norm](channels),
     "activation": lambda f, channels: Activation(f.activation),
-    "conv": lambda f, channels: DepthwiseConv(channels, f.kernel_size, f.stride),
+    "conv": lambda f, channels: DepthwiseConv(channels, f.kernel_size, f.stride, f.zero_pad),
     "bias": lambda f, channels: Bias(channels),
 }
 

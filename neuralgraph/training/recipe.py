@@ -135,6 +135,6 @@ def _parse(key: str, text: str, kind) -> object:
 RECIPES = {recipe.name: recipe for recipe in (
     Recipe(
         "tiny-static", "the static classifier of the paper's Table 1, on the embedded digits",
-        k=1_000, pool="global", epochs=20, batch_size=64, lr=0.2, crop_padding=1, flip=False,
+        k=1_000, pool="global", epochs=25, batch_size=32, lr=0.1, crop_padding=0, flip=False,
     ),
 )}

@@ -3,11 +3,11 @@
 from .exchange import from_networkx, read, to_networkx, write
 from .function import ACTIVATIONS, IDENTITY, NORMS, STATIC, STEPS, NodeFunction
 from .generators import DYNAMIC
-from .stages import Chunk, Stage, topological_stages
+from .stages import Chunk, Stage, synchronous_stages, topological_stages
 from .wiring import ROLES, Wiring
 
 __all__ = [
     "ACTIVATIONS", "DYNAMIC", "IDENTITY", "NORMS", "ROLES", "STATIC", "STEPS", "Chunk",
     "NodeFunction", "Stage", "Wiring", "from_networkx", "read", "to_networkx",
-    "topological_stages", "write",
+    "synchronous_stages", "topological_stages", "write",
 ]

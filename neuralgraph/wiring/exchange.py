@@ -16,7 +16,7 @@ from .generators import assemble
 from .wiring import OUTPUT, ROLES, Wiring
 
 _FUNCTION_FIELDS = ("send", "receive", "norm", "activation", "kernel_size", "stride",
-                    "aggregate")
+                    "aggregate", "zero_pad")
 _NODE_FIELDS = ("role", "block", *_FUNCTION_FIELDS, "scale")
 # Learned values of nodes; a second operation of the same kind has the suffix "_2", and so on.
 _LEARNED = ("kernel", "norm_weight", "norm_bias", "norm_mean", "norm_var", "bias")
@@ -26,7 +26,8 @@ def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
     """The wiring as a :class:`networkx.DiGraph` with everything it holds as attributes.
 
     Nodes carry ``role`` ("input", "hidden", "output"), ``block``, ``send``, ``receive``, ``norm``,
-    ``activation``, ``kernel_size``, ``stride``, ``aggregate``, ``scale`` and, where the wiring carries learned
+    ``activation``, ``kernel_size``, ``stride``, ``aggregate``, ``zero_pad``,
+    ``scale`` and, where the wiring carries learned
     values, those that the node uses: ``kernel`` (row by row), ``norm_weight``, ``norm_bias``,
     ``norm_mean``, ``norm_var``, ``bias``. Edges carry ``weight`` where there is one, and ``real``
     if it is given.
@@ -69,7 +70,8 @@ def from_networkx(graph: nx.DiGraph) -> Wiring:
     """The wiring that a directed networkx graph describes; the inverse of :func:`to_networkx`.
 
     Node attributes ``role`` and ``block`` are required. ``send``, ``receive``, ``norm``,
-    ``activation``, ``kernel_size``, ``stride``, ``aggregate`` follow :class:`NodeFunction`; a node with neither
+    ``activation``, ``kernel_size``, ``stride``, ``aggregate``, ``zero_pad`` follow
+    :class:`NodeFunction`; a node with neither
     ``send`` nor ``receive`` is ``norm activation conv``, an output node the identity. ``scale``,
     learned node values and the edge attribute ``weight`` (on all edges or none) are taken over.
     Attributes of other names are not read, unless they look like a misspelt one: then it is an error.

@@ -52,6 +52,8 @@ class NodeFunction:
         stride: of the convolution, in pixels.
         aggregate: "sum", or "product" to multiply the weighted messages w_uv send_u(s_u) instead of
             adding them, as the gates of an LSTM do; without a real in-edge a product is 1.
+        zero_pad: after a strided convolution, surround the map with zeros up to its old size, so that
+            a graph keeps one resolution throughout (the paper's Figure 2).
 
     A step whose operation is "none", "identity" or of kernel size 0 does nothing and is left out, so
     that two nodes which compute the same compare equal.
@@ -60,9 +62,9 @@ class NodeFunction:
         WiringError: for an unknown step, an even kernel, or an operation that no step uses.
 
     >>> NodeFunction("norm activation conv", norm="instance")
-    NodeFunction(send='norm activation conv', receive='', norm='instance', activation='relu', kernel_size=3, stride=1, aggregate='sum')
+    NodeFunction(send='norm activation conv', receive='', norm='instance', activation='relu', kernel_size=3, stride=1, aggregate='sum', zero_pad=False)
     >>> NodeFunction("norm activation conv", norm="none", kernel_size=0)       # a unit of an MLP
-    NodeFunction(send='activation', receive='', norm='none', activation='relu', kernel_size=0, stride=1, aggregate='sum')
+    NodeFunction(send='activation', receive='', norm='none', activation='relu', kernel_size=0, stride=1, aggregate='sum', zero_pad=False)
     """
 
     send: str = ""
@@ -72,6 +74,7 @@ class NodeFunction:
     kernel_size: int | None = None
     stride: int = 1
     aggregate: str = "sum"
+    zero_pad: bool = False
 
     def __post_init__(self):
         steps = (*self.send.split(), *self.receive.split())
@@ -100,6 +103,9 @@ class NodeFunction:
             raise WiringError(
                 f"stride={self.stride} needs a convolution; without one (kernel_size=0) use stride=1."
             )
+        if self.zero_pad not in (True, False) or (self.zero_pad and self.stride == 1):
+            raise WiringError(f"zero_pad={self.zero_pad!r} needs a stride above 1; without one leave "
+                              "it False.")
         idle = {"norm": self.norm == "none", "activation": self.activation == "identity",
                 "conv": self.kernel_size == 0, "bias": False}
         for name in ("send", "receive"):
@@ -120,12 +126,12 @@ class NodeFunction:
     @property
     def receive_stride(self) -> int:
         """How much ``receive`` shrinks a side."""
-        return self.stride if "conv" in self.receive.split() else 1
+        return self.stride if "conv" in self.receive.split() and not self.zero_pad else 1
 
     @property
     def send_stride(self) -> int:
         """How much ``send`` shrinks a side."""
-        return self.stride if "conv" in self.send.split() else 1
+        return self.stride if "conv" in self.send.split() and not self.zero_pad else 1
 
 
 def encode_steps(text: str) -> int:

@@ -18,7 +18,7 @@ class Chunk:
 
     function: int
     nodes: torch.Tensor
-    is_output: bool
+    is_output: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +141,25 @@ def topological_stages(wiring: Wiring) -> tuple[Stage, ...]:
     return _Schedule(wiring, level).stages
 
 
+def synchronous_stages(wiring: Wiring) -> tuple[Stage, ...]:
+    """The stages of a dynamic graph, in which all nodes are updated at once.
+
+    Every stage has all nodes as sources, in the order in which the stages together list them: one
+    stage for the nodes that add, another for those that multiply, if there are any.
+
+    Raises:
+        WiringError: if the nodes do not all have one resolution.
+    """
+    wrong = ((wiring.scale != 1) | (wiring.message_scale() != 1)).nonzero().flatten().tolist()
+    if wrong:
+        raise WiringError(
+            "a discrete- or continuous-time graph keeps one resolution throughout, but node "
+            f"{listed([repr(wiring.label(node)) for node in wrong])} has or sees a stride: use "
+            "stride=1, or zero_pad=True to pad the strided output back with zeros."
+        )
+    return _Schedule(wiring, torch.zeros_like(wiring.role), synchronous=True).stages
+
+
 def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
                         least: torch.Tensor | None = None) -> torch.Tensor | None:
     """The number of edges of the longest path that ends in each node, (V,); None if cyclic.
@@ -170,14 +189,18 @@ def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
 
 
 class _Schedule:
-    """Builds the stages from the level of every node."""
+    """Builds the stages from the level of every node.
 
-    def __init__(self, wiring: Wiring, level: torch.Tensor):
-        self.wiring = wiring
+    A synchronous schedule has one level, and its nodes read the states of the step before.
+    """
+
+    def __init__(self, wiring: Wiring, level: torch.Tensor, synchronous: bool = False):
+        self.wiring, self.synchronous = wiring, synchronous
         is_product = torch.tensor([f.aggregate == "product" for f in wiring.functions])
         self.is_product = is_product[wiring.function]
         key = (level * (int(wiring.scale.max()) + 1) + wiring.scale) * 2
-        key = key + (self.is_product & (wiring.role != INPUT)).long()
+        holds_data = (wiring.role == INPUT) & (not synchronous)
+        key = key + (self.is_product & ~holds_data).long()
         keys = key.unique()  # sorted by level, then scale, then aggregate
         self.stage_of = torch.searchsorted(keys, key)
         self.local = torch.empty(wiring.num_nodes, dtype=torch.long)  # place in own stage
@@ -189,7 +212,8 @@ class _Schedule:
 
     def _chunks(self, number: int) -> tuple[Chunk, ...]:
         nodes = (self.stage_of == number).nonzero().flatten()
-        key = self.wiring.function[nodes] * 2 + (self.wiring.role[nodes] == OUTPUT).long()
+        is_read = (self.wiring.role[nodes] == OUTPUT) & (not self.synchronous)
+        key = self.wiring.function[nodes] * 2 + is_read.long()
         chunks = tuple(Chunk(int(k) // 2, nodes[key == k], bool(k % 2)) for k in key.unique())
         self.local[torch.cat([chunk.nodes for chunk in chunks])] = torch.arange(len(nodes))
         return chunks
@@ -199,8 +223,9 @@ class _Schedule:
         src, dst = wiring.src[edges], wiring.dst[edges]
         used = torch.zeros(wiring.num_nodes, dtype=torch.bool)
         used[src] = True
-        inputs = tuple((s, c) for s in self.stage_of[src].unique().tolist()
-                       for c, chunk in enumerate(self.members[s]) if used[chunk.nodes].any())
+        inputs = tuple((s, c) for s, chunks_ in enumerate(self.members)
+                       for c, chunk in enumerate(chunks_)
+                       if self.synchronous or used[chunk.nodes].any())
         sources = [self.members[s][c].nodes for s, c in inputs]
         sources = torch.cat(sources) if sources else torch.zeros(0, dtype=torch.long)
         place = torch.empty(wiring.num_nodes, dtype=torch.long)

@@ -24,6 +24,7 @@ _FUNCTION_CODES = {
     "kernel_size": (int, int),
     "stride": (int, int),
     "aggregate": (AGGREGATES.index, AGGREGATES.__getitem__),
+    "zero_pad": (int, bool),
 }
 _STRUCTURE = ("role", "block", "scale", *_FUNCTION_CODES)
 
