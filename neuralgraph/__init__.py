@@ -29,6 +29,7 @@ _PUBLIC = {
     "analysis": ("analysis", None),
     "data": ("data", None),
     "training": ("training", None),
+    "load_dnw_checkpoint": ("compat", "load_dnw_checkpoint"),
     "errors": ("errors", None),
 }
 

@@ -22,6 +22,131 @@ def test_tiny_static_has_the_papers_size():
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+@pytest.mark.parametrize("name", ["tiny-discrete", "tiny-continuous"])
+def test_dynamic_models_have_the_same_budget(name):
+    model = ng.models.create(name)
+    network, = model.networks
+    assert network.wiring.num_edges == 640_000 and model.num_real_edges == 32_000
+    assert sum(p.numel() for p in model.parameters()) - 640_000 + 32_000 == 43_058
+    assert network.weight.abs().max() < 800**-0.5
+
+
+BUDGETS = {0.15: (47, 553, 2_212, 32_441, 35_390), 0.225: (104, 1_245, 4_977, 72_991, 79_627),
+           0.3: (185, 2_212, 8_848, 129_762, 141_558), 0.49: (492, 5_901, 23_603, 346_175, 377_645),
+           0.51: (533, 6_393, 25_569, 375_011, 409_102),
+           1.0: (2_048, 24_576, 98_304, 1_441_792, 1_572_864)}
+
+
+@pytest.mark.parametrize("width", BUDGETS)
+def test_mobilenet_budgets_are_the_papers(width):
+    """Edges per graph for each width of Table 3, to the last edge."""
+    from neuralgraph.models.mobilenet import STAGES
+
+    assert tuple(stage.budget(width) for stage in STAGES) == BUDGETS[width]
+
+
+def test_mobilenet_structure():
+    model = ng.models.create("mobilenet-dnw", width=0.225, image_size=32, num_classes=10)
+    sizes = [(len(n.wiring.inputs), len(n.wiring.outputs), n.wiring.num_edges) for n in model.networks]
+    assert sizes == [(32, 64, 2_048), (64, 128, 32_768), (128, 256, 131_072), (256, 512, 4_718_592),
+                     (512, 1_024, 2_097_152)]
+    assert [int(n.selection().real.sum()) for n in model.networks] == list(BUDGETS[0.225])
+    weights = sum(p.numel() for p in model.parameters() if p.dim() > 1) + model.num_real_edges
+    assert weights == 214_688  # methods 3.6
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    norms = sum(p.numel() for name, p in model.named_parameters()
+                if p.dim() == 1 and (".functions." in name or "head.norm" in name))
+    assert norms == 11_968
+
+
+def test_mobilenet_small_and_wide():
+    small = ng.models.create("mobilenet-dnw-small", width=0.225, num_classes=1000, image_size=224)
+    assert small.networks[-1].selector.k == 230_400 and small.networks[-1].wiring.num_edges == 1_024_000
+    assert small.networks[-1].weight.abs().max() < 1 / 32
+    tiny = ng.models.create("mobilenet-dnw-small", width=0.15, num_classes=1000, image_size=32)
+    assert tiny.networks[-1].selector.k == 153_600
+    assert tiny.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
+    from neuralgraph.models.mobilenet import Stage
+
+    stages = (Stage(32, 64, 1, 1), Stage(64, 128, 2, 2))
+    wide = ng.models.mobilenet_dnw(width=1, nodes=2, stages=stages, num_classes=10, head_edges=500,
+                                   image_size=32)
+    assert [n.selector.k for n in wide.networks] == [2_048, 24_576, 500]
+    assert [len(n.wiring.inputs) for n in wide.networks] == [64, 128, 256]
+
+
+@pytest.mark.parametrize("size, sides", [(16, (16, 8, 4)), (32, (32, 16, 8)), (64, (64, 32, 16)),
+                                         (65, (33, 17, 9)), (224, (112, 56, 28))])
+def test_mobilenet_image_sizes(size, sides):
+    from neuralgraph.models.mobilenet import STAGES
+
+    model = ng.models.mobilenet_dnw(width=0.225, image_size=size, num_classes=4, stages=STAGES[:3]).eval()
+    x = model.stem(torch.zeros(1, 3, size, size))
+    for network, side in zip(model.stages, sides):
+        x = network(x)
+        assert x.shape[2:] == (side, side)
+
+
+class PlainMobileNetV1(nn.Module):
+    """MobileNetV1 as everybody writes it."""
+
+    def __init__(self, width, classes):
+        super().__init__()
+        layers, channels = [], int(32 * width)
+        layers += [nn.Conv2d(3, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+        for out, stride in [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5,
+                            (1024, 2), (1024, 1)]:
+            out = int(out * width)
+            layers += [nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False),
+                       nn.BatchNorm2d(channels), nn.ReLU(),
+                       nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+        self.layers = nn.Sequential(*layers)
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, x):
+        return self.linear(self.layers(x).mean((2, 3)))
+
+
+def test_mobilenet_v1_is_a_wiring(float64):
+    """The chain of blocks equals the plain module, in training and evaluation mode."""
+    model = ng.models.create("mobilenet-v1", width=0.25, image_size=32, num_classes=10)
+    plain = PlainMobileNetV1(0.25, 10)
+    weights = sum(p.numel() for p in plain.parameters() if p.dim() > 1)
+    assert weights == 210_160  # methods 3.6
+    network, = model.networks
+    groups = network.functions.groups
+    of = {int(node): (group, row) for group in groups for row, node in enumerate(group.nodes)}
+    convs = [layer for layer in plain.layers if isinstance(layer, nn.Conv2d)]
+    norms = [layer for layer in plain.layers if isinstance(layer, nn.BatchNorm2d)]
+    with torch.no_grad():
+        convs[0].weight.copy_(model.stem[0].weight)
+        for norm in norms:
+            norm.weight.uniform_(0.5, 1.5), norm.bias.uniform_(-0.5, 0.5)
+        model.stem[1].load_state_dict(norms[0].state_dict())
+        plain.linear.load_state_dict(model.head[2].state_dict())
+        edge = 0
+        for block in range(13):
+            depthwise, pointwise, after_depthwise, after_pointwise = (
+                convs[1 + 2 * block], convs[2 + 2 * block], norms[1 + 2 * block], norms[2 + 2 * block])
+            count = pointwise.weight.numel()
+            pointwise.weight.copy_(network.weight[edge:edge + count].view_as(pointwise.weight))
+            edge += count
+            for nodes, norm, phase in (((network.wiring.block == block).nonzero(), after_depthwise, "send"),
+                                       ((network.wiring.block == block + 1).nonzero(), after_pointwise, "receive")):
+                for channel, node in enumerate(nodes.flatten().tolist()):
+                    group, row = of[node]
+                    operation = group.send[1] if phase == "send" else group.receive[0]
+                    for name in ("weight", "bias"):
+                        getattr(operation, name)[row] = getattr(norm, name)[channel]
+                    if phase == "send":
+                        depthwise.weight[channel] = group.send[0].weight[row]
+    x = torch.randn(3, 3, 32, 32)
+    for mode in (True, False):
+        model.train(mode), plain.train(mode)
+        torch.testing.assert_close(model(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
 def test_stem_is_the_authors():
     model = ng.models.create("tiny-static")
     x = torch.randn(2, 3, 32, 32)
@@ -69,6 +194,16 @@ def test_unknown_options(options, message):
         ng.models.create("tiny-static", **options)
     with pytest.raises(UnknownNameError, match="did you mean 'tiny-static'"):
         ng.models.create("tiny-statc")
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"width": 0}, "width must be above 0"), ({"width": 1.5}, "give more nodes"),
+    ({"selector": "complete", "width": 0.5}, "takes no width"), ({"image_size": 8}, "at least 16"),
+    ({"nodes": 0}, "nodes must be a positive integer"),
+])
+def test_bad_mobilenets(options, message):
+    with pytest.raises(InputError, match=message):
+        ng.models.create("mobilenet-dnw", **options)
 
 
 def test_bad_values():

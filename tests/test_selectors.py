@@ -36,15 +36,26 @@ def test_top_k_at_size():
         assert torch.equal(top_k(score, k), by_sorting(score, k))
 
 
+def bound(selector, wiring=None, edges=None, seed=0):
+    """The selector after a network took it, and that network's weights."""
+    wiring = wiring or ng.wirings.chain([edges, 1])
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(wiring.num_edges, generator=generator, requires_grad=True)
+    selector.bind(wiring, weight, generator)
+    return weight
+
+
 @pytest.mark.parametrize("name", SELECTORS)
 @given(edges=st.integers(1, 50), data=st.data())
 def test_exactly_k_and_the_gradient_rule(name, edges, data):
     k = None if name == "complete" else data.draw(st.integers(0, edges))
     selector = ng.selectors.create(name, k)
-    selector.bind(edges, torch.Generator().manual_seed(edges))
-    weight = torch.randn(edges, generator=torch.Generator().manual_seed(edges), requires_grad=True)
+    weight = bound(selector, edges=edges, seed=edges)
+    selector.eval()
     real = selector.select(weight)
-    assert real.dtype == torch.bool and real.sum() == selector.num_real == (edges if k is None else k)
+    assert real.dtype == torch.bool and real.sum() == selector.num_real
+    if name not in ("complete", "l1-anneal", "targeted-dropout-regular"):
+        assert selector.num_real == k
     effective = selector.rule.effective(weight, real)
     assert torch.equal(effective, weight * real)
     cotangent = torch.randn(edges)
@@ -52,6 +63,143 @@ def test_exactly_k_and_the_gradient_rule(name, edges, data):
     reached = torch.ones(edges, dtype=torch.bool) if selector.gradient == "ste" else real
     assert torch.equal(weight.grad, cotangent * reached)
     assert selector.rule.reaches_all == (selector.gradient == "ste")
+    assert (selector.gradient == "ste") == (name == "dnw")
+
+
+@given(seed=st.integers(0, 10**6))
+def test_soft_gate_gradient_equals_straight_through(seed):
+    """The author response's gate: w g(w), g = 1 - eps/|w|, has derivative 1 for every eps."""
+    from neuralgraph.selectors.selection import _soft_gate
+
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(30, dtype=torch.float64, generator=generator).requires_grad_()
+    real, cotangent = top_k(weight.detach().abs(), 10), torch.randn(30, dtype=torch.float64)
+    for epsilon in (1e-9, 1e-6, 1e-3, 0.5):
+        soft, = torch.autograd.grad(_soft_gate(weight, real, epsilon), weight, cotangent)
+        hard, = torch.autograd.grad(GRADIENTS["ste"].effective(weight, real), weight, cotangent)
+        torch.testing.assert_close(soft, hard, rtol=1e-12, atol=1e-12)
+        assert torch.equal(hard, cotangent)
+    torch.testing.assert_close(_soft_gate(weight, real), weight * real)
+    zero = torch.zeros(3, requires_grad=True)
+    _soft_gate(zero, torch.tensor([True, False, True])).sum().backward()
+    assert zero.grad.isfinite().all()
+
+
+@given(seed=st.integers(0, 10**6), k=st.integers(0, 62))
+def test_per_block(seed, k):
+    """k in proportion to the candidates of each destination block, the largest of each."""
+    wiring = ng.wirings.blocks([3, 4, 4, 2])
+    selector = ng.TopK(k, per="block")
+    weight = bound(selector, wiring, seed=seed)
+    real = selector.select(weight)
+    assert real.sum() == k
+    for block in (1, 2, 3):
+        inside = wiring.block[wiring.dst] == block
+        kept = int(real[inside].sum())
+        assert abs(kept - inside.sum() * k / 62) < 1
+        expected = by_sorting(weight.detach().abs()[inside], kept)
+        assert torch.equal(real[inside], expected)
+
+
+@given(seed=st.integers(0, 10**6), fan_in=st.integers(0, 3))
+def test_per_node_is_constant_fan_in(seed, fan_in):
+    wiring = ng.wirings.blocks([3, 4, 4, 2])
+    selector = ng.TopK(10 * fan_in, per="node")
+    weight = bound(selector, wiring, seed=seed)
+    real = selector.select(weight)
+    for node in range(3, 13):
+        inside = wiring.dst == node
+        assert torch.equal(real[inside], by_sorting(weight.detach().abs()[inside], fan_in))
+
+
+def test_per_node_needs_a_fitting_k():
+    wiring = ng.wirings.blocks([3, 4, 4, 2])
+    with pytest.raises(SelectionError, match="multiple of 10, got 15; the nearest are 10 and 20"):
+        bound(ng.TopK(15, per="node"), wiring)
+    with pytest.raises(SelectionError, match="node 3 has only 3 candidates; choose k of at most 30"):
+        bound(ng.TopK(40, per="node"), wiring)
+
+
+def test_coupled_random_graph_keeps_the_largest_initial_weights():
+    selector = ng.RandomGraph(7, coupled=True)
+    weight = bound(selector, edges=30)
+    assert torch.equal(selector.select(weight), by_sorting(weight.detach().abs(), 7))
+    assert torch.equal(selector.select(-torch.ones(30)), by_sorting(weight.detach().abs(), 7))
+
+
+def test_ticket_takes_the_largest_of_other_weights():
+    selector = ng.selectors.create("lottery-ticket", 5)
+    bound(selector, edges=20)
+    trained = torch.randn(20)
+    selector.draw(trained)
+    assert torch.equal(selector.select(torch.zeros(20)), by_sorting(trained.abs(), 5))
+    with pytest.raises(SelectionError, match="20 candidate edges"):
+        selector.draw(torch.zeros(3))
+
+
+@pytest.mark.parametrize("shape, power", [("cubic", 3), ("linear", 1)])
+def test_l1_anneal_follows_its_schedule(shape, power):
+    selector = ng.selectors.L1Anneal(20, strength=0.1, end=0.75, every=10, shape=shape)
+    weight = bound(selector, edges=200)
+    alive, total = torch.ones(200, dtype=torch.bool), 400
+    for step in range(1, total + 1):
+        weight = torch.randn(200, generator=torch.Generator().manual_seed(step))
+        selector.advance(step, total, weight)
+        real = selector.select(weight)
+        assert not (real & ~alive).any()  # what is removed stays removed
+        if step % 10 == 0:
+            tau = min(1, step / total / 0.75)
+            assert real.sum() == 20 + -(-round(180 * (1 - tau)**power * 1e9) // 10**9)
+            gone = alive & ~real
+            if gone.any():
+                assert weight[gone].abs().max() <= weight[real].abs().min()
+        alive = real.clone()
+        penalty = selector.penalty(weight)
+        if step < 300:
+            assert penalty.item() == pytest.approx(0.1 * weight[real].abs().sum().item(), rel=1e-5)
+        else:
+            assert penalty is None
+    assert alive.sum() == 20
+
+
+def test_targeted_dropout():
+    """In training the k largest always take part and each other one with probability 1 - rho."""
+    selector = ng.selectors.TargetedDropout(30, drop=0.9)
+    weight = bound(selector, edges=330)
+    largest = by_sorting(weight.detach().abs(), 30)
+    counts, rounds = torch.zeros(330), 300
+    for _ in range(rounds):
+        real = selector.select(weight)
+        assert real[largest].all()
+        counts += real
+    rate = counts[~largest].mean().item() / rounds
+    assert rate == pytest.approx(0.1, abs=0.005)  # 300 x 300 draws: standard deviation 0.001
+    assert counts[~largest].std().item() == pytest.approx((rounds * 0.09)**0.5, rel=0.2)
+    selector.eval()
+    assert torch.equal(selector.select(weight), largest)
+
+
+def test_targeted_dropout_continues_where_it_was_saved():
+    first, second = (ng.selectors.TargetedDropout(5, drop=0.5) for _ in range(2))
+    weight = bound(first, edges=50)
+    bound(second, edges=50, seed=9)
+    first.select(weight), first.select(weight)
+    second.load_state_dict(first.state_dict())
+    for _ in range(3):
+        assert torch.equal(first.select(weight), second.select(weight))
+
+
+def test_regular_targeted_dropout_targets_each_nodes_weights():
+    wiring = ng.wirings.blocks([6, 5, 4])
+    selector = ng.selectors.create("targeted-dropout-regular", 25, drop=1.0)  # of 74
+    weight = bound(selector, wiring)
+    real = selector.select(weight)
+    for node in range(6, 15):
+        inside = wiring.dst == node
+        size = int(inside.sum())
+        expected = by_sorting(weight.detach().abs()[inside], size - size * (74 - 25) // 74)
+        assert torch.equal(real[inside], expected)
+    assert real.sum() == selector.num_real
 
 
 @needs_golden
@@ -65,7 +213,7 @@ def test_authors_numbers(case):
     weight = golden["weight"].flatten().requires_grad_()
     k = len(weight) - int(golden["prune_rate"].item() * len(weight))
     selector = ng.TopK(k)
-    selector.bind(len(weight), torch.Generator())
+    bound(selector, edges=len(weight))
     effective = selector.rule.effective(weight, selector.select(weight))
     effective.backward(golden["cotangent"].flatten())
     assert torch.equal(effective.detach(), golden["effective"].flatten())
@@ -76,7 +224,7 @@ def test_random_graph_is_uniform_and_frozen():
     counts = torch.zeros(20)
     for seed in range(400):
         selector = ng.RandomGraph(5)
-        selector.bind(20, torch.Generator().manual_seed(seed))
+        bound(selector, edges=20, seed=seed)
         counts += selector.real
         assert torch.equal(selector.select(torch.randn(20)), selector.select(torch.randn(20)))
     assert counts.min() > 60 and counts.max() < 145  # 100 expected, standard deviation 8.7
@@ -98,6 +246,9 @@ def test_random_graph_travels_in_the_state_dict():
     (lambda: ng.StaticNeuralGraph(ng.wirings.blocks([2, 2]), ng.RandomGraph(5)), "at most the 4"),
     (lambda: ng.selectors.create("complete", k=3), "takes no k"),
     (lambda: ng.selectors.create("dnw"), "needs k"),
+    (lambda: ng.selectors.create("targeted-dropout", 3, drop=1.5), "expected 0 to 1, got 1.5"),
+    (lambda: ng.selectors.create("l1-anneal", 3, start=0.9), "start < end"),
+    (lambda: ng.selectors.create("l1-anneal", 3, every=0), "every >= 1"),
 ])
 def test_bad_k(make, message):
     with pytest.raises(SelectionError, match=message):
@@ -109,6 +260,10 @@ def test_unknown_names():
         ng.selectors.create("randon", 3)
     with pytest.raises(UnknownNameError, match="unknown gradient rule 'st'"):
         ng.TopK(3, gradient="st")
+    with pytest.raises(UnknownNameError, match="did you mean 'drop'"):
+        ng.selectors.create("targeted-dropout", 3, dorp=0.5)
+    with pytest.raises(UnknownNameError, match="did you mean 'block'"):
+        ng.TopK(3, per="blocks")
     assert set(GRADIENTS) >= {"ste", "masked"}
 
 

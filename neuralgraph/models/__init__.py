@@ -6,10 +6,16 @@ import inspect
 
 from ..errors import InputError, UnknownNameError, lookup
 from .classifier import Classifier
-from .tiny import tiny_static
+from .mobilenet import mobilenet_dnw, mobilenet_dnw_small, mobilenet_v1
+from .tiny import tiny_continuous, tiny_discrete, tiny_static
 
 MODELS = {
     "tiny-static": tiny_static,
+    "tiny-discrete": tiny_discrete,
+    "tiny-continuous": tiny_continuous,
+    "mobilenet-dnw": mobilenet_dnw,
+    "mobilenet-dnw-small": mobilenet_dnw_small,
+    "mobilenet-v1": mobilenet_v1,
 }
 
 
@@ -33,7 +39,7 @@ def create(name: str, **options) -> Classifier:
     5000
     """
     build = lookup("model", name, MODELS)
-    known = inspect.signature(build).parameters
+    known = options_of(name)
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of {name!r}", option, known)
@@ -44,4 +50,13 @@ def create(name: str, **options) -> Classifier:
     return build(**options)
 
 
-__all__ = ["MODELS", "Classifier", "create", "names", "tiny_static"]
+def options_of(name: str) -> set[str]:
+    """The options that the model of that name takes."""
+    build = lookup("model", name, MODELS)
+    build = mobilenet_dnw if build is mobilenet_dnw_small else build
+    own = {"small"} if name == "mobilenet-dnw-small" else set()
+    return set(inspect.signature(build).parameters) - own
+
+
+__all__ = ["MODELS", "Classifier", "create", "mobilenet_dnw", "mobilenet_dnw_small", "mobilenet_v1",
+           "names", "options_of", "tiny_continuous", "tiny_discrete", "tiny_static"]

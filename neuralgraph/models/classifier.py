@@ -23,7 +23,7 @@ class Classifier(nn.Module):
     def __init__(self, stem: nn.Module, networks: list[NeuralGraph], head: nn.Module, *,
                  in_channels: int, image_size: int):
         super().__init__()
-        self.stem, self.networks, self.head = stem, nn.ModuleList(networks), head
+        self.stem, self.stages, self.head = stem, nn.ModuleList(networks), head
         self.in_channels, self.image_size = in_channels, image_size
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -34,9 +34,15 @@ class Classifier(nn.Module):
                 f"{self.image_size}), got {images.dtype} of shape {tuple(images.shape)}."
             )
         x = self.stem(images)
-        for network in self.networks:
+        for network in self.stages:
             x = network(x)
         return self.head(x)
+
+    @property
+    def networks(self) -> list[NeuralGraph]:
+        """The neural graphs in forward order, a sparse head's included."""
+        return [module for module in (*self.stages, *self.head.modules())
+                if isinstance(module, NeuralGraph)]
 
     @property
     def num_real_edges(self) -> int:

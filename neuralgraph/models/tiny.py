@@ -1,4 +1,4 @@
-"""The paper's small classifiers (section 3.2, Table 1): 900 nodes, 32,000 edges, about 41,000 weights."""
+"""The paper's small classifiers (section 3.2, Table 1): 32,000 edges, about 41,000 weights."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from torch import nn
 
 from .. import selectors
 from ..errors import InputError, lookup
-from ..networks import StaticNeuralGraph
+from ..networks import (ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph,
+                        StaticNeuralGraph)
 from ..networks.network import as_generator
+from ..selectors import Selector
 from ..wiring import NodeFunction
-from ..wiring.generators import blocks
+from ..wiring.generators import blocks, complete
 from .classifier import Classifier
 from .layers import conv, linear
 
 BLOCKS = (32, 192, 192, 192, 192, 100)
+NODES, INPUTS, OUTPUTS = 800, 32, 100
+EDGES = 32_000
 
 
-def stem(in_channels: int, image_size: int, generator: torch.Generator) -> nn.Sequential:
-    """conv 3x3 to 16, norm, ReLU, depthwise 3x3, conv 1x1 to 32, norm.
+def stem(in_channels: int, image_size: int, generator: torch.Generator,
+         channels: int = INPUTS) -> nn.Sequential:
+    """conv 3x3 to c/2, norm, ReLU, depthwise 3x3, conv 1x1 to c, norm; c = 32.
 
     The two 3x3 convolutions have stride 2 as in the authors' code, where images are 32 pixels wide
     and the graph sees 8x8. Smaller images keep their resolution: the second stride is 1 below 32
     pixels, both are 1 below 16.
     """
     first, second = (2 if image_size >= 16 else 1), (2 if image_size >= 32 else 1)
+    half = channels // 2
     return nn.Sequential(
-        conv(in_channels, 16, 3, stride=first, generator=generator), nn.BatchNorm2d(16), nn.ReLU(),
-        conv(16, 16, 3, stride=second, groups=16, generator=generator),
-        conv(16, 32, 1, generator=generator), nn.BatchNorm2d(32))
+        conv(in_channels, half, 3, stride=first, generator=generator), nn.BatchNorm2d(half), nn.ReLU(),
+        conv(half, half, 3, stride=second, groups=half, generator=generator),
+        conv(half, channels, 1, generator=generator), nn.BatchNorm2d(channels))
 
 
 class CentrePool(nn.Module):
@@ -56,8 +62,9 @@ POOLS = {"authors": CentrePool, "global": GlobalPool}
 
 
 def tiny_static(*, num_classes: int = 10, in_channels: int = 3, image_size: int = 32,
-                selector: str = "dnw", k: int | None = 32_000, pool: str = "authors",
-                backend: str = "auto", seed: int | torch.Generator = 0) -> Classifier:
+                selector: str = "dnw", k: int | None = None, selector_options: dict | None = None,
+                pool: str = "authors", backend: str = "auto",
+                seed: int | torch.Generator = 0) -> Classifier:
     """The static classifier of Table 1: blocks of 32, 192, 192, 192, 192 and 100 nodes.
 
     Each of the first 800 nodes is instance norm, ReLU, 3x3 convolution; the 100 output nodes are a
@@ -70,7 +77,8 @@ def tiny_static(*, num_classes: int = 10, in_channels: int = 3, image_size: int 
         in_channels: of the images.
         image_size: their side in pixels.
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`.
-        k: number of real edges; None for the selector "complete".
+        k: number of real edges; by default 32,000 (and all for the selector "complete").
+        selector_options: further arguments of the selector.
         pool: "authors" (a 2x2 window near the centre) or "global".
         backend: see :func:`neuralgraph.backends.create`.
         seed: of everything that is drawn.
@@ -81,10 +89,66 @@ def tiny_static(*, num_classes: int = 10, in_channels: int = 3, image_size: int 
     43058
     """
     generator = as_generator(seed)
-    pool = lookup("pool", pool, POOLS)()
     function = NodeFunction("norm activation conv", norm="instance")
-    network = StaticNeuralGraph(blocks(BLOCKS, function), selectors.create(selector, k), backend,
-                                generator)
-    head = nn.Sequential(pool, linear(BLOCKS[-1], num_classes, generator=generator))
-    return Classifier(stem(in_channels, image_size, generator), [network], head,
-                      in_channels=in_channels, image_size=image_size)
+    network = StaticNeuralGraph(blocks(BLOCKS, function), make_selector(selector, k, selector_options),
+                                backend, generator)
+    return classifier(network, num_classes, in_channels, image_size, pool, generator)
+
+
+def tiny_discrete(*, num_classes: int = 10, in_channels: int = 3, image_size: int = 32,
+                  selector: str = "dnw", k: int | None = None, selector_options: dict | None = None,
+                  steps: int = 5, pool: str = "authors", backend: str = "auto",
+                  seed: int | torch.Generator = 0) -> Classifier:
+    """The discrete-time classifier of Table 1: 800 nodes, any of 640,000 edges, 5 steps.
+
+    Each node sends its ReLU and 3x3 convolution and receives through an instance norm, as in the
+    authors' code. 32 nodes are inputs and 100 outputs.
+
+    Args:
+        steps: L. All others as for :func:`tiny_static`.
+
+    >>> import neuralgraph as ng
+    >>> model = ng.models.create("tiny-discrete")
+    >>> sum(p.numel() for p in model.parameters()) - 640000 + 32000
+    43058
+    """
+    generator = as_generator(seed)
+    network = DiscreteTimeNeuralGraph(
+        complete(NODES, inputs=INPUTS, outputs=OUTPUTS),
+        make_selector(selector, k, selector_options), backend, generator, steps=steps)
+    return classifier(network, num_classes, in_channels, image_size, pool, generator)
+
+
+def tiny_continuous(*, num_classes: int = 10, in_channels: int = 3, image_size: int = 32,
+                    selector: str = "dnw", k: int | None = None, selector_options: dict | None = None,
+                    solver: str = "dopri5", rtol: float = 1e-3, atol: float = 1e-3,
+                    adjoint: bool = False, pool: str = "authors", backend: str = "auto",
+                    seed: int | torch.Generator = 0) -> Classifier:
+    """The continuous-time classifier of Table 1: as :func:`tiny_discrete`, integrated from 0 to 1.
+
+    Args:
+        solver: of torchdiffeq; with ``rtol``, ``atol`` and ``adjoint`` as for
+            :class:`neuralgraph.ContinuousTimeNeuralGraph`. All others as for :func:`tiny_static`.
+    """
+    generator = as_generator(seed)
+    network = ContinuousTimeNeuralGraph(
+        complete(NODES, inputs=INPUTS, outputs=OUTPUTS),
+        make_selector(selector, k, selector_options), backend, generator, solver=solver, rtol=rtol,
+        atol=atol, adjoint=adjoint)
+    return classifier(network, num_classes, in_channels, image_size, pool, generator)
+
+
+def make_selector(name: str, k: int | None, options: dict | None, default: int = EDGES) -> Selector:
+    """The selector with k edges, by default as many as the paper's model has."""
+    if k is None and name != "complete":
+        k = default
+    return selectors.create(name, k, **(options or {}))
+
+
+def classifier(network: NeuralGraph, num_classes: int, in_channels: int, image_size: int, pool: str,
+               generator: torch.Generator) -> Classifier:
+    """Stem, one network, pool and a fully connected layer."""
+    head = nn.Sequential(lookup("pool", pool, POOLS)(),
+                         linear(len(network.wiring.outputs), num_classes, generator=generator))
+    return Classifier(stem(in_channels, image_size, generator, len(network.wiring.inputs)), [network],
+                      head, in_channels=in_channels, image_size=image_size)

@@ -43,6 +43,10 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
             number of evaluations, instead of through the solver's operations.
         max_evaluations: of the derivative per solve, with its adjoint; beyond it is an error.
         options: of the solver, as torchdiffeq takes them.
+        rectify_state: apply ReLU in place to whatever state the solver hands over, which changes the
+            solver's own state too, at the start and after every step of "dopri5". Not an ODE any more:
+            what the authors' code does through its in-place ReLU, for their checkpoints only. Not with
+            ``adjoint``.
 
     ``evaluations`` tells how often the derivative of the last solve was computed so far.
 
@@ -61,7 +65,8 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend = "auto",
                  seed: int | torch.Generator = 0, *, solver: str = "dopri5", rtol: float = 1e-3,
                  atol: float = 1e-3, time: float = 1.0, adjoint: bool = False,
-                 max_evaluations: int = 1000, options: dict | None = None):
+                 max_evaluations: int = 1000, options: dict | None = None,
+                 rectify_state: bool = False):
         super().__init__(wiring, selector, backend, seed)
         lookup("solver", solver, _SOLVERS)
         for name, value in {"rtol": rtol, "atol": atol, "time": time,
@@ -69,7 +74,10 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise InputError(f"{name} must be a number above 0, got {value!r}.")
         self.solver, self.rtol, self.atol, self.time = solver, rtol, atol, time
+        if rectify_state and adjoint:
+            raise InputError("rectify_state=True has no adjoint equation; use adjoint=False.")
         self.adjoint, self.max_evaluations, self.options = adjoint, max_evaluations, options
+        self.rectify_state = rectify_state
         self.evaluations = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -122,5 +130,7 @@ class _Derivative(nn.Module):
                 f"rtol={network.rtol}, atol={network.atol}; loosen them, raise max_evaluations, or "
                 "use a fixed grid such as solver='rk4'."
             )
+        if network.rectify_state:
+            states = states.relu_()
         rate = network._updated(states, self.selection, network.functions)
         return network._without_holding(rate)

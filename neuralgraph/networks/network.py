@@ -43,7 +43,7 @@ class NeuralGraph(nn.Module, ABC):
         self.wiring = wiring
         self.functions = NodeFunctions(wiring, generator)
         self.weight = nn.Parameter(self._initial_weight(generator))
-        selector.bind(wiring.num_edges, generator)
+        selector.bind(wiring, self.weight, generator)
         self.selector = selector
         self.backend = backend
         self._inputs, self._outputs = len(wiring.inputs), len(wiring.outputs)

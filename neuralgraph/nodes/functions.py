@@ -53,7 +53,7 @@ class NodeFunctions(nn.Module):
             self._row[group.nodes] = torch.arange(len(group.nodes))
             for operation in (*group.receive, *group.send):
                 operation.reset(generator)
-        self._load(wiring)
+        self.load(wiring.parameters)
 
     def rows(self, nodes: torch.Tensor) -> Rows:
         """Where the parameters of ``nodes`` (which share a function) stand in their group."""
@@ -95,23 +95,30 @@ class NodeFunctions(nn.Module):
         return values
 
     @torch.no_grad()
-    def _load(self, wiring: Wiring) -> None:
-        values = wiring.parameters
+    def load(self, values: dict[str, torch.Tensor]) -> None:
+        """Takes over learned values of the nodes, name to (V, ...), as :meth:`export` gives them.
+
+        Names that no node uses are left alone.
+
+        Raises:
+            WiringError: for a value of the wrong shape or that is not finite.
+        """
+        num_nodes = len(self._row)
         for group in self.groups:
             for name, operation, attribute in group.learned():
                 if name not in values:
                     continue
                 target, value = getattr(operation, attribute), values[name]
                 if name == "kernel":
-                    value = self._centred(value, operation.kernel_size, wiring.num_nodes)
-                value = value[group.nodes]
+                    value = self._centred(value, operation.kernel_size, num_nodes)
+                value = value[group.nodes] if len(value) == num_nodes else value
                 if name == "kernel":
                     value = value[:, None]
                 if value.shape != target.shape:
                     raise WiringError(
                         f"the wiring's node data {name!r} has shape {tuple(values[name].shape)}; "
                         f"expected one {'kernel' if name == 'kernel' else 'number'} for each of the "
-                        f"{wiring.num_nodes} nodes."
+                        f"{num_nodes} nodes."
                     )
                 if not value.isfinite().all():
                     raise WiringError(f"the wiring's node data {name!r} must be finite.")

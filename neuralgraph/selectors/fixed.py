@@ -9,11 +9,8 @@ from .selector import Selector, check_k
 from .topk import top_k
 
 
-class RandomGraph(Selector):
-    """k edges drawn uniformly once and kept: the paper's baseline RG (section 3.3).
-
-    Every candidate gets r_uv ~ U[0, 1), the k largest are real for ever, and only they receive
-    gradients. The draw does not depend on the edge weights, as in the authors' code.
+class Frozen(Selector):
+    """k real edges chosen once and kept; only they receive gradients.
 
     Args:
         k: number of real edges, 0 to the number of candidates.
@@ -23,11 +20,6 @@ class RandomGraph(Selector):
         super().__init__("masked")
         self.k = check_k(k)
         self.register_buffer("real", None)
-
-    def prepare(self, generator):
-        check_k(self.k, self.num_edges)
-        draw = torch.rand(self.num_edges, generator=generator, dtype=torch.float64)
-        self.real = top_k(draw, self.k)
 
     def select(self, weight):
         return self.real
@@ -41,6 +33,52 @@ class RandomGraph(Selector):
 
     def extra_repr(self):
         return f"k={self.k}"
+
+
+class RandomGraph(Frozen):
+    """k edges drawn uniformly once and kept: the paper's baseline RG (section 3.3).
+
+    Every candidate gets r_uv ~ U[0, 1), and the k largest are real for ever.
+
+    Args:
+        k: number of real edges, 0 to the number of candidates.
+        coupled: take the initial |w_uv| for r_uv, as the paper's wording has it, so that all real
+            edges start with large weights; by default the draw does not depend on the weights, as
+            in the authors' code.
+    """
+
+    def __init__(self, k: int, coupled: bool = False):
+        super().__init__(k)
+        self.coupled = coupled
+
+    def prepare(self, wiring, weight, generator):
+        check_k(self.k, self.num_edges)
+        draw = weight.abs() if self.coupled else torch.rand(
+            self.num_edges, generator=generator, dtype=torch.float64)
+        self.real = top_k(draw, self.k)
+
+
+class Ticket(Frozen):
+    """The k largest |w| of a trained network, kept for ever: lottery ticket and fine-tuning.
+
+    At first the largest of the initial weights; :meth:`draw` takes those of other weights. A lottery
+    ticket (one-shot; Frankle and Carbin, 2019) then starts again from the initial values, fine-tuning
+    goes on from the trained ones ("Discovering Neural Wirings", section 3.3).
+
+    Args:
+        k: number of real edges, 0 to the number of candidates.
+    """
+
+    def prepare(self, wiring, weight, generator):
+        check_k(self.k, self.num_edges)
+        self.real = top_k(weight.abs(), self.k)
+
+    def draw(self, weight: torch.Tensor) -> None:
+        """Keeps the k largest magnitudes of these weights, (E,)."""
+        if weight.shape != self.real.shape:
+            raise SelectionError(f"expected the weights of {len(self.real)} candidate edges, got shape "
+                                 f"{tuple(weight.shape)}.")
+        self.real.copy_(top_k(weight.detach().abs(), self.k))
 
 
 class Complete(Selector):

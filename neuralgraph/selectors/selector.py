@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import SelectionError, lookup
+from ..wiring import Wiring
 from .selection import GRADIENTS, GradientRule
 
 
@@ -32,22 +33,32 @@ class Selector(nn.Module, ABC):
     def rule(self) -> GradientRule:
         return GRADIENTS[self.gradient]
 
-    def bind(self, num_edges: int, generator: torch.Generator) -> None:
+    def bind(self, wiring: Wiring, weight: torch.Tensor, generator: torch.Generator) -> None:
         """Called once by the network that takes this selector; draws what is random."""
         if self.num_edges is not None:
             raise SelectionError(
                 f"this {type(self).__name__} already serves a network with {self.num_edges} "
                 "candidate edges; make a new one for each network."
             )
-        self.num_edges = num_edges
-        self.prepare(generator)
+        self.num_edges = wiring.num_edges
+        self.prepare(wiring, weight.detach(), generator)
 
-    def prepare(self, generator: torch.Generator) -> None:
-        """Checks the settings against ``num_edges`` and makes the state."""
+    def prepare(self, wiring: Wiring, weight: torch.Tensor, generator: torch.Generator) -> None:
+        """Checks the settings against the candidates and makes the state."""
+
+    def advance(self, step: int, total_steps: int, weight: torch.Tensor) -> None:
+        """Called by the training after each update: ``step`` of ``total_steps`` are done."""
+
+    def penalty(self, weight: torch.Tensor) -> torch.Tensor | None:
+        """A term to add to the loss, or None."""
+        return None
 
     @abstractmethod
     def select(self, weight: torch.Tensor) -> torch.Tensor:
-        """The real edges, a mask (E,) with exactly k ones, from finite weights (E,)."""
+        """The real edges, a mask (E,), from finite weights (E,).
+
+        Exactly ``num_real`` ones; only targeted dropout lets others in at random while it trains.
+        """
 
     @abstractmethod
     def fingerprint(self) -> tuple[Hashable, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..errors import SelectionError, lookup
+from ..wiring import Wiring
 from .selector import Selector, check_k
 
 
@@ -20,23 +22,38 @@ class TopK(Selector):
 
     Args:
         k: number of real edges, 0 to the number of candidates.
-        gradient: "ste" (default), or "masked" to let it reach real edges only.
+        gradient: "ste" (default); "masked" to let it reach real edges only (the paper's No Update
+            Rule); "soft_g", the same as "ste" by another way.
+        per: what the edges compete within. "graph" (default); "block": k is divided among the
+            destination blocks in proportion to their candidates; "node": every node that can have
+            in-edges keeps k / nodes of them (constant fan-in), which must be a whole number.
 
+    >>> import neuralgraph as ng
     >>> selector = TopK(k=2)
-    >>> selector.bind(num_edges=4, generator=torch.Generator())
+    >>> wiring = ng.wirings.chain([2, 2])
+    >>> selector.bind(wiring, torch.zeros(4), torch.Generator())
     >>> selector.select(torch.tensor([0.1, -3.0, 0.5, -0.5]))
     tensor([False,  True, False,  True])
     """
 
-    def __init__(self, k: int, gradient: str = "ste"):
+    def __init__(self, k: int, gradient: str = "ste", per: str = "graph"):
         super().__init__(gradient)
-        self.k = check_k(k)
+        lookup("competition", per, dict.fromkeys(("graph", "block", "node")))
+        self.k, self.per = check_k(k), per
+        self._groups: Groups | None = None
 
-    def prepare(self, generator):
+    def prepare(self, wiring, weight, generator):
         check_k(self.k, self.num_edges)
+        if self.per == "block":
+            self._groups = Groups.by_block(wiring, self.k)
+        elif self.per == "node":
+            self._groups = Groups.by_node(wiring, self.k)
 
     def select(self, weight):
-        return top_k(weight.detach().abs(), check_k(self.k, len(weight)))
+        score = weight.detach().abs()
+        if self._groups is not None:
+            return self._groups.top(score)
+        return top_k(score, check_k(self.k, len(weight)))
 
     def fingerprint(self):
         return (self.k,)
@@ -46,7 +63,77 @@ class TopK(Selector):
         return self.k
 
     def extra_repr(self):
-        return f"k={self.k}, gradient={self.gradient!r}"
+        return (f"k={self.k}, gradient={self.gradient!r}"
+                + (f", per={self.per!r}" if self.per != "graph" else ""))
+
+
+class NoUpdate(TopK):
+    """The paper's No Update Rule: top k at every step, but gradients reach real edges only.
+
+    Hallucinated edges still decay, so an edge comes in only where a real one falls below it
+    ("Discovering Neural Wirings", section 3.3).
+
+    Args:
+        k: number of real edges.
+    """
+
+    def __init__(self, k: int):
+        super().__init__(k, gradient="masked")
+
+
+class Groups:
+    """Edges that compete within groups, and how many of each group are kept.
+
+    Args:
+        group: number of each edge's group, (E,).
+        keep: how many edges each group keeps, (G,).
+    """
+
+    def __init__(self, group: torch.Tensor, keep: torch.Tensor):
+        self.group = group
+        size = torch.bincount(group, minlength=len(keep))
+        # ranks 0..E-1 when sorted by group, then score: the last keep[g] of each group are real
+        self._is_kept = torch.cat([torch.arange(int(n)) >= int(n - k) for n, k in zip(size, keep)])
+
+    def top(self, score: torch.Tensor) -> torch.Tensor:
+        """A mask (E,) of the largest scores of each group, ties as in :func:`top_k`."""
+        by_score = score.argsort(stable=True)
+        order = by_score[self.group.to(score.device)[by_score].argsort(stable=True)]
+        mask = torch.empty_like(score, dtype=torch.bool)
+        mask[order] = self._is_kept.to(score.device)
+        return mask
+
+    @classmethod
+    def by_block(cls, wiring: Wiring, k: int) -> Groups:
+        """k divided in proportion to the candidates into each block, largest remainders first."""
+        group = wiring.block[wiring.dst]
+        size = torch.bincount(group)
+        exact = size.double() * k / max(1, len(group))
+        keep = exact.floor().long()
+        remainder = (exact - keep).argsort(descending=True, stable=True)[:k - int(keep.sum())]
+        keep[remainder] += 1
+        return cls(group, keep)
+
+    @classmethod
+    def by_node(cls, wiring: Wiring, k: int) -> Groups:
+        """The same number for every node that has candidate in-edges."""
+        size = torch.bincount(wiring.dst, minlength=wiring.num_nodes)
+        nodes = int((size > 0).sum())
+        if k % nodes:
+            raise SelectionError(
+                f"per='node' keeps as many in-edges at each of {nodes} nodes, so k must be a multiple "
+                f"of {nodes}, got {k}; the nearest are {k - k % nodes} and {k - k % nodes + nodes}."
+            )
+        fan_in = k // nodes
+        short = ((size > 0) & (size < fan_in)).nonzero().flatten()
+        if len(short):
+            node = int(short[0])
+            raise SelectionError(
+                f"per='node' with k={k} keeps {fan_in} in-edges at each node, but node "
+                f"{wiring.label(node)!r} has only {int(size[node])} candidates; choose k of at most "
+                f"{int(size[size > 0].min()) * nodes}."
+            )
+        return cls(wiring.dst, (size > 0).long() * fan_in)
 
 
 def top_k(score: torch.Tensor, k: int) -> torch.Tensor:

@@ -132,7 +132,6 @@ def write_wirings(path: Path, masks: list[torch.Tensor], weights: list[torch.Ten
         arrays[f"weight_{number}"] = weight.detach()[real].float().cpu().numpy()
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    path.parent.mkdir(exist_ok=True)
     write_atomically(path, content.getvalue())
 
 

@@ -22,8 +22,16 @@ class Recipe:
         image_size: resize class folders to this side in pixels; None keeps the size they have.
         model: a name of :func:`neuralgraph.models.names`.
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`.
-        k: number of real edges; None for the selector "complete".
-        pool: of the head, "authors" or "global".
+        k: number of real edges; None for the model's own, and for the selector "complete".
+        width: of a MobileNet; this and the other options of models apply to those that have them,
+            and None is the model's default.
+        pool: of a tiny classifier's head, "authors" or "global".
+        steps: of a discrete-time model.
+        solver: of a continuous-time model.
+        drop: of targeted dropout, its probability.
+        l1: of l1-anneal, the strength of the penalty.
+        source: folder of a finished run of the same model, for the selectors "lottery-ticket" and
+            "fine-tune": its largest weights are the wiring.
         backend: how sums over edges are computed.
         epochs: passes over the training images.
         batch_size: images per step.
@@ -45,8 +53,14 @@ class Recipe:
     image_size: int | None = None
     model: str = "tiny-static"
     selector: str = "dnw"
-    k: int | None = 32_000
-    pool: str = "authors"
+    k: int | None = None
+    width: float | None = None
+    pool: str | None = None
+    steps: int | None = None
+    solver: str | None = None
+    drop: float | None = None
+    l1: float | None = None
+    source: str | None = None
     backend: str = "auto"
     epochs: int = 160
     batch_size: int = 128
@@ -135,6 +149,26 @@ def _parse(key: str, text: str, kind) -> object:
 RECIPES = {recipe.name: recipe for recipe in (
     Recipe(
         "tiny-static", "the static classifier of the paper's Table 1, on the embedded digits",
-        k=1_000, pool="global", epochs=25, batch_size=32, lr=0.1, crop_padding=0, flip=False,
+        k=300, epochs=12, batch_size=32, crop_padding=0, flip=False,
+    ),
+    Recipe(
+        "tiny-discrete", "the discrete-time classifier of Table 1, on the embedded digits",
+        model="tiny-discrete", lr=0.05, epochs=5, batch_size=32, crop_padding=0, flip=False,
+    ),
+    Recipe(
+        "tiny-continuous", "the continuous-time classifier of Table 1, on the embedded digits",
+        model="tiny-continuous", lr=0.05, epochs=3, batch_size=32, crop_padding=0, flip=False,
+    ),
+    Recipe(
+        "mobilenet-dnw", "MobileNetV1-DNW x 0.225, 160 epochs for CIFAR-10 (give --data)",
+        model="mobilenet-dnw", width=0.225,
+    ),
+    Recipe(
+        "mobilenet-dnw-small", "MobileNetV1-DNW-Small x 0.225, 160 epochs for CIFAR-10 (give --data)",
+        model="mobilenet-dnw-small", width=0.225,
+    ),
+    Recipe(
+        "mobilenet-v1", "the hand-made MobileNetV1 x 0.25, 160 epochs for CIFAR-10 (give --data)",
+        model="mobilenet-v1", selector="complete", width=0.25,
     ),
 )}

@@ -22,11 +22,15 @@ from ..analysis import dead_nodes
 from ..data import Augmentation, ImageData, generator_for, load, training_order
 from ..errors import CheckpointError, InputError, RunError
 from ..models import Classifier
+from ..selectors import FROM_TRAINED
 from .checkpoint import (CHECKPOINT, load_state, read_checkpoint, read_json, write_checkpoint,
                          write_csv, write_json, write_wirings)
 from .recipe import Recipe
 
-RECIPE, METRICS, WIRINGS = "recipe.json", "metrics.csv", "wiring"
+RECIPE, METRICS, WIRINGS, INITIAL = "recipe.json", "metrics.csv", "wiring", "initial.safetensors"
+# recipe fields that models take if they have them, and those that selectors take, by their names there
+MODEL_OPTIONS = ("k", "width", "pool", "steps", "solver")
+SELECTOR_OPTIONS = {"drop": "drop", "l1": "strength"}
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
 EVALUATION_BATCH = 500
 
@@ -91,7 +95,7 @@ class Run:
             self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
             weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
         self.progress = Progress()
-        self.last_real = [network.selection().real.clone() for network in self.model.networks]
+        self.last_real = self._real_edges()
         self.augmentation = Augmentation(recipe.crop_padding, recipe.flip)
 
     # Making and opening
@@ -111,8 +115,10 @@ class Run:
             raise RunError(f"{folder} {what}: continue that one with --resume, or choose another "
                            "folder with --out.")
         run = cls(recipe, folder, data or load(recipe.data, recipe.image_size))
+        _take_over(run)
+        run.last_real = run._real_edges()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            (folder / WIRINGS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the folder {folder}: {error.strerror}.") from error
         write_json(folder / RECIPE, {
@@ -120,6 +126,8 @@ class Run:
             "versions": {"neuralgraph": __version__, "torch": torch.__version__,
                          "python": platform.python_version()},
         })
+        if recipe.selector == "complete":  # a lottery ticket may be drawn from it
+            write_checkpoint(folder / INITIAL, run.model.state_dict(), {})
         run.write_wiring()
         run.save()
         return run
@@ -222,9 +230,13 @@ class Run:
         self.model.train()
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels)
+        terms = [network.selector.penalty(network.weight) for network in self.model.networks]
         self.optimizer.zero_grad()
-        loss.backward()
+        sum((term for term in terms if term is not None), start=loss).backward()
         self.optimizer.step()
+        done = progress.epoch * self.steps_per_epoch + progress.step + 1
+        for network in self.model.networks:
+            network.selector.advance(done, recipe.epochs * self.steps_per_epoch, network.weight)
         progress.loss += loss.item() * len(chosen)
         progress.correct += int((logits.argmax(1) == labels).sum())
         progress.step += 1
@@ -282,6 +294,11 @@ class Run:
         write_wirings(self.folder / WIRINGS / f"epoch-{self.progress.epoch:04d}.npz", self.last_real,
                       [network.weight for network in self.model.networks])
 
+    def _real_edges(self) -> list[torch.Tensor]:
+        """The real edges of each network in evaluation, where nothing is left to chance."""
+        self.model.eval()
+        return [network.selection().real.clone() for network in self.model.networks]
+
     def _momentum(self) -> dict[str, torch.Tensor]:
         return {name: self.optimizer.state[parameter]["momentum_buffer"]
                 for name, parameter in self.model.named_parameters()
@@ -303,13 +320,65 @@ class Run:
 
 
 def make_model(recipe: Recipe, data: ImageData) -> Classifier:
-    """The model of a recipe for these images."""
+    """The model of a recipe for these images, with its initial values.
+
+    Raises:
+        InputError: for a setting that neither the model nor the selector has.
+    """
     if data.size[0] != data.size[1]:
         raise InputError(f"{data.name} has images of {data.size[0]}x{data.size[1]} pixels; models "
                          "take square ones: give image_size to resize.")
+    known = models.options_of(recipe.model)
+    options = {name: getattr(recipe, name) for name in MODEL_OPTIONS
+               if getattr(recipe, name) is not None}
+    selector_options = {option: getattr(recipe, name) for name, option in SELECTOR_OPTIONS.items()
+                        if getattr(recipe, name) is not None}
+    if "selector" in known:
+        options |= {"selector": recipe.selector, "selector_options": selector_options}
+    elif recipe.selector != "complete" or selector_options:
+        raise InputError(f"the model {recipe.model!r} keeps all its edges; use selector=complete.")
+    for name in options:
+        if name not in known:
+            raise InputError(f"the model {recipe.model!r} has no setting {name!r}; leave it out "
+                             f"(--set {name}=none).")
     return models.create(recipe.model, num_classes=len(data.classes), in_channels=data.channels,
-                         image_size=data.size[0], selector=recipe.selector, k=recipe.k,
-                         pool=recipe.pool, backend=recipe.backend, seed=recipe.seed)
+                         image_size=data.size[0], backend=recipe.backend, seed=recipe.seed, **options)
+
+
+def _take_over(run: Run) -> None:
+    """Gives a lottery ticket or a fine-tuned network the wiring of the run it comes from.
+
+    Raises:
+        RunError: if that run is missing, unfinished or of another model.
+    """
+    recipe = run.recipe
+    if recipe.selector not in FROM_TRAINED:
+        if recipe.source is not None:
+            raise InputError(f"the selector {recipe.selector!r} takes nothing from another run; leave "
+                             "source out.")
+        return
+    if recipe.source is None:
+        raise InputError(f"the selector {recipe.selector!r} needs a finished run to take its wiring "
+                         "from: --set source=FOLDER.")
+    source = Run.open(recipe.source, run.data)
+    if not source.is_finished:
+        raise RunError(f"the run in {recipe.source} is not finished (epoch {source.progress.epoch} of "
+                       f"{source.recipe.epochs}); finish it with neuralgraph train "
+                       f"{source.recipe.name} --resume --out {recipe.source}")
+    if source.recipe.model != recipe.model:
+        raise RunError(f"the run in {recipe.source} trained {source.recipe.model!r}, this one is "
+                       f"{recipe.model!r}; they must be the same model.")
+    for mine, theirs in zip(run.model.networks, source.model.networks):
+        if mine.wiring != theirs.wiring:
+            raise RunError(f"the run in {recipe.source} has other candidate edges; use the same model "
+                           "settings.")
+        mine.selector.draw(theirs.weight)
+    values = source.model.state_dict()
+    if recipe.selector == "lottery-ticket":
+        values, _ = read_checkpoint(source.folder / INITIAL)
+    own = run.model.state_dict()
+    own.update({name: value for name, value in values.items() if ".selector." not in name})
+    run.model.load_state_dict(own)
 
 
 @contextlib.contextmanager

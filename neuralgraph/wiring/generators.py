@@ -16,7 +16,7 @@ from .wiring import _FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, Wiring
 DYNAMIC = NodeFunction(send="activation conv", receive="norm", norm="instance")
 
 
-def blocks(sizes: Sequence[int], function: NodeFunction = STATIC, *,
+def blocks(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction] = STATIC, *,
            input_stride: int = 1) -> Wiring:
     """Every edge from an earlier to a later block: A = {(u,v): u in B_i, v in B_j, i < j}.
 
@@ -26,7 +26,7 @@ def blocks(sizes: Sequence[int], function: NodeFunction = STATIC, *,
 
     Args:
         sizes: nodes per block, at least two blocks of at least one node.
-        function: of every node but the outputs.
+        function: of every node but the outputs; or one for each block, the outputs' included.
         input_stride: stride of the convolution of the input nodes, in pixels.
 
     >>> blocks([2, 3, 1])
@@ -35,12 +35,13 @@ def blocks(sizes: Sequence[int], function: NodeFunction = STATIC, *,
     return _blocks(sizes, function, input_stride, reach=len(sizes))
 
 
-def chain(sizes: Sequence[int], function: NodeFunction = STATIC, *, input_stride: int = 1) -> Wiring:
+def chain(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction] = STATIC, *,
+          input_stride: int = 1) -> Wiring:
     """Every edge from a block to the next one: an ordinary layered network.
 
     With one 3x3 kernel per node this is a stack of depthwise-separable convolutions, the wiring of
-    MobileNetV1; with ``NodeFunction("activation")`` it is a multi-layer perceptron.
-    Arguments as in :func:`blocks`.
+    MobileNetV1; with ``NodeFunction("activation")`` it is a multi-layer perceptron. Arguments as in
+    :func:`blocks`; ``function`` may also be one for each block, the outputs' included.
 
     >>> chain([2, 3, 1])
     Wiring(6 nodes: 2 input, 3 hidden, 1 output; 9 candidate edges)
@@ -190,10 +191,14 @@ def _blocks(sizes, function, input_stride, reach):
         dst.append(torch.arange(start[j], start[j + 1]).repeat_interleave(len(sources)))
     role = torch.full((len(block),), HIDDEN)
     role[block == 0], role[block == len(sizes) - 1] = INPUT, OUTPUT
-    functions = _default_functions(role, function)
+    if isinstance(function, NodeFunction):
+        function = [function] * (len(sizes) - 1) + [IDENTITY]
+    if len(function) != len(sizes):
+        raise WiringError(f"expected one node function for each of the {len(sizes)} blocks, got "
+                          f"{len(function)}.")
     if input_stride != 1:
-        strided = dataclasses.replace(function, stride=input_stride)
-        functions[:sizes[0]] = [strided] * sizes[0]
+        function = [dataclasses.replace(function[0], stride=input_stride), *function[1:]]
+    functions = [f for f, size in zip(function, sizes) for _ in range(size)]
     return assemble(torch.cat(src), torch.cat(dst), role, block, functions)
 
 
