@@ -66,8 +66,9 @@ def test_inspect_run_and_file(run, tmp_path):
         assert text in result.output
     call("export", folder, "--format", "json", "--out", tmp_path / "w.json")
     again = call("inspect", tmp_path / "w.json")
-    assert again.output.splitlines()[2:] == [
-        line for line in result.output.splitlines()[3:] if not line.startswith("cost")]
+    lines = result.output.split("\ncost ")[0].splitlines()
+    assert again.output.splitlines()[2:] == lines[3:] and len(lines) > 12
+    assert "MicroNet score" in result.output and "with norms and biases" in result.output
 
 
 @pytest.mark.parametrize("format_, read", [

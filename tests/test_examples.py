@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import neuralgraph as ng
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = {
     "build_by_hand": ([], ["(4, 2, 12, 12) -> output (4, 1, 6, 6)", "hallucinated"]),
+    "lstm_as_a_graph": ([], ["largest difference from torch.nn.LSTM"]),
     "train_and_export": (["1"], ["test accuracy", "gives the same outputs"]),
     "study_a_wiring": (["10"], ["communities:", "longest path:", "dead nodes:"]),
 }
@@ -40,3 +43,20 @@ def test_readme_python():
     for block in blocks:
         exec(block, names)
     assert names["net"].wiring.num_nodes == 5
+
+
+def test_lstm_graph_equals_torch(float64):
+    """In double precision, on real sequences, to rounding; and so do the gradients of the input."""
+    names = runpy.run_path(str(ROOT / "examples" / "lstm_as_a_graph.py"))
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(8, 5, batch_first=True)
+    network = names["lstm_graph"](lstm)
+    data = ng.data.load("digits")
+    rows = data.normalise(data.test_images[:6])[:, 0].double()
+    results = []
+    for run in (lambda x: names["hidden_states"](network, x), lambda x: lstm(x)[0]):
+        x = rows.clone().requires_grad_()
+        y = run(x)
+        y.square().sum().backward()
+        results.append((y.detach(), x.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-10)

@@ -6,7 +6,7 @@ from pathlib import Path
 import neuralgraph
 
 ROOT = Path(neuralgraph.__file__).parent
-ROOMS = ["wiring", "nodes", "selectors", "backends", "networks", "models", "inference", "analysis",
+ROOMS = ["wiring", "nodes", "selectors", "backends", "networks", "layers", "models", "inference", "analysis",
          "data", "training", "compat", "cli"]
 FOR_ALL = {"errors", "_dgl", "_version"}
 ONLY_IN = {"dgl": {"_dgl.py"}, "torchdiffeq": {"networks/continuous.py"}, "click": {"cli"}}

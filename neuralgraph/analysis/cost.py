@@ -1,46 +1,220 @@
-"""What a network costs: multiply-adds and parameters of its real edges and nodes."""
+"""What a model costs: multiply-adds and parameters, of what is live and of what is there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 import torch
+from torch import nn
 
-from ..networks import NeuralGraph
+from ..errors import InputError
+from ..models import Classifier
+from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph
+from ..nodes import DepthwiseConv
+from ..wiring.wiring import INPUT
 from .structure import dead_nodes
+
+# accuracy (top-1 %), parameters (millions), multiply-adds (millions) of the paper's Table 3
+TABLE_3 = {
+    "MobileNetV1 x0.25": (50.6, 0.5, 41), "MobileNetV1 x0.5": (63.7, 1.3, 149),
+    "DNW-Small x0.15": (50.3, 0.24, 22.1), "DNW-Small x0.225": (59.9, 0.4, 41.2),
+    "DNW x0.225": (60.9, 1.1, 42.1), "DNW x0.3": (65.0, 1.3, 66.7), "DNW x0.49": (70.4, 1.8, 154),
+    "RG x0.225": (53.3, 1.2, 55.7), "RG x0.49": (64.1, 1.8, 170),
+}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Counts for one image.
+    """Counts for one image; costs add.
 
     Args:
-        multiply_adds: of edges (H W each) and of the kernels of nodes that have a real out-edge
-            (kernel_size^2 per output pixel); norms, activations and biases are left out, as in the
-            paper (its footnote 1).
-        parameters: real edges and the kernels of those nodes.
+        multiply_adds: of edges (one per pixel), kernels, other convolutions, fully connected layers,
+            and one per pixel and channel of the final pool of a MobileNetV1-DNW, as the authors count
+            it. Norms, activations and biases are left out (the paper's footnote 1).
+        parameters: real edges, kernels, weights of other layers: the authors' count.
+        norms_and_biases: the parameters that count leaves out.
+        index_words: 32-bit words that say where the real edges are, as a bitmask over the candidates
+            or as one 32-bit number an edge, whichever is less.
     """
 
-    multiply_adds: int
-    parameters: int
+    multiply_adds: int = 0
+    parameters: int = 0
+    norms_and_biases: int = 0
+    index_words: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
+
+    @property
+    def stored_words(self) -> int:
+        """All parameters and where the edges are, in 32-bit words."""
+        return self.parameters + self.norms_and_biases + self.index_words
 
 
-def cost(network: NeuralGraph, height: int, width: int) -> Cost:
-    """The cost of a static network on maps of ``height`` x ``width`` pixels at its input nodes.
+def cost(model: Classifier | NeuralGraph, height: int | None = None, width: int | None = None, *,
+         skip_dead: bool = True) -> Cost:
+    """The cost of a model, or of one network on maps of ``height`` x ``width`` pixels.
+
+    Args:
+        model: a classifier (for images of its own size) or a network. A discrete-time network counts
+            all its steps, a continuous-time one the evaluations of its last solve (at least one).
+        height, width: of the maps at the input nodes, for a network only.
+        skip_dead: leave out, as the authors do, the kernels of nodes without real out-edge, and in a
+            MobileNet the stem's filters and the classifier's columns that belong to dead nodes.
 
     >>> import neuralgraph as ng
     >>> net = ng.StaticNeuralGraph(ng.wirings.chain([2, 3]), ng.Complete())
     >>> cost(net, 4, 4)                       # 6 edges and 2 kernels of 9, each on 16 pixels
-    Cost(multiply_adds=384, parameters=24)
+    Cost(multiply_adds=384, parameters=24, norms_and_biases=4, index_words=1)
     """
-    wiring, real = network.wiring, network.selection().real.cpu()
-    live = ~dead_nodes(wiring, real).no_out
+    if isinstance(model, NeuralGraph):
+        if height is None or width is None:
+            raise InputError("the cost of a network depends on the size of its maps: give height and "
+                             "width in pixels.")
+        return _network_cost(model, height, width, skip_dead)
+    return _classifier_cost(model, skip_dead)
+
+
+def _network_cost(network: NeuralGraph, height: int, width: int, skip_dead: bool) -> Cost:
+    wiring, real = network.wiring, _real(network)
 
     def pixels(scale: torch.Tensor) -> torch.Tensor:
         return -(-height // scale) * -(-width // scale)
 
-    message = wiring.message_scale()
-    kernel = torch.tensor([f.kernel_size**2 for f in wiring.functions])[wiring.function]
+    live = ~dead_nodes(wiring, real).no_out if skip_dead else torch.ones(wiring.num_nodes, dtype=torch.bool)
+    updated = (wiring.role != INPUT) | torch.isin(torch.arange(wiring.num_nodes), wiring.dst)
+    per_function = []
+    for function in wiring.functions:
+        area = function.kernel_size**2
+        steps = (function.send.split(), function.receive.split())
+        norms = [sum(2 for s in part if s == "norm") + part.count("bias") for part in steps]
+        per_function.append([area * ("conv" in steps[0]), area * ("conv" in steps[1]), *norms])
+    send, receive, send_norms, receive_norms = torch.tensor(per_function)[wiring.function].T
+    kernels = send * live + receive * (updated & live)
     edges = pixels(wiring.scale)[wiring.dst][real].sum()
-    nodes = (kernel * pixels(message))[live].sum()
-    return Cost(int(edges + nodes), int(real.sum() + kernel[live].sum()))
+    nodes = (kernels * pixels(wiring.message_scale())).sum()
+    repeats = 1
+    if isinstance(network, DiscreteTimeNeuralGraph):
+        repeats = network.steps or 1
+    elif isinstance(network, ContinuousTimeNeuralGraph):
+        repeats = max(1, network.evaluations)
+    k = int(real.sum())
+    return Cost(int(edges + nodes) * repeats, k + int(kernels.sum()),
+                int((send_norms * live + receive_norms * updated).sum()),
+                min(k, math.ceil(wiring.num_edges / 32)))
+
+
+def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
+    """Follows one image through the model and counts every layer on the maps it sees."""
+    total = Cost()
+    stem_live, head_live = _live_ends(model) if skip_dead else (1.0, 1.0)
+    inside = {module for network in model.networks for module in network.modules()}
+    sizes: dict[nn.Module, tuple] = {}
+    layers = [m for m in model.modules() if m in set(model.networks) or (
+        m not in inside and isinstance(m, (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.AdaptiveAvgPool2d)))]
+    hooks = [m.register_forward_hook(lambda m, args, out: sizes.update({m: (args[0].shape, out.shape)}))
+             for m in layers]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            parameter = next(model.parameters())
+            model(parameter.new_zeros(1, model.in_channels, model.image_size, model.image_size))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    in_stem = set(model.stem.modules())
+    for layer in layers:
+        before, after = sizes[layer]
+        if isinstance(layer, NeuralGraph):
+            total += _network_cost(layer, *before[2:], skip_dead)
+        elif isinstance(layer, nn.AdaptiveAvgPool2d):
+            total += Cost(multiply_adds=round(before[1] * before[2] * before[3] * head_live))
+        elif isinstance(layer, nn.BatchNorm2d):
+            total += Cost(norms_and_biases=2 * layer.num_features)
+        else:
+            share = stem_live if layer is model.stem else head_live if layer not in in_stem else 1.0
+            weights = round(layer.weight.numel() * share)
+            positions = math.prod(after[2:]) if isinstance(layer, nn.Conv2d) else 1
+            biases = 0 if layer.bias is None else layer.bias.numel()
+            total += Cost(weights * positions, weights, biases)
+    return total
+
+
+def _live_ends(model: Classifier) -> tuple[float, float]:
+    """The shares of the first network's inputs that are read and of the last one's outputs that are fed."""
+    first, last = model.stages[0], model.stages[-1]
+    inputs = first.wiring.inputs
+    read = ~dead_nodes(first.wiring, _real(first)).no_out[inputs]
+    fed = ~dead_nodes(last.wiring, _real(last)).no_in[last.wiring.outputs]
+    return read.float().mean().item(), fed.float().mean().item()
+
+
+def _real(network: NeuralGraph) -> torch.Tensor:
+    """The real edges in evaluation."""
+    was_training = network.training
+    network.eval()
+    real = network.selection().real.cpu()
+    network.train(was_training)
+    return real
+
+
+def executed_multiply_adds(model: nn.Module, images: torch.Tensor) -> int:
+    """Multiply-adds per image of the operations that a forward really runs, counted as they run.
+
+    Edges count where they are real; a second opinion on :func:`cost` with ``skip_dead=False``, without
+    the pool.
+    """
+    counted = 0
+
+    def convolution(module, args, out):
+        nonlocal counted
+        kernel = module.weight.shape[1:].numel()
+        counted += kernel * out.shape[1:].numel()
+
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, DepthwiseConv)):
+            hooks.append(module.register_forward_hook(convolution))
+        elif isinstance(module, nn.Linear):
+            hooks.append(module.register_forward_hook(
+                lambda m, args, out: convolution(m, args, out)))
+    networks = [module for module in model.modules() if isinstance(module, NeuralGraph)]
+    originals = [network.backend for network in networks]
+
+    class Counting(type(originals[0])):
+        def propagate(self, stage, messages, selection):
+            nonlocal counted
+            sums = super().propagate(stage, messages, selection)
+            counted += int(stage.values(selection.real).sum()) * sums.shape[2:].numel()
+            return sums
+
+    try:
+        for network in networks:
+            network.backend = Counting()
+        with torch.no_grad():
+            model(images[:1])
+    finally:
+        for network, original in zip(networks, originals):
+            network.backend = original
+        for hook in hooks:
+            hook.remove()
+    return counted
+
+
+def micronet_score(storage_words: float, multiplications: float, additions: float, *,
+                   reference_words: float = 6.9e6, reference_operations: float = 1170e6,
+                   half_precision: bool = True) -> float:
+    """storage / reference + operations / reference, the score of the MicroNet challenge (NeurIPS 2019).
+
+    The references are those of ImageNet; CIFAR-100 has 36.5e6 and 10.49e9, WikiText-103 159e6 and
+    318e6. At half precision parameters and multiplications count one half, additions in full.
+
+    >>> round(micronet_score(2_558_732, 515_231_310, 515_231_310), 4)      # the authors' own entry
+    0.846
+    """
+    weight = 0.5 if half_precision else 1.0
+    return (weight * storage_words / reference_words
+            + (weight * multiplications + additions) / reference_operations)

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 import torch
 
-from ..analysis import block_counts, cost, dead_nodes, degrees, longest_path
+from ..analysis import (TABLE_3, block_counts, cost, dead_nodes, degrees, longest_path,
+                        micronet_score)
 from ..errors import InputError, listed, lookup
 from ..training import Run
 from ..wiring import Wiring, read, write
@@ -29,6 +30,7 @@ def inspect(source: Path) -> None:
             price = cost(network, *size)
             click.echo(f"cost           {price.multiply_adds:,} multiply-adds on {size[0]}x{size[1]} "
                        f"maps, {price.parameters:,} parameters (edges and kernels of live nodes)")
+        _print_cost(run)
     elif source.is_file():
         _describe(read(source), candidates=None)
     else:
@@ -50,6 +52,24 @@ def export(folder: Path, format_: str, out: Path) -> None:
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
         click.echo(f"{path}: {wiring.num_nodes} nodes, {wiring.num_edges} edges")
+
+
+def _print_cost(run: Run) -> None:
+    live, whole = cost(run.model), cost(run.model, skip_dead=False)
+    size = run.model.image_size
+    click.echo(f"\nmodel on {size}x{size} images        live nodes   all nodes")
+    for title, value in (("multiply-adds", "multiply_adds"),
+                         ("parameters (authors' count)", "parameters"),
+                         ("  with norms and biases", None), ("  stored, with indices", "stored_words")):
+        pair = [c.parameters + c.norms_and_biases if value is None else getattr(c, value)
+                for c in (live, whole)]
+        click.echo(f"{title:28} {pair[0]:>13,} {pair[1]:>11,}")
+    score = micronet_score(live.stored_words, live.multiply_adds, live.multiply_adds)
+    click.echo(f"MicroNet score (ImageNet)    {score:>13.4f}")
+    if run.recipe.model.startswith("mobilenet"):
+        click.echo("the paper's Table 3 (ImageNet)      top-1 %  parameters (M)  multiply-adds (M)")
+        for name, (accuracy, parameters, adds) in TABLE_3.items():
+            click.echo(f"  {name:32} {accuracy:>8} {parameters:>15} {adds:>18}")
 
 
 def _describe(wiring: Wiring, candidates: int | None) -> None:

@@ -17,6 +17,7 @@ from ..wiring import NodeFunction
 from ..wiring.generators import blocks, chain
 from .classifier import Classifier
 from .layers import conv, linear
+from .tiny import GlobalPool
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,5 @@ def mobilenet_v1(*, width: float = 1.0, image_size: int = 224, num_classes: int 
     stem = nn.Sequential(
         conv(in_channels, sizes[0], 3, stride=1 if image_size <= 64 else 2, bias=False,
              generator=generator), nn.BatchNorm2d(sizes[0]), nn.ReLU())
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         linear(sizes[-1], num_classes, generator=generator))
+    head = nn.Sequential(GlobalPool(), linear(sizes[-1], num_classes, generator=generator))
     return Classifier(stem, [network], head, in_channels=in_channels, image_size=image_size)

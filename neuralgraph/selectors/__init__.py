@@ -8,7 +8,7 @@ from .fixed import Complete, Frozen, RandomGraph, Ticket
 from .pruning import L1Anneal, TargetedDropout
 from .selection import GRADIENTS, GradientRule, Selection
 from .selector import Selector, check_finite
-from .topk import NoUpdate, TopK
+from .topk import NoUpdate, TopK, top_k
 
 SELECTORS = {
     "dnw": TopK,
@@ -48,4 +48,4 @@ def create(name: str, k: int | None = None, **options) -> Selector:
 
 __all__ = ["FROM_TRAINED", "GRADIENTS", "SELECTORS", "Complete", "Frozen", "GradientRule", "L1Anneal",
            "NoUpdate", "RandomGraph", "Selection", "Selector", "TargetedDropout", "Ticket", "TopK",
-           "check_finite", "create"]
+           "check_finite", "create", "top_k"]

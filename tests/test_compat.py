@@ -1,0 +1,125 @@
+"""The authors' checkpoints: what is accepted, and what is refused with a reason."""
+
+import zipfile
+
+import pytest
+import torch
+
+import neuralgraph as ng
+from neuralgraph.errors import CheckpointError, InputError
+
+
+def authors_mobilenet(width=0.5, small=False, random=False):
+    """A state dict as the authors' code names things, of two small graphs."""
+    generator = torch.Generator().manual_seed(0)
+    rand = lambda *shape: torch.rand(*shape, generator=generator) - 0.5
+    norm = lambda n: {"weight": rand(n), "bias": rand(n), "running_mean": rand(n),
+                      "running_var": rand(n) + 1, "num_batches_tracked": torch.tensor(3)}
+    state = {"conv1.weight": rand(4, 3, 3, 3)}
+    for i, (inputs, outputs, b) in enumerate([(4, 6, 1), (6, 8, 2)]):
+        prefix, columns = f"layers.{i}.", inputs + outputs * (b - 1)
+        state[prefix + "downsample.0.weight"] = rand(inputs, 1, 3, 3)
+        if b > 1:
+            state[prefix + "conv.weight"] = rand(outputs * (b - 1), 1, 3, 3)
+        state[prefix + "graph.weight"] = rand(outputs * b, columns, 1, 1)
+        if random:
+            k = ng.models.mobilenet.Stage(inputs, outputs, b, 1).budget(width)
+            mask = torch.zeros(outputs * b * columns)
+            mask[torch.randperm(len(mask), generator=generator)[:k]] = 1
+            state[prefix + "graph.mask"] = mask.view(outputs * b, columns, 1, 1)
+        for j in range(b):
+            state |= {f"{prefix}norm.{j}.{k}": v for k, v in norm(inputs if j == 0 else outputs).items()}
+    state |= {f"bn.{k}": v for k, v in norm(8).items()}
+    if small:
+        state["linear.graph.weight"] = rand(5, 8, 1, 1)
+    else:
+        state |= {"linear.weight": rand(5, 8), "linear.bias": rand(5)}
+    return state
+
+
+X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_every_way_to_say_it_gives_the_same_model(tmp_path, small):
+    state = authors_mobilenet(small=small)
+    expected = ng.load_dnw_checkpoint(state, width=0.5, small=small).eval()(X)
+    prefixed = {"module." + name: value for name, value in state.items()}
+    torch.save({"model": prefixed, "last_epoch": 3, "optimizer": {"lr": 0.1}}, tmp_path / "a.pt")
+    torch.save(state, tmp_path / "b.pt")
+    for source in (prefixed, {"model": state}, tmp_path / "a.pt", str(tmp_path / "b.pt")):
+        assert torch.equal(ng.load_dnw_checkpoint(source, width=0.5, small=small).eval()(X), expected)
+
+
+def test_real_edges_are_the_possible_ones_among_the_top():
+    state = authors_mobilenet()
+    model = ng.load_dnw_checkpoint(state, width=0.5)
+    matrix = state["layers.1.graph.weight"][:, :, 0, 0]
+    k = 28  # ceil(0.25 (6 8 + 8 8))
+    threshold = matrix.abs().flatten().sort().values[-k]
+    kept = matrix.abs() >= threshold
+    possible = torch.ones_like(kept)
+    possible[:8, 6:] = False  # block 1 receives from the inputs only
+    assert model.stages[1].selector.k == (kept & possible).sum() < k
+
+
+def test_random_graphs_keep_their_mask():
+    state = authors_mobilenet(random=True)
+    model = ng.load_dnw_checkpoint(state, width=0.5)
+    network = model.stages[1]
+    mask = state["layers.1.graph.mask"][:, :, 0, 0] != 0
+    wiring = network.wiring
+    assert torch.equal(network.selection().real, mask[wiring.dst - 6, wiring.src])
+    with pytest.raises(CheckpointError, match="but this width or prune rate keeps"):
+        ng.load_dnw_checkpoint(state, width=0.7)
+
+
+def broken(change):
+    state = authors_mobilenet()
+    change(state)
+    return state
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: ng.load_dnw_checkpoint(authors_mobilenet()), InputError, "needs width"),
+    (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), width=1.5), InputError, "at most 1, got 1.5"),
+    (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), width=0.5, small=True), CheckpointError, "give small=False"),
+    (lambda: ng.load_dnw_checkpoint(authors_mobilenet(small=True), width=0.5), CheckpointError, "give small=True"),
+    (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), setting="static"), InputError, "'discrete' or 'continuous'"),
+    (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), setting="discrete"), InputError, "prune_rate"),
+    (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), setting="discrete", prune_rate=0.9), CheckpointError, "no entry 'graph.weight'"),
+    (lambda: ng.load_dnw_checkpoint({}, width=0.5), CheckpointError, "no state dict"),
+    (lambda: ng.load_dnw_checkpoint({"epoch": 3}, width=0.5), CheckpointError, "no state dict"),
+    (lambda: ng.load_dnw_checkpoint({"layer1.weight": torch.zeros(3)}, width=0.5), CheckpointError, "no graphs"),
+    (lambda: ng.load_dnw_checkpoint(broken(lambda s: s.pop("bn.bias")), width=0.5), CheckpointError, "no entry 'bn.bias'"),
+    (lambda: ng.load_dnw_checkpoint(broken(lambda s: s.update(extra=torch.zeros(1))), width=0.5), CheckpointError, "entries that this model does not: extra"),
+    (lambda: ng.load_dnw_checkpoint(broken(lambda s: s.update({"layers.1.graph.weight": torch.zeros(16, 13, 1, 1)})), width=0.5), CheckpointError, "does not fit 6 inputs"),
+    (lambda: ng.load_dnw_checkpoint(broken(lambda s: s.update({"bn.bias": torch.zeros(9)})), width=0.5), CheckpointError, "does not fit"),
+])
+def test_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+def test_hostile_and_damaged_files(tmp_path, capsys):
+    good = tmp_path / "good.pt"
+    torch.save(authors_mobilenet(), good)
+    content = good.read_bytes()
+    torch.save({"model": authors_mobilenet(), "meters": Payload()}, tmp_path / "pickle.pt")
+    (tmp_path / "half.pt").write_bytes(content[:len(content) // 2])
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "text.pt").write_text("not a checkpoint")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 50_000_000)
+    for name, message in [("pickle", "pickled objects"), ("half", "damaged"), ("empty", "damaged"),
+                          ("text", "damaged"), ("list", "not a state dict"), ("absent", "no file"),
+                          ("bomb", "would unpack to 50,000,000 bytes")]:
+        with pytest.raises(CheckpointError, match=message):
+            ng.load_dnw_checkpoint(tmp_path / f"{name}.pt", width=0.5)
+    assert "code was run" not in capsys.readouterr().out

@@ -1,0 +1,97 @@
+"""Multiply-adds and parameters: the paper's Table 3 to the last edge, and as really executed."""
+
+import pytest
+import torch
+from test_models import BUDGETS
+
+import neuralgraph as ng
+from neuralgraph.analysis import cost, executed_multiply_adds, micronet_score
+from neuralgraph.errors import InputError
+
+SIDES, OPS = (112, 56, 28, 14, 7), (32, 192, 384, 2816, 1536)
+STEM, POOL, CLASSIFIER = 27 * 32 * 112**2, 49 * 1024, 1024 * 1000
+# methods, table 3.4: parameters and multiply-adds in millions, no dead nodes
+PRINTED = {0.225: (1.228, 56.62), 0.3: (1.352, 77.86), 0.49: (1.823, 158.84), 0.51: (1.886, 169.63)}
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    return ng.models.create("mobilenet-dnw", width=0.225)
+
+
+@pytest.mark.parametrize("width", PRINTED)
+def test_table_3(mobilenet, width):
+    for network, k in zip(mobilenet.networks, BUDGETS[width]):
+        network.selector.k = k
+    price = cost(mobilenet, skip_dead=False)
+    edges = sum(side**2 * k for side, k in zip(SIDES, BUDGETS[width]))
+    nodes = sum(side**2 * 9 * ops for side, ops in zip(SIDES, OPS))
+    assert price.multiply_adds == edges + nodes + STEM + POOL + CLASSIFIER
+    assert price.parameters == sum(BUDGETS[width]) + 9 * sum(OPS) + 27 * 32 + CLASSIFIER
+    assert price.norms_and_biases == 11_968 + 1_000
+    params, adds = PRINTED[width]
+    assert round(price.parameters / 1e6, 3) == params and round(price.multiply_adds / 1e6, 2) == adds
+    live = cost(mobilenet)
+    assert live.multiply_adds <= price.multiply_adds and live.parameters <= price.parameters
+    # a random start leaves nodes dead only where edges are few
+    assert (live.multiply_adds < price.multiply_adds) == (width == 0.225)
+
+
+@pytest.mark.parametrize("width, params, adds", [(0.15, 0.270, 40.58), (0.225, 0.435, 55.82)])
+def test_table_3_small(width, params, adds):
+    price = cost(ng.models.create("mobilenet-dnw-small", width=width), skip_dead=False)
+    assert round(price.parameters / 1e6, 3) == params and round(price.multiply_adds / 1e6, 2) == adds
+
+
+@pytest.mark.parametrize("width, params, adds", [(0.25, 0.464, 41.03), (0.5, 1.320, 149.50)])
+def test_mobilenet_v1(width, params, adds):
+    model = ng.models.create("mobilenet-v1", width=width)
+    price = cost(model)
+    assert round(price.parameters / 1e6, 3) == params
+    assert round(price.multiply_adds / 1e6, 2) == adds
+    assert executed_multiply_adds(model, torch.zeros(1, 3, 224, 224)) == \
+        price.multiply_adds
+
+
+def test_cifar_variant():
+    """Methods 3.6: 4.55 and 3.33 million multiply-adds at 32 pixels."""
+    small = cost(ng.models.create("mobilenet-dnw", width=0.225, image_size=32, num_classes=10), skip_dead=False)
+    plain = cost(ng.models.create("mobilenet-v1", width=0.25, image_size=32, num_classes=10))
+    assert round(small.multiply_adds / 1e6, 2) == 4.55 and small.parameters == 214_688
+    assert round(plain.multiply_adds / 1e6, 2) == 3.33 and plain.parameters == 210_160
+
+
+@pytest.mark.parametrize("name, options", [
+    ("tiny-static", {}), ("tiny-discrete", {"steps": 3}), ("mobilenet-dnw", {"image_size": 32, "num_classes": 10}),
+    ("mobilenet-dnw-small", {"image_size": 32, "num_classes": 10})])
+def test_counted_as_executed(name, options):
+    """What the formulas say is what a forward does, edge by edge."""
+    model = ng.models.create(name, **options).eval()
+    images = torch.zeros(1, 3, model.image_size, model.image_size)
+    pool = 4 * 1024 if name.startswith("mobilenet") else 0
+    assert executed_multiply_adds(model, images) == cost(model, skip_dead=False).multiply_adds - pool
+
+
+def test_continuous_time_counts_evaluations():
+    network = ng.ContinuousTimeNeuralGraph(ng.wirings.complete(6, inputs=2, outputs=2), ng.TopK(9), solver="rk4")
+    network(torch.randn(1, 2, 4, 4))
+    assert cost(network, 4, 4, skip_dead=False).multiply_adds == 32 * 16 * (9 + 6 * 9)
+
+
+def test_indices_are_a_mask_or_a_list():
+    network = ng.StaticNeuralGraph(ng.wirings.chain([40, 40]), ng.TopK(30))
+    assert cost(network, 1, 1).index_words == 30  # 1600 bits are 50 words
+    network.selector.k = 1000
+    assert cost(network, 1, 1).index_words == 50
+
+
+def test_micronet_score_of_the_authors_entry():
+    """Methods 16.4: 0.8460 as submitted, 0.961 with the bitmask that it omits."""
+    assert round(micronet_score(2_558_732, 515_231_310, 515_231_310), 4) == 0.8460
+    mask = 2 * 25.49e6 / 32  # a bit a weight, not halved
+    assert round(micronet_score(2_558_732 + mask, 515_231_310, 515_231_310), 3) == 0.961
+
+
+def test_a_network_needs_a_size():
+    with pytest.raises(InputError, match="height and width"):
+        cost(ng.StaticNeuralGraph(ng.wirings.chain([4, 4]), ng.TopK(3)))

@@ -1,0 +1,140 @@
+"""Sparse layers inside ordinary models."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import neuralgraph as ng
+from neuralgraph.errors import InputError, SelectionError, UnknownNameError
+from neuralgraph.layers.sparse import count
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 12, 1, bias=False),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 5))
+
+
+def largest(weight, k):
+    mask = torch.zeros(weight.numel(), dtype=torch.bool)
+    mask[weight.reshape(-1).abs().argsort(stable=True)[weight.numel() - k:]] = True
+    return mask.view(weight.shape)
+
+
+def test_forward_is_masked_and_the_gradient_is_dense(float64):
+    dense = model()
+    sparse = ng.sparsify(dense, 0.25)
+    twin = copy.deepcopy(dense)
+    ks = {"3": 18, "4": 24, "7": 60}
+    with torch.no_grad():
+        for name, k in ks.items():
+            layer = twin.get_submodule(name)
+            layer.weight.mul_(largest(layer.weight, k))
+            assert sparse.get_submodule(name).k == k
+    x = torch.randn(4, 3, 6, 6)
+    sparse(x).square().sum().backward()
+    twin(x).square().sum().backward()
+    torch.testing.assert_close(sparse(x), twin(x), rtol=0, atol=0)
+    for a, b in zip(sparse.parameters(), twin.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-12)
+    assert (sparse[4].weight.grad[~sparse[4].real()] != 0).any()
+
+
+def test_density_one_is_the_identity():
+    dense = model()
+    sparse = ng.sparsify(dense, 1.0)
+    x = torch.randn(4, 3, 6, 6)
+    sparse(x).sum().backward(), dense(x).sum().backward()
+    assert torch.equal(sparse(x), dense(x))
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(sparse.parameters(), dense.parameters()))
+
+
+def test_channels_last_is_really_pruned():
+    layer = ng.SparseConv2d(8, 8, 3, density=0.1).to(memory_format=torch.channels_last)
+    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+    assert (layer.effective_weight() != 0).sum() == 58
+    x = torch.randn(2, 8, 5, 5).to(memory_format=torch.channels_last)
+    masked = layer.weight * largest(layer.weight.detach().contiguous(), 58)
+    torch.testing.assert_close(layer(x), nn.functional.conv2d(x, masked, layer.bias))
+
+
+def test_state_dicts_go_both_ways():
+    dense, sparse = model(), ng.sparsify(model(), 0.3)
+    sparse.load_state_dict(dense.state_dict())
+    dense.load_state_dict(sparse.state_dict())
+    assert list(dense.state_dict()) == list(sparse.state_dict())
+
+
+def test_densify_bakes_the_zeros_in():
+    sparse = ng.sparsify(model(), 0.3)
+    baked = ng.densify(sparse)
+    x = torch.randn(4, 3, 6, 6)
+    sparse.eval(), baked.eval()
+    assert torch.equal(baked(x), sparse(x))
+    assert type(baked[4]) is nn.Conv2d and type(sparse[4]) is ng.SparseConv2d
+    assert (baked[7].weight != 0).sum() == sparse[7].k and "k" not in vars(baked[7])
+    assert ng.densify(sparse, inplace=True) is sparse and type(sparse[4]) is nn.Conv2d
+
+
+def test_maps_skips_and_the_first_layer():
+    dense = model()
+    chosen = ng.sparsify(dense, {"0": 0.5, "7": 0.1})
+    assert [type(chosen[i]).__name__ for i in (0, 3, 4, 7)] == ["SparseConv2d", "Conv2d", "Conv2d", "SparseLinear"]
+    skipped = ng.sparsify(dense, 0.5, skip=["3"], first_layer_dense=False)
+    assert [type(skipped[i]).__name__ for i in (0, 3, 4, 7)] == ["SparseConv2d", "Conv2d", "SparseConv2d", "SparseLinear"]
+    assert type(dense[4]) is nn.Conv2d
+    assert ng.sparsify(dense, 0.5, inplace=True) is dense and type(dense[4]) is ng.SparseConv2d
+
+
+def resnet50_weights():
+    """The weight counts of ResNet-50's 53 convolutions and its classifier as a 1x1 convolution."""
+    sizes, channels = [64 * 3 * 49], 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            sizes += [channels * width, width * width * 9, width * 4 * width]
+            if block == 0:
+                sizes.append(channels * width * 4)
+            channels = width * 4
+    return [*sizes, 2048 * 1000]
+
+
+@pytest.mark.parametrize("density, all_sparse, first_dense", [
+    (0.1, 2_550_318, 2_558_785), (0.2, 5_100_607, 5_108_133), (0.3, 7_650_902, 7_657_487)])
+def test_resnet50_counts(density, all_sparse, first_dense):
+    """The numbers of weights behind the paper's Table 4, to the last weight."""
+    sizes = resnet50_weights()
+    assert len(sizes) == 54 and sum(sizes) == 25_502_912
+    assert sum(count(density, n) for n in sizes) == all_sparse
+    assert sizes[0] + sum(count(density, n) for n in sizes[1:]) == first_dense
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: ng.sparsify(model(), 0), InputError, "above 0 and at most 1, got 0"),
+    (lambda: ng.sparsify(model(), 1.2), InputError, "got 1.2"),
+    (lambda: ng.sparsify(model(), {"4": -1}), InputError, "got -1"),
+    (lambda: ng.sparsify(model(), {"44": 0.5}), UnknownNameError, "unknown layer '44'; did you mean '4'"),
+    (lambda: ng.sparsify(model(), skip=["1"]), UnknownNameError, "unknown layer '1'"),
+    (lambda: ng.sparsify(nn.ReLU()), InputError, "no torch.nn.Conv2d"),
+    (lambda: ng.sparsify(ng.SparseLinear(3, 3)), InputError, "sparse already"),
+])
+def test_bad_arguments(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_bad_map_changes_nothing():
+    dense = model()
+    with pytest.raises(InputError):
+        ng.sparsify(dense, {"4": 0.5, "7": 2}, inplace=True)
+    assert type(dense[4]) is nn.Conv2d
+
+
+def test_nan_weights():
+    layer = ng.SparseLinear(4, 4)
+    layer.weight.data[0, 0] = float("nan")
+    with pytest.raises(SelectionError, match="diverged"):
+        layer(torch.zeros(1, 4))
