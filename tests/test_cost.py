@@ -72,6 +72,24 @@ def test_counted_as_executed(name, options):
     assert executed_multiply_adds(model, images) == cost(model, skip_dead=False).multiply_adds - pool
 
 
+def test_dead_nodes_cost_nothing():
+    """The kernel of a node without real out-edge is not counted, nor what only it needed at the ends."""
+    network, = ng.models.create("tiny-static", k=100).networks
+    real = network.selection().real
+    sending = len(set(network.wiring.src[real].tolist()))
+    price = cost(network, 8, 8)
+    assert price.parameters == 100 + 9 * sending
+    assert price.multiply_adds == 64 * (100 + 9 * sending)
+    assert cost(network, 8, 8, skip_dead=False).parameters == 100 + 9 * 800
+    stages = ng.models.mobilenet.STAGES[:1]
+    model = ng.models.mobilenet_dnw(width=0.1, stages=stages, num_classes=10, image_size=32)
+    first, = model.networks
+    real = first.selection().real
+    read, fed = len(set(first.wiring.src[real].tolist())), len(set(first.wiring.dst[real].tolist()))
+    assert 0 < read < 32 and 0 < fed < 64
+    assert cost(model).parameters == int(real.sum()) + 9 * read + 27 * read + 10 * fed
+
+
 def test_continuous_time_counts_evaluations():
     network = ng.ContinuousTimeNeuralGraph(ng.wirings.complete(6, inputs=2, outputs=2), ng.TopK(9), solver="rk4")
     network(torch.randn(1, 2, 4, 4))

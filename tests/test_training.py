@@ -16,7 +16,8 @@ from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, rea
 from neuralgraph.training import checkpoint as checkpoint_module
 from neuralgraph.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
 
-QUICK = dataclasses.replace(RECIPES["tiny-static"], epochs=2, batch_size=40, k=3000)
+QUICK = dataclasses.replace(RECIPES["tiny-static"], epochs=2, batch_size=40, k=3000, crop_padding=1,
+                            flip=True)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,8 @@ def test_rows_are_true(undisturbed, data):
 
 def test_first_step_is_sgd(data, tmp_path):
     """The first update equals torch.optim.SGD written out, with the rate of step one."""
-    recipe = dataclasses.replace(QUICK, epochs=1, batch_size=100, momentum=0.0, crop_padding=0)
+    recipe = dataclasses.replace(QUICK, epochs=1, batch_size=100, momentum=0.0, crop_padding=0,
+                                 flip=False)
     run = Run.create(recipe, tmp_path / "r", data)
     model = ng.models.create("tiny-static", num_classes=10, in_channels=1, image_size=8, k=3000)
     order = ng.data.training_order(100, 0, 0)
