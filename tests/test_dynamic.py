@@ -110,6 +110,19 @@ def test_sequences_are_added_to_the_inputs(float64):
     torch.testing.assert_close(network(first), fixed(x[:, 0]), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", [ng.DiscreteTimeNeuralGraph, ng.ContinuousTimeNeuralGraph])
+def test_learned_wirings_give_the_same_network(kind, float64):
+    """Also where an input lost all its in-edges: it is updated to the norm's shift, it holds nothing."""
+    network = kind(ng.wirings.complete(12, inputs=4, outputs=3), ng.TopK(14))
+    with torch.no_grad():
+        network.functions.groups[0].receive[0].bias.uniform_(-1, 1)
+    learned = network.learned_wiring()
+    assert not torch.isin(learned.inputs, learned.dst).all() and not learned.holds.any()
+    x = torch.randn(2, 4, 5, 5)
+    for wiring in (learned, ng.from_networkx(ng.to_networkx(network))):
+        torch.testing.assert_close(kind(wiring, ng.Complete())(x), network(x), rtol=1e-9, atol=1e-9)
+
+
 def test_untied_steps_have_their_own_functions(float64):
     wiring = ng.wirings.complete(8, inputs=2, outputs=2)
     tied = ng.DiscreteTimeNeuralGraph(wiring, ng.TopK(30), steps=3)

@@ -259,6 +259,8 @@ def networkx_line():
     (lambda g: [g.nodes[n].update(kernel="[1, 2") for n in "ab"], "number or a list of numbers"),
     (lambda g: g.edges["a", "b"].update(weight=1.0), "'b' -> 'c' has no 'weight'"),
     (lambda g: g.nodes["b"].update(scale=1), "has no 'scale'"),
+    (lambda g: [g.nodes[n].update(holds=True) for n in "abc"], "node 'b' has holds=1"),
+    (lambda g: g.nodes["b"].update(holds="no"), "holds 'no'; expected true or false"),
 ])
 def test_bad_networkx(change, message):
     graph = networkx_line()

@@ -15,7 +15,8 @@ from .network import NeuralGraph
 class DynamicNeuralGraph(NeuralGraph):
     """A graph whose nodes all have a state at any time; it may have cycles.
 
-    Input nodes without candidate in-edges are not updated: they hold the data, as in a static graph.
+    Input nodes without candidate in-edges (``wiring.holds``) are not updated: they hold the data, as in
+    a static graph.
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
@@ -27,12 +28,10 @@ class DynamicNeuralGraph(NeuralGraph):
         order = torch.cat([stage.nodes for stage in self.stages])
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order))
-        has_parent = torch.zeros(wiring.num_nodes, dtype=torch.bool)
-        has_parent[wiring.dst] = True
         inputs = wiring.inputs
         self.register_buffer("_input_place", place[inputs], persistent=False)
         self.register_buffer("_output_place", place[wiring.outputs], persistent=False)
-        self.register_buffer("_holding", ~has_parent[inputs], persistent=False)
+        self.register_buffer("_holding", wiring.holds[inputs], persistent=False)
 
     def _num_sources(self):
         return self.wiring.num_nodes

@@ -17,7 +17,7 @@ from .wiring import OUTPUT, ROLES, Wiring
 
 _FUNCTION_FIELDS = ("send", "receive", "norm", "activation", "kernel_size", "stride",
                     "aggregate", "zero_pad")
-_NODE_FIELDS = ("role", "block", *_FUNCTION_FIELDS, "scale")
+_NODE_FIELDS = ("role", "block", *_FUNCTION_FIELDS, "scale", "holds")
 # Learned values of nodes; a second operation of the same kind has the suffix "_2", and so on.
 _LEARNED = ("kernel", "norm_weight", "norm_bias", "norm_mean", "norm_var", "bias")
 
@@ -27,7 +27,7 @@ def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
 
     Nodes carry ``role`` ("input", "hidden", "output"), ``block``, ``send``, ``receive``, ``norm``,
     ``activation``, ``kernel_size``, ``stride``, ``aggregate``, ``zero_pad``,
-    ``scale`` and, where the wiring carries learned
+    ``scale``, ``holds`` and, where the wiring carries learned
     values, those that the node uses: ``kernel`` (row by row), ``norm_weight``, ``norm_bias``,
     ``norm_mean``, ``norm_var``, ``bias``. Edges carry ``weight`` where there is one, and ``real``
     if it is given.
@@ -40,12 +40,12 @@ def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
     parameters = {name: value.tolist() for name, value in wiring.parameters.items()}
     used = [_used_values(function) for function in wiring.functions]
     blocks, roles = wiring.block.tolist(), wiring.role.tolist()
-    which, scales = wiring.function.tolist(), wiring.scale.tolist()
+    which, scales, holds = wiring.function.tolist(), wiring.scale.tolist(), wiring.holds.tolist()
     for node in range(wiring.num_nodes):
         function = wiring.functions[which[node]]
         attributes = {"role": ROLES[roles[node]], "block": blocks[node]}
         attributes |= {name: getattr(function, name) for name in _FUNCTION_FIELDS}
-        attributes["scale"] = scales[node]
+        attributes |= {"scale": scales[node], "holds": holds[node]}
         for name, values in parameters.items():
             if name not in used[which[node]]:
                 continue
@@ -73,7 +73,7 @@ def from_networkx(graph: nx.DiGraph) -> Wiring:
     ``activation``, ``kernel_size``, ``stride``, ``aggregate``, ``zero_pad`` follow
     :class:`NodeFunction`; a node with neither
     ``send`` nor ``receive`` is ``norm activation conv``, an output node the identity. ``scale``,
-    learned node values and the edge attribute ``weight`` (on all edges or none) are taken over.
+    ``holds``, learned node values and the edge attribute ``weight`` (on all edges or none) are taken over.
     Attributes of other names are not read, unless they look like a misspelt one: then it is an error.
     Nodes keep their order and their names; edges, which have no order in networkx, are sorted by
     destination, then source.
@@ -101,10 +101,6 @@ def from_networkx(graph: nx.DiGraph) -> Wiring:
     edges = sorted(((place[v], place[u], data) for u, v, data in graph.edges(data=True)),
                    key=lambda edge: edge[:2])
     dst, src = torch.tensor([edge[:2] for edge in edges], dtype=torch.long).reshape(-1, 2).unbind(1)
-    scales = [node["scale"] for node in nodes]
-    if any(scales) and not all(scales):
-        raise WiringError(f"node {labels[scales.index(None)]!r} has no 'scale' but others have one; "
-                          "give it to all nodes or to none.")
     return assemble(
         src, dst,
         role=torch.tensor([node["role"] for node in nodes], dtype=torch.long),
@@ -112,7 +108,8 @@ def from_networkx(graph: nx.DiGraph) -> Wiring:
         functions=[node["function"] for node in nodes],
         weight=_read_weights(labels, edges),
         parameters=_read_parameters(labels, nodes),
-        scale=torch.tensor(scales) if any(scales) else None,
+        scale=_read_column(labels, nodes, "scale"),
+        holds=_read_column(labels, nodes, "holds"),
         labels=labels,
     )
 
@@ -144,10 +141,23 @@ def _read_node(label, data: Mapping) -> dict:
         value = data.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int):
             raise WiringError(f"node {label!r} has {name} {value!r}; expected an integer.")
+    if data.get("holds") not in (None, False, True):
+        raise WiringError(f"node {label!r} has holds {data['holds']!r}; expected true or false.")
     learned = {name: _numbers(label, name, value) for name, value in data.items()
                if _is_learned(name)}
     return {"role": role, "block": data["block"], "scale": data.get("scale"),
-            "function": function, "learned": learned}
+            "holds": data.get("holds"), "function": function, "learned": learned}
+
+
+def _read_column(labels, nodes, name) -> torch.Tensor | None:
+    """An optional structural attribute, which all nodes have or none."""
+    values = [node[name] for node in nodes]
+    if all(value is None for value in values):
+        return None
+    if None in values:
+        raise WiringError(f"node {labels[values.index(None)]!r} has no {name!r} but others have one; "
+                          "give it to all nodes or to none.")
+    return torch.tensor(values, dtype=torch.long)
 
 
 def _read_weights(labels, edges) -> torch.Tensor | None:

@@ -150,7 +150,8 @@ def from_edges(edges: Iterable[tuple[int, int]] | torch.Tensor, *, inputs: Itera
 def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: torch.Tensor,
              functions: Sequence[NodeFunction], *, weight: torch.Tensor | None = None,
              parameters: Mapping[str, torch.Tensor] | None = None,
-             scale: torch.Tensor | None = None, labels: Sequence | None = None) -> Wiring:
+             scale: torch.Tensor | None = None, holds: torch.Tensor | None = None,
+             labels: Sequence | None = None) -> Wiring:
     """Packs everything a wiring holds into a DGL graph and validates it."""
     graph = dgl.graph((src, dst), num_nodes=len(role))
     graph.ndata["role"], graph.ndata["block"] = role, block
@@ -164,8 +165,9 @@ def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: to
         graph.ndata[name] = table[:, column]
     for name, value in (parameters or {}).items():
         graph.ndata[name] = value
-    if scale is not None:
-        graph.ndata["scale"] = scale
+    for name, value in (("scale", scale), ("holds", holds)):
+        if value is not None:
+            graph.ndata[name] = value
     if weight is not None:
         if weight.shape != (len(src),):
             raise WiringError(f"weight must have shape ({len(src)},), one an edge, "

@@ -26,7 +26,7 @@ _FUNCTION_CODES = {
     "aggregate": (AGGREGATES.index, AGGREGATES.__getitem__),
     "zero_pad": (int, bool),
 }
-_STRUCTURE = ("role", "block", "scale", *_FUNCTION_CODES)
+_STRUCTURE = ("role", "block", "scale", "holds", *_FUNCTION_CODES)
 
 
 class Wiring:
@@ -42,6 +42,8 @@ class Wiring:
     ``norm``, ...     and ``receive`` as octal digits (``0o123`` = norm, activation, conv). Left out,
                       output nodes are the identity and all others ``norm activation conv``.
     ``scale``         how many times smaller than the input a node's incoming sum is; computed
+    ``holds``         1 for input nodes that keep the data instead of being updated; by default those
+                      without in-edges, so that a wiring that lost some edges still knows
     ================  ==============================================================================
 
     Floating-point node data (``kernel``, ``norm_weight``, ...) and the edge data ``weight`` (E,) are
@@ -83,10 +85,11 @@ class Wiring:
         self.functions, self.function = self._read_functions()
         self.weight = self._read_weight()
         self.scale = self._read_scale()
+        self.holds = self._read_holds()
         for name, (encode, _) in _FUNCTION_CODES.items():
             codes = torch.tensor([encode(getattr(f, name)) for f in self.functions])
             self._graph.ndata[name] = codes[self.function]
-        self._graph.ndata["scale"] = self.scale
+        self._graph.ndata["scale"], self._graph.ndata["holds"] = self.scale, self.holds.long()
 
     # What it is
 
@@ -261,6 +264,19 @@ class Wiring:
                 "weights must be finite."
             )
         return weight
+
+    def _read_holds(self) -> torch.Tensor:
+        """Which nodes keep the data, a mask (V,)."""
+        fed = torch.zeros(self.num_nodes, dtype=torch.bool)
+        fed[self.dst] = True
+        if "holds" not in self._graph.ndata:
+            return (self.role == INPUT) & ~fed
+        holds = self._integers("holds", low=0, high=1) == 1
+        wrong = (holds & (fed | (self.role != INPUT))).nonzero().flatten().tolist()
+        if wrong:
+            raise WiringError(f"node {self.label(wrong[0])!r} has holds=1, but only an input node "
+                              "without in-edges can keep the data; set it to 0 there.")
+        return holds
 
     def message_scale(self) -> torch.Tensor:
         """How many times smaller than the input the message of each node is, (V,)."""
