@@ -98,9 +98,12 @@ def test_continuous_time_counts_evaluations():
 
 def test_indices_are_a_mask_or_a_list():
     network = ng.StaticNeuralGraph(ng.wirings.chain([40, 40]), ng.TopK(30))
-    assert cost(network, 1, 1).index_words == 30  # 1600 bits are 50 words
+    price = cost(network, 1, 1)
+    assert (price.mask_words, price.list_words) == (50, 30)  # 1600 bits; 30 edges
+    assert price.stored_words == price.parameters + price.norms_and_biases + 30
     network.selector.k = 1000
-    assert cost(network, 1, 1).index_words == 50
+    price = cost(network, 1, 1)
+    assert price.stored_words == price.parameters + price.norms_and_biases + 50
 
 
 def test_micronet_score_of_the_authors_entry():

@@ -308,6 +308,17 @@ def test_every_selector_learns_with_exactly_k(tmp_path, selector, changes):
     assert (rows[-1]["swapped_edges"] > 0) == (selector not in ("random", "complete", "l1-anneal"))
 
 
+def test_tickets_and_fine_tuned_networks_learn(tmp_path):
+    base = dataclasses.replace(RECIPES["tiny-static"], epochs=1, batch_size=16, lr=0.05)
+    source = Run.create(dataclasses.replace(base, selector="complete", k=None), tmp_path / "source")
+    source.train()
+    for selector, rate in (("lottery-ticket", 0.05), ("fine-tune", 0.01)):
+        recipe = dataclasses.replace(base, selector=selector, k=32_000, lr=rate, source=str(source.folder))
+        run = Run.create(recipe, tmp_path / selector)
+        rows = run.train(ExactK())
+        assert rows[-1]["test_accuracy"] > 70 and rows[-1]["swapped_edges"] == 0
+
+
 def test_discrete_time_learns(tmp_path):
     recipe = dataclasses.replace(RECIPES["tiny-discrete"], epochs=1, batch_size=16, steps=3)
     assert Run.create(recipe, tmp_path / "r").train()[-1]["test_accuracy"] > 70

@@ -34,22 +34,23 @@ class Cost:
             it. Norms, activations and biases are left out (the paper's footnote 1).
         parameters: real edges, kernels, weights of other layers: the authors' count.
         norms_and_biases: the parameters that count leaves out.
-        index_words: 32-bit words that say where the real edges are, as a bitmask over the candidates
-            or as one 32-bit number an edge, whichever is less.
+        mask_words: 32-bit words that say where the real edges are, as one bit per candidate.
+        list_words: likewise as a list, one 32-bit word (two 16-bit node numbers) per edge.
     """
 
     multiply_adds: int = 0
     parameters: int = 0
     norms_and_biases: int = 0
-    index_words: int = 0
+    mask_words: int = 0
+    list_words: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
 
     @property
     def stored_words(self) -> int:
-        """All parameters and where the edges are, in 32-bit words."""
-        return self.parameters + self.norms_and_biases + self.index_words
+        """All parameters and where the edges are, in 32-bit words, in the smaller of both forms."""
+        return self.parameters + self.norms_and_biases + min(self.mask_words, self.list_words)
 
 
 def cost(model: Classifier | NeuralGraph, height: int | None = None, width: int | None = None, *,
@@ -66,7 +67,7 @@ def cost(model: Classifier | NeuralGraph, height: int | None = None, width: int 
     >>> import neuralgraph as ng
     >>> net = ng.StaticNeuralGraph(ng.wirings.chain([2, 3]), ng.Complete())
     >>> cost(net, 4, 4)                       # 6 edges and 2 kernels of 9, each on 16 pixels
-    Cost(multiply_adds=384, parameters=24, norms_and_biases=4, index_words=1)
+    Cost(multiply_adds=384, parameters=24, norms_and_biases=4, mask_words=1, list_words=6)
     """
     if isinstance(model, NeuralGraph):
         if height is None or width is None:
@@ -102,7 +103,7 @@ def _network_cost(network: NeuralGraph, height: int, width: int, skip_dead: bool
     k = int(real.sum())
     return Cost(int(edges + nodes) * repeats, k + int(kernels.sum()),
                 int((send_norms * live + receive_norms * updated).sum()),
-                min(k, math.ceil(wiring.num_edges / 32)))
+                math.ceil(wiring.num_edges / 32), k)
 
 
 def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
@@ -209,7 +210,8 @@ def micronet_score(storage_words: float, multiplications: float, additions: floa
                    half_precision: bool = True) -> float:
     """storage / reference + operations / reference, the score of the MicroNet challenge (NeurIPS 2019).
 
-    The references are those of ImageNet; CIFAR-100 has 36.5e6 and 10.49e9, WikiText-103 159e6 and
+    By its rules sparse tensors are stored with a bitmask, ``Cost.mask_words``. The references are those
+    of ImageNet; CIFAR-100 has 36.5e6 and 10.49e9, WikiText-103 159e6 and
     318e6. At half precision parameters and multiplications count one half, additions in full.
 
     >>> round(micronet_score(2_558_732, 515_231_310, 515_231_310), 4)      # the authors' own entry

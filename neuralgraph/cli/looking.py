@@ -64,7 +64,8 @@ def _print_cost(run: Run) -> None:
         pair = [c.parameters + c.norms_and_biases if value is None else getattr(c, value)
                 for c in (live, whole)]
         click.echo(f"{title:28} {pair[0]:>13,} {pair[1]:>11,}")
-    score = micronet_score(live.stored_words, live.multiply_adds, live.multiply_adds)
+    stored = live.parameters + live.norms_and_biases + live.mask_words
+    score = micronet_score(stored, live.multiply_adds, live.multiply_adds)
     click.echo(f"MicroNet score (ImageNet)    {score:>13.4f}")
     if run.recipe.model.startswith("mobilenet"):
         click.echo("the paper's Table 3 (ImageNet)      top-1 %  parameters (M)  multiply-adds (M)")
