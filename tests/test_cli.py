@@ -13,6 +13,7 @@ import networkx as nx
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from neuralgraph.cli import main
 
@@ -102,6 +103,22 @@ def test_second_run_gets_its_own_folder_and_resume_finds_the_latest(tmp_path, mo
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["tiny-static", "tiny-static-2"]
     result = call("train", "tiny-static", "--resume")
     assert result.exit_code == 0 and "runs/tiny-static-2" in result.output
+
+
+def test_a_run_on_own_images_resumes_from_another_folder(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 5)):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(count):
+                picture = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(picture).save(tmp_path / "images" / part / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    result = call("train", "tiny-static", "--data", "images", "--epochs", "1", "--out", "run")
+    assert result.exit_code == 0 and "80 training and 10 test images" in result.output
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert call("evaluate", "../run").exit_code == 0
 
 
 def error(*arguments):

@@ -144,7 +144,7 @@ class NeuralGraph(nn.Module, ABC):
             )
         if 0 in x.shape:
             raise InputError(f"expected at least one sample and one pixel, got {tuple(x.shape)}.")
-        if x.dtype != self.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != self.weight.dtype and not _autocasts(x.device.type):
             raise InputError(
                 f"x is {x.dtype} but the network's weights are {self.weight.dtype}: use "
                 f"x.to({self.weight.dtype}) or network.to({x.dtype})."
@@ -159,6 +159,13 @@ class NeuralGraph(nn.Module, ABC):
     def _num_sources(self) -> int:
         """How many nodes can have children: in a static graph all but the outputs."""
         return int((self.wiring.role != OUTPUT).sum())
+
+
+def _autocasts(device_type: str) -> bool:
+    try:
+        return torch.is_autocast_enabled(device_type)
+    except TypeError:  # before torch 2.4 there was one function per device
+        return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
 
 
 class _Chosen:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from .. import models
 from .._version import __version__
 from ..analysis import dead_nodes
-from ..data import Augmentation, ImageData, generator_for, load, training_order
+from ..data import DATASETS, Augmentation, ImageData, generator_for, load, training_order
 from ..errors import CheckpointError, InputError, RunError
 from ..models import Classifier
 from ..selectors import FROM_TRAINED
@@ -114,6 +114,10 @@ class Run:
             what = "holds another run" if (folder / RECIPE).exists() else "exists and is not empty"
             raise RunError(f"{folder} {what}: continue that one with --resume, or choose another "
                            "folder with --out.")
+        for name in ("data", "source"):  # a run must be found again from any folder
+            value = getattr(recipe, name)
+            if value is not None and value not in DATASETS and Path(value).exists():
+                recipe = dataclasses.replace(recipe, **{name: str(Path(value).resolve())})
         run = cls(recipe, folder, data or load(recipe.data, recipe.image_size))
         _take_over(run)
         run.last_real = run._real_edges()
@@ -172,7 +176,7 @@ class Run:
 
     def describe_data(self) -> dict:
         """What the run began with, to notice a change."""
-        return {"source": self.data.name, "train": len(self.data.train_images),
+        return {"train": len(self.data.train_images),
                 "test": len(self.data.test_images), "classes": list(self.data.classes),
                 "fingerprint": self.data.fingerprint()}
 
