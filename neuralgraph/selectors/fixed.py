@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from ..errors import SelectionError
-from .selector import Selector, check_k
+from .selector import MaskSelector, Selector, check_k
 from .topk import top_k
 
 
-class Frozen(Selector):
+class Frozen(MaskSelector):
     """k real edges chosen once and kept; only they receive gradients.
 
     Args:
@@ -17,15 +17,8 @@ class Frozen(Selector):
     """
 
     def __init__(self, k: int):
-        super().__init__("masked")
+        super().__init__()
         self.k = check_k(k)
-        self.register_buffer("real", None)
-
-    def select(self, weight):
-        return self.real
-
-    def fingerprint(self):
-        return (self.real.data_ptr(), self.real._version)
 
     @property
     def num_real(self):

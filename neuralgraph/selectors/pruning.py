@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from ..errors import SelectionError, lookup
-from .selector import Selector, check_k
+from .selector import MaskSelector, Selector, check_k
 from .topk import Groups, top_k
 
 
-class L1Anneal(Selector):
+class L1Anneal(MaskSelector):
     """Start complete, remove the smallest |w| step by step until k remain, with an L1 term.
 
         k_t = k + (E - k) (1 - tau)^3,   tau = (t - t0) / (t1 - t0) clipped to [0, 1]
@@ -32,7 +32,7 @@ class L1Anneal(Selector):
 
     def __init__(self, k: int, strength: float = 1e-5, start: float = 0.0, end: float = 0.75,
                  every: int = 100, shape: str = "cubic"):
-        super().__init__("masked")
+        super().__init__()
         self.k = check_k(k)
         self._power = lookup("shape", shape, {"cubic": 3, "linear": 1})
         if not 0 <= start < end <= 1:
@@ -40,7 +40,6 @@ class L1Anneal(Selector):
         if strength < 0 or every < 1:
             raise SelectionError(f"expected strength >= 0 and every >= 1, got {strength} and {every}.")
         self.strength, self.start, self.end, self.every = strength, start, end, every
-        self.register_buffer("real", None)
         self.register_buffer("finished", torch.zeros((), dtype=torch.bool))
 
     def prepare(self, wiring, weight, generator):
@@ -67,12 +66,6 @@ class L1Anneal(Selector):
         if self.finished or not self.strength:
             return None
         return self.strength * weight[self.real].abs().sum()
-
-    def select(self, weight):
-        return self.real
-
-    def fingerprint(self):
-        return (self.real.data_ptr(), self.real._version)
 
     @property
     def num_real(self):

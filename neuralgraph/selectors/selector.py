@@ -70,6 +70,23 @@ class Selector(nn.Module, ABC):
         """k, the number of real edges."""
 
 
+class MaskSelector(Selector):
+    """A selector whose choice is a mask it keeps: the buffer ``real``, made when it is bound.
+
+    Only real edges receive gradients.
+    """
+
+    def __init__(self):
+        super().__init__("masked")
+        self.register_buffer("real", None)
+
+    def select(self, weight):
+        return self.real
+
+    def fingerprint(self):
+        return (self.real.data_ptr(), self.real._version)
+
+
 def check_k(k: int, num_edges: int | None = None) -> int:
     """k as an integer within 0..num_edges, or an error."""
     if isinstance(k, bool) or not isinstance(k, int):
