@@ -165,6 +165,14 @@ def test_bad_input(run, tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cifar.tar.gz", "one"]
 
 
+def test_failing_files_are_reported(run, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", "secret.npz")
+
+    monkeypatch.setattr("neuralgraph.training.run.load", refuse)
+    assert "Permission denied: 'secret.npz'" in error("evaluate", run[0])
+
+
 COMMAND = [sys.executable, "-c", "from neuralgraph.cli import main; main()"]
 
 

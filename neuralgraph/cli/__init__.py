@@ -27,6 +27,9 @@ class Commands(click.Group):
         except BrokenPipeError:  # the reader of a pipe has seen enough
             sys.stderr.close()
             ctx.exit(0)
+        except OSError as error:  # a file that may not be read, a disk that fails
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(2)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
