@@ -238,6 +238,24 @@ def test_fixed_grid_takes_eight_steps():
     assert network.evaluations == 4 * 8
 
 
+def test_fixed_grid_keeps_eight_steps_beside_other_options():
+    network = linear_system([[-1.0]], solver="rk4", options={"interp": "cubic"})
+    network(torch.ones(1, 1, 1, 1))
+    assert network.evaluations >= 4 * 8
+
+
+def test_scipy_needs_the_adjoint():
+    network = linear_system([[-1.0]], solver="scipy_solver")
+    with pytest.raises(InputError, match="use adjoint=True"):
+        network(torch.ones(1, 1, 1, 1))
+
+
+def test_fixed_grids_do_not_return_infinity():
+    network = linear_system([[1e30]], solver="euler")
+    with pytest.raises(SolverError, match="finite state"):
+        network(torch.full((1, 1, 1, 1), 1e30))
+
+
 def test_solver_failures(float64):
     stiff = linear_system([[-1e4]], max_evaluations=50)
     with pytest.raises(SolverError, match="cap of 50 evaluations.*stiff"):

@@ -114,6 +114,7 @@ def test_resnet50_counts(density, all_sparse, first_dense):
 
 @pytest.mark.parametrize("call, error, message", [
     (lambda: ng.sparsify(model(), 0), InputError, "above 0 and at most 1, got 0"),
+    (lambda: ng.sparsify(nn.Linear(10, 10), 5.0), InputError, "got 5.0"),
     (lambda: ng.sparsify(model(), 1.2), InputError, "got 1.2"),
     (lambda: ng.sparsify(model(), {"4": -1}), InputError, "got -1"),
     (lambda: ng.sparsify(model(), {"44": 0.5}), UnknownNameError, "unknown layer '44'; did you mean '4'"),

@@ -135,6 +135,8 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *,
         if name not in layers:
             raise UnknownNameError("layer", name, layers)
     wanted = dict(density) if is_map else dict.fromkeys(layers, density)
+    for share in wanted.values():
+        count(share, 1)  # also of a layer that stays dense
     if first_layer_dense and not is_map:
         wanted.pop(next(iter(layers)))
     ks = {name: count(share, layers[name].weight.numel()) for name, share in wanted.items()

@@ -82,6 +82,9 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._check_input(x)
+        if self.solver == "scipy_solver" and not self.adjoint and torch.is_grad_enabled():
+            raise InputError("solver='scipy_solver' cannot be differentiated through: use adjoint=True, "
+                             "or torch.no_grad() where no gradient is needed.")
         derivative = _Derivative(self, self.selection())
         settings = dict(rtol=self.rtol, atol=self.atol, method=self.solver,
                         options=self._solver_options())
@@ -100,12 +103,18 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
                 f"({str(error) or 'an internal check'}): the derivative grows without bound or is not "
                 "finite; use a norm in the node function, a smaller time or smaller weights."
             ) from error
+        if len(states) != 2 or not states[-1].isfinite().all():
+            raise SolverError(f"the solver {self.solver!r} did not reach time {self.time} with a finite "
+                              "state: the derivative grows without bound; use a norm in the node "
+                              "function, a smaller time or smaller weights.")
         return self._outputs_of(states[-1])
 
     def _solver_options(self) -> dict | None:
-        if issubclass(_SOLVERS[self.solver], FixedGridODESolver) and not self.options:
-            return {"step_size": self.time / FIXED_STEPS}
-        return self.options
+        options = dict(self.options or {})
+        if issubclass(_SOLVERS[self.solver], FixedGridODESolver) and \
+                not {"step_size", "grid_constructor"} & set(options):
+            options["step_size"] = self.time / FIXED_STEPS
+        return options or None
 
     def extra_repr(self):
         return f"{super().extra_repr()}, solver={self.solver!r}, rtol={self.rtol}, atol={self.atol}"
