@@ -1,6 +1,10 @@
 """Static networks on every backend against the plain reference, in double precision."""
 
 import copy
+import os
+import pathlib
+import subprocess
+import sys
 
 import networkx as nx
 import pytest
@@ -351,3 +355,61 @@ def test_deepcopy_and_state_dict(generator):
     fresh = ng.StaticNeuralGraph(STATIC_GENERATORS[generator](), ng.RandomGraph(3), seed=9).eval()
     fresh.load_state_dict(network.state_dict())
     assert torch.equal(twin(x), network(x)) and torch.equal(fresh(x), network(x))
+
+
+@pytest.mark.parametrize("backend", ["sparse", "auto"])
+def test_compiled_backends_refuse_second_derivatives_by_name(backend):
+    network = ng.StaticNeuralGraph(ng.wirings.blocks([2, 3, 1]), ng.TopK(4), backend=backend)
+    x = torch.randn(2, 2, 4, 4, requires_grad=True)
+    with pytest.raises(InputError, match="backend = 'dense'"):
+        torch.autograd.grad(network(x).sum(), x, create_graph=True)
+
+
+def test_auto_takes_the_dense_way_where_most_edges_are_real():
+    used = []
+
+    class Recording(ng.backends.Backend):
+        def __init__(self, name):
+            self.name, self.real = name, ng.backends.create(name)
+
+        def propagate(self, *arguments):
+            used.append(self.name)
+            return self.real.propagate(*arguments)
+
+    auto = ng.backends.create("auto")
+    auto._dense, auto._sparse = Recording("dense"), Recording("sparse")
+    for k, expected in ((10, "sparse"), (90, "dense")):
+        network = ng.StaticNeuralGraph(ng.wirings.chain([10, 10]), ng.TopK(k), backend=auto)
+        network(torch.randn(1, 10, 2, 2))
+        assert used.pop() == expected and not used
+
+
+def test_torch_compile_leaves_outputs_alone():
+    network = ng.StaticNeuralGraph(ng.wirings.blocks([2, 8, 8, 3]), ng.TopK(40), backend="sparse").eval()
+    x = torch.randn(2, 2, 6, 6)
+    compiled = torch.compile(network, backend="eager")
+    torch.testing.assert_close(compiled(x), network(x), rtol=0, atol=0)
+
+
+def test_without_numba_torch_does_the_sums():
+    code = """
+import warnings, torch, neuralgraph as ng
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    nets = [ng.StaticNeuralGraph(ng.wirings.blocks([3, 6, 6, 2]), ng.TopK(30), backend=b).double()
+            for b in ("sparse", "dense", "auto")]
+assert sum("numba" in str(w.message) for w in seen) == 1, seen
+x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+outputs = [net(x) for net in nets]
+for y in outputs[1:]:
+    torch.testing.assert_close(y, outputs[0], rtol=1e-10, atol=1e-10)
+for y in outputs:
+    y.square().sum().backward()
+for net in nets[1:]:
+    for p, q in zip(net.parameters(), nets[0].parameters()):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-10)
+"""
+    root = pathlib.Path(ng.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr[-2000:]

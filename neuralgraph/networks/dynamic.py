@@ -48,10 +48,11 @@ class DynamicNeuralGraph(NeuralGraph):
                  functions: NodeFunctions) -> torch.Tensor:
         """receive_v( sum over real edges (u,v) of w_uv send_u(s_u) ) of all nodes, (B, V, H, W)."""
         sizes = [len(chunk.nodes) for chunk in self._chunks]
-        messages = _cat([functions.send(chunk.function, rows, part) for chunk, rows, part
+        fused = self.backend.fuses_nodes
+        messages = _cat([functions.send(chunk.function, rows, part, fused) for chunk, rows, part
                          in zip(self._chunks, self._rows, states.split(sizes, dim=1))])
         totals = _cat([self._aggregate(stage, messages, selection) for stage in self.stages])
-        return _cat([functions.receive(chunk.function, rows, part) for chunk, rows, part
+        return _cat([functions.receive(chunk.function, rows, part, fused) for chunk, rows, part
                      in zip(self._chunks, self._rows, totals.split(sizes, dim=1))])
 
     def _without_holding(self, states):

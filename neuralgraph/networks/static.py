@@ -58,6 +58,7 @@ class StaticNeuralGraph(NeuralGraph):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._check_input(x)
         selection = self.selection()
+        fused = self.backend.fuses_nodes
         messages: dict[tuple[int, int], torch.Tensor] = {}
         outputs = []
         for number, stage in enumerate(self.stages):
@@ -66,11 +67,11 @@ class StaticNeuralGraph(NeuralGraph):
             for c, (chunk, rows) in enumerate(zip(stage.chunks, self._rows[number])):
                 part = sums[:, start:start + len(chunk.nodes)]
                 start += len(chunk.nodes)
-                state = self.functions.receive(chunk.function, rows, part) if number else part
+                state = self.functions.receive(chunk.function, rows, part, fused) if number else part
                 if chunk.is_output:
                     outputs.append(state)
                 else:
-                    messages[number, c] = self.functions.send(chunk.function, rows, state)
+                    messages[number, c] = self.functions.send(chunk.function, rows, state, fused)
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return y if self._output_order is None else y[:, self._output_order]
 

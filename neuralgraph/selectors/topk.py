@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .. import kernels
 from ..errors import SelectionError, lookup
 from ..wiring import Wiring
 from .selector import Selector, check_k
+
+MANY = 2**17  # scores from which on one compiled pass is faster than numpy's partition
 
 
 class TopK(Selector):
@@ -50,10 +53,10 @@ class TopK(Selector):
             self._groups = Groups.by_node(wiring, self.k)
 
     def select(self, weight):
-        score = weight.detach().abs()
+        weight = weight.detach()
         if self._groups is not None:
-            return self._groups.top(score)
-        return top_k(score, check_k(self.k, len(weight)))
+            return self._groups.top(weight.abs())
+        return top_k(weight, check_k(self.k, len(weight)), by_magnitude=True)
 
     def fingerprint(self):
         return (self.k,)
@@ -136,19 +139,31 @@ class Groups:
         return cls(wiring.dst, (size > 0).long() * fan_in)
 
 
-def top_k(score: torch.Tensor, k: int) -> torch.Tensor:
-    """A mask (E,) of the k largest scores; of equal ones the last are kept.
+def top_k(score: torch.Tensor, k: int, by_magnitude: bool = False) -> torch.Tensor:
+    """A mask (E,) of the k largest scores (or of their magnitudes); of equal ones the last are kept.
 
     Only the k-th largest score is found, nothing is sorted.
     """
     if k == 0:
         return torch.zeros_like(score, dtype=torch.bool)
+    if score.device.type == "cpu" and kernels.AVAILABLE and len(score) >= MANY and \
+            score.dtype in (torch.float32, torch.float64):
+        mask = _bracketed(score.contiguous(), k, by_magnitude)
+        if mask is not None:
+            return mask
+    if by_magnitude:
+        score = score.abs()
     threshold = _kth_largest(score, k)
     mask = score > threshold
     missing = k - int(mask.sum())
     tied = (score == threshold).nonzero().flatten()
     mask[tied[len(tied) - missing:]] = True
     return mask
+
+
+def _bracketed(score, k, by_magnitude):
+    from ..kernels.ranking import bracketed_top_k  # numba is loaded where it is used
+    return bracketed_top_k(score, k, by_magnitude)
 
 
 def _kth_largest(score: torch.Tensor, k: int) -> torch.Tensor:

@@ -83,6 +83,11 @@ class Stage:
         return slots
 
     @cached_property
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """``src`` and ``dst`` as compiled kernels want them, int32."""
+        return self.src.int(), self.dst.int()
+
+    @cached_property
     def candidates(self) -> dgl.DGLGraph:
         """The candidate edges as a bipartite DGL block."""
         return self.block()
