@@ -191,6 +191,12 @@ def graph_with(edges, roles, **ndata):
 LINE = ([0, 1], [1, 2])
 
 
+def weighted(edges, name):
+    graph = graph_with(edges, [1, 0, 2])
+    graph.edata[name] = torch.ones(2)
+    return graph
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda: ng.Wiring(nx.DiGraph()), "dgl.DGLGraph, got DiGraph"),
     (lambda: ng.Wiring(dgl.graph(LINE)), "no node data 'role'"),
@@ -220,6 +226,26 @@ LINE = ([0, 1], [1, 2])
     (lambda: ng.wirings.from_edges(torch.rand(3, 2), inputs=[0], outputs=[1]), "pairs of node numbers"),
     (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], weight=torch.ones(2)), r"shape \(1,\)"),
     (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], weight=torch.tensor([float("nan")])), "edge 0 -> 1 has the weight nan"),
+    (lambda: ng.wirings.from_edges([(0, 3), (1, 2)], inputs=[1, 0], outputs=[2, 3]), "inputs must be ascending.*got 1, 0"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1, 1]), "outputs must be ascending"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0.7], outputs=[1]), "node of inputs must be an integer, got 0.7"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=torch.tensor([False, True]), outputs=[1]), "must be an integer"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], num_nodes=2.0), "num_nodes must be an integer"),
+    (lambda: ng.wirings.from_edges([(0.5, 1)], inputs=[0], outputs=[1]), "pairs of node numbers"),
+    (lambda: ng.wirings.from_edges([(0, 1, 1), (1, 2, 1)], inputs=[0], outputs=[2]), "pairs of node numbers"),
+    (lambda: ng.wirings.from_edges([(0, 1), (1,)], inputs=[0], outputs=[1]), "pairs of node numbers"),
+    (lambda: ng.wirings.from_edges([("a", "b")], inputs=[0], outputs=[1]), "pairs of node numbers"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], functions={7: ng.NodeFunction()}), "functions names 7, which is no node: nodes are the numbers 0 to 1"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], functions={1: "conv"}), "function of node 1 must be a NodeFunction, got 'conv'"),
+    (lambda: ng.wirings.blocks([2.7, 3]), "size of a block must be an integer, got 2.7"),
+    (lambda: ng.wirings.chain([2, True]), "must be an integer, got True"),
+    (lambda: ng.wirings.blocks([2, 3], input_stride=1.5), "stride must be an integer"),
+    (lambda: ng.wirings.complete(4.0, inputs=1, outputs=1), "nodes must be an integer, got 4.0"),
+    (lambda: ng.wirings.complete_dag(4, inputs=1, outputs=1.5), "outputs must be an integer, got 1.5"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], strides=[1, 2, 1])), "unknown node data 'strides'; did you mean 'stride'"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], kernels=[0.0] * 3)), "did you mean 'kernel'"),
+    (lambda: ng.Wiring(weighted(LINE, "weights")), "unknown edge data 'weights'; did you mean 'weight'"),
+    (lambda: ng.NodeFunction(send=None), "send must be a text of steps"),
     (lambda: ng.NodeFunction("norm", kernel_size=3), "kernel_size=3 is never used"),
     (lambda: ng.NodeFunction("conv conv"), "one kernel"),
     (lambda: ng.NodeFunction("activation", stride=2), "stride=2 needs a convolution"),
@@ -258,6 +284,7 @@ def networkx_line():
     (lambda g: [g.nodes[n].update(kernel=[1.0] * 8) for n in "ab"], "kernel of 8 numbers.*needs 9"),
     (lambda g: [g.nodes[n].update(kernel="[1, 2") for n in "ab"], "number or a list of numbers"),
     (lambda g: g.edges["a", "b"].update(weight=1.0), "'b' -> 'c' has no 'weight'"),
+    (lambda g: g.edges["a", "b"].update(weigth=1.0), "'a' -> 'b' has the unknown attribute 'weigth'; did you mean 'weight'"),
     (lambda g: g.nodes["b"].update(scale=1), "has no 'scale'"),
     (lambda g: [g.nodes[n].update(holds=True) for n in "abc"], "node 'b' has holds=1"),
     (lambda g: g.nodes["b"].update(holds="no"), "holds 'no'; expected true or false"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,15 +10,12 @@ import networkx as nx
 import torch
 
 from ..errors import InputError, WiringError, listed, lookup
-from .function import IDENTITY, STATIC, NodeFunction
+from .function import IDENTITY, STATIC, NodeFunction, is_learned, used_values
 from .generators import assemble
-from .wiring import OUTPUT, ROLES, Wiring
+from .wiring import EDGE_DATA, OUTPUT, ROLES, STRUCTURE, Wiring, refuse_near_misses
 
 _FUNCTION_FIELDS = ("send", "receive", "norm", "activation", "kernel_size", "stride",
                     "aggregate", "zero_pad")
-_NODE_FIELDS = ("role", "block", *_FUNCTION_FIELDS, "scale", "holds")
-# Learned values of nodes; a second operation of the same kind has the suffix "_2", and so on.
-_LEARNED = ("kernel", "norm_weight", "norm_bias", "norm_mean", "norm_var", "bias")
 
 
 def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
@@ -38,7 +34,7 @@ def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
     """
     graph = nx.DiGraph()
     parameters = {name: value.tolist() for name, value in wiring.parameters.items()}
-    used = [_used_values(function) for function in wiring.functions]
+    used = [used_values(function) for function in wiring.functions]
     blocks, roles = wiring.block.tolist(), wiring.role.tolist()
     which, scales, holds = wiring.function.tolist(), wiring.scale.tolist(), wiring.holds.tolist()
     for node in range(wiring.num_nodes):
@@ -98,6 +94,8 @@ def from_networkx(graph: nx.DiGraph) -> Wiring:
     labels = list(graph.nodes)
     place = {label: number for number, label in enumerate(labels)}
     nodes = [_read_node(label, data) for label, data in graph.nodes(data=True)]
+    for u, v, data in graph.edges(data=True):
+        refuse_near_misses(f"the edge {u!r} -> {v!r} has the unknown attribute", data, EDGE_DATA)
     edges = sorted(((place[v], place[u], data) for u, v, data in graph.edges(data=True)),
                    key=lambda edge: edge[:2])
     dst, src = torch.tensor([edge[:2] for edge in edges], dtype=torch.long).reshape(-1, 2).unbind(1)
@@ -115,12 +113,7 @@ def from_networkx(graph: nx.DiGraph) -> Wiring:
 
 
 def _read_node(label, data: Mapping) -> dict:
-    for name in data:
-        if name not in _NODE_FIELDS and not _is_learned(name):
-            near = difflib.get_close_matches(str(name), (*_NODE_FIELDS, *_LEARNED), 1, cutoff=0.8)
-            if near:
-                raise WiringError(f"node {label!r} has the unknown attribute {name!r}; did you mean "
-                                  f"{near[0]!r}?")
+    refuse_near_misses(f"node {label!r} has the unknown attribute", data, STRUCTURE, learned=True)
     for name in ("role", "block"):
         if name not in data:
             example = ", ".join(map(repr, ROLES)) if name == "role" else "an integer >= 0"
@@ -144,7 +137,7 @@ def _read_node(label, data: Mapping) -> dict:
     if data.get("holds") not in (None, False, True):
         raise WiringError(f"node {label!r} has holds {data['holds']!r}; expected true or false.")
     learned = {name: _numbers(label, name, value) for name, value in data.items()
-               if _is_learned(name)}
+               if is_learned(name)}
     return {"role": role, "block": data["block"], "scale": data.get("scale"),
             "holds": data.get("holds"), "function": function, "learned": learned}
 
@@ -175,7 +168,7 @@ def _read_parameters(labels, nodes) -> dict[str, torch.Tensor]:
     names = {name for node in nodes for name in node["learned"]}
     parameters = {}
     for name in sorted(names):
-        used = [name in _used_values(node["function"]) for node in nodes]
+        used = [name in used_values(node["function"]) for node in nodes]
         for label, node, uses in zip(labels, nodes, used):
             if uses != (name in node["learned"]):
                 raise WiringError(
@@ -210,34 +203,6 @@ def _stack_kernels(labels, nodes) -> torch.Tensor:
         kernel[edge:edge + size, edge:edge + size] = torch.tensor(
             numbers, dtype=torch.float64).view(size, size)
     return kernels
-
-
-def _is_learned(name) -> bool:
-    base, _, number = str(name).rpartition("_")
-    return name in _LEARNED or (base in _LEARNED and number.isdigit())
-
-
-def _used_values(function: NodeFunction) -> set[str]:
-    """The names of the learned values that a node with this function has."""
-    kinds = {"norm": ["norm_weight", "norm_bias"], "conv": ["kernel"], "bias": ["bias"],
-             "activation": []}
-    if function.norm == "batch":
-        kinds["norm"] += ["norm_mean", "norm_var"]
-    seen: dict[str, int] = {}
-    names = set()
-    for step in (*function.receive.split(), *function.send.split()):
-        seen[step] = seen.get(step, 0) + 1
-        names |= {value_name(name, seen[step]) for name in kinds[step]}
-    return names
-
-
-def value_name(name: str, occurrence: int) -> str:
-    """The name of a learned value of the n-th operation of its kind (receive first) in a node.
-
-    >>> value_name("bias", 1), value_name("bias", 2)
-    ('bias', 'bias_2')
-    """
-    return name if occurrence == 1 else f"{name}_{occurrence}"
 
 
 def _numbers(label, name, value) -> list[float]:

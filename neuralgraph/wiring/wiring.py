@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import difflib
+from collections.abc import Hashable, Iterable, Sequence
 
 import torch
 
 from .._dgl import dgl
 from ..errors import WiringError, listed
-from .function import (ACTIVATIONS, AGGREGATES, IDENTITY, NORMS, STATIC, NodeFunction, decode_steps,
-                       encode_steps)
+from .function import (ACTIVATIONS, AGGREGATES, IDENTITY, LEARNED, NORMS, STATIC, NodeFunction,
+                       decode_steps, encode_steps, is_learned)
 
 # The position of a role is its code in a DGL graph.
 ROLES = ("hidden", "input", "output")
@@ -26,7 +27,8 @@ _FUNCTION_CODES = {
     "aggregate": (AGGREGATES.index, AGGREGATES.__getitem__),
     "zero_pad": (int, bool),
 }
-_STRUCTURE = ("role", "block", "scale", "holds", *_FUNCTION_CODES)
+STRUCTURE = ("role", "block", "scale", "holds", *_FUNCTION_CODES)
+EDGE_DATA = ("weight", "real")
 
 
 class Wiring:
@@ -48,7 +50,8 @@ class Wiring:
 
     Floating-point node data (``kernel``, ``norm_weight``, ...) and the edge data ``weight`` (E,) are
     learned values: a network built on this wiring starts from them. A learned wiring is a
-    wiring of the real edges only that carries both.
+    wiring of the real edges only that carries both. Data of other names are left alone, unless they
+    look like a misspelt one of these: then it is an error.
 
     The i-th input channel belongs to the i-th input node in node order, likewise for outputs.
 
@@ -77,6 +80,8 @@ class Wiring:
             )
         self._graph = _copy(graph.long())
         self.labels = _checked_labels(labels, graph.num_nodes())
+        refuse_near_misses("the graph has the unknown node data", graph.ndata, STRUCTURE, learned=True)
+        refuse_near_misses("the graph has the unknown edge data", graph.edata, EDGE_DATA)
         self.src, self.dst = self._graph.edges()
         self.role = self._integers("role", low=0, high=len(ROLES) - 1)
         self.block = self._integers("block", low=0)
@@ -121,7 +126,7 @@ class Wiring:
     def parameters(self) -> dict[str, torch.Tensor]:
         """Learned values of the nodes, if the wiring carries any: name to a tensor (V, ...)."""
         return {name: value for name, value in self._graph.ndata.items()
-                if name not in _STRUCTURE and value.is_floating_point()}
+                if name not in STRUCTURE and value.is_floating_point()}
 
     def function_of(self, node: int) -> NodeFunction:
         """What ``node`` computes."""
@@ -170,7 +175,7 @@ class Wiring:
             parameters: of the nodes, each (V, ...).
         """
         graph = dgl.graph((self.src[edges], self.dst[edges]), num_nodes=self.num_nodes)
-        for name in _STRUCTURE:
+        for name in STRUCTURE:
             graph.ndata[name] = self._graph.ndata[name]
         for name, value in parameters.items():
             graph.ndata[name] = value.detach()
@@ -336,6 +341,18 @@ def _copy(graph: dgl.DGLGraph) -> dgl.DGLGraph:
         for name in list(data):
             data[name] = data[name].detach().clone()
     return graph
+
+
+def refuse_near_misses(complaint: str, names: Iterable[object], known: Sequence[str],
+                       learned: bool = False) -> None:
+    """Refuses names that look like a misspelt one of ``known`` (or of the learned values of nodes)."""
+    for name in names:
+        if name in known or (learned and is_learned(name)):
+            continue
+        family = (*known, *LEARNED) if learned else known
+        near = difflib.get_close_matches(str(name), family, 1, cutoff=0.8)
+        if near:
+            raise WiringError(f"{complaint} {name!r}; did you mean {near[0]!r}?")
 
 
 def _checked_labels(labels, num_nodes):
