@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import neuralgraph as ng
 from neuralgraph._dgl import dgl
 from neuralgraph.errors import InputError, UnknownNameError, WiringError
-from neuralgraph.wiring import topological_stages
+from neuralgraph.wiring import to_networkx, topological_stages
 from neuralgraph.wiring.function import STEPS, decode_steps, encode_steps
 
 GENERATORS = {**STATIC_GENERATORS, "complete": lambda: ng.wirings.complete(6, inputs=2, outputs=1)}
@@ -167,6 +167,38 @@ def test_labels_survive():
     assert list(ng.to_networkx(network).edges) == [("eye", "mind"), ("mind", "hand")]
 
 
+@pytest.mark.parametrize("format", ["graphml", "gexf", "json"])
+@pytest.mark.parametrize("labels", [("1", "01"), ("1", "a"), ("10", "20"), (1, 0)])
+def test_names_survive_files(tmp_path, format, labels):
+    graph = dgl.graph(([0], [1]))
+    graph.ndata["role"], graph.ndata["block"] = torch.tensor([1, 2]), torch.tensor([0, 1])
+    wiring = ng.Wiring(graph, labels=labels)
+    again = ng.read(ng.write(wiring, tmp_path / f"w.{format}"))
+    numbers = format != "json" and labels == ("10", "20")  # as text these are the numbers
+    assert again.labels == ((10, 20) if numbers else labels)
+
+
+@pytest.mark.parametrize("format", ["graphml", "gexf", "dot"])
+def test_names_that_text_makes_one_are_refused(tmp_path, format):
+    wiring = ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=("1", 1, "a"))
+    with pytest.raises(WiringError, match="'1' and 1 have the same name"):
+        ng.write(wiring, tmp_path / f"w.{format}")
+    assert not list(tmp_path.iterdir())
+    assert ng.read(ng.write(wiring, tmp_path / "w.json")) == wiring
+
+
+@pytest.mark.parametrize("format", ["graphml", "gexf", "json"])
+def test_a_wiring_without_edges_round_trips(tmp_path, format):
+    wiring = learned(ng.wirings.blocks([2, 3, 1], input_stride=2))
+    wiring.selector.real[:] = False
+    wiring = wiring.learned_wiring()
+    assert wiring.num_edges == 0 and wiring.weight.shape == (0,)
+    assert ng.from_networkx(ng.to_networkx(wiring)) == wiring
+    assert ng.read(ng.write(wiring, tmp_path / f"w.{format}")) == wiring
+    bare = ng.Wiring(graph_with(([], []), [1, 0, 2], scale=[1, 1, 1]))
+    assert ng.from_networkx(ng.to_networkx(bare)) == bare
+
+
 def test_dot_is_what_graphviz_reads(tmp_path):
     wiring = learned(ng.wirings.blocks([1, 2, 1])).learned_wiring()
     text = ng.write(wiring, tmp_path / "w.dot").read_text()
@@ -285,6 +317,8 @@ def networkx_line():
     (lambda g: [g.nodes[n].update(kernel="[1, 2") for n in "ab"], "number or a list of numbers"),
     (lambda g: g.edges["a", "b"].update(weight=1.0), "'b' -> 'c' has no 'weight'"),
     (lambda g: g.edges["a", "b"].update(weigth=1.0), "'a' -> 'b' has the unknown attribute 'weigth'; did you mean 'weight'"),
+    (lambda g: nx.set_edge_attributes(g, "heavy", "weight"), "'a' -> 'b' has the weight 'heavy'; expected a number"),
+    (lambda g: nx.set_edge_attributes(g, True, "weight"), "has the weight True"),
     (lambda g: g.nodes["b"].update(scale=1), "has no 'scale'"),
     (lambda g: [g.nodes[n].update(holds=True) for n in "abc"], "node 'b' has holds=1"),
     (lambda g: g.nodes["b"].update(holds="no"), "holds 'no'; expected true or false"),
@@ -294,6 +328,15 @@ def test_bad_networkx(change, message):
     change(graph)
     with pytest.raises(WiringError, match=message):
         ng.from_networkx(graph)
+
+
+def test_to_networkx_checks_what_it_is_given():
+    wiring = ng.wirings.blocks([1, 2])
+    with pytest.raises(WiringError, match="expected a wiring, got DiGraph"):
+        ng.to_networkx(nx.DiGraph())
+    for real in (torch.ones(3, dtype=torch.bool), torch.ones(2)):
+        with pytest.raises(WiringError, match=r"bool mask of shape \(2,\)"):
+            to_networkx(wiring, real=real)
 
 
 def test_other_networkx_graphs_are_refused():
@@ -319,6 +362,18 @@ def test_unreadable_files(tmp_path):
         ng.read(tmp_path / "w.json")
     with pytest.raises(InputError, match="no file"):
         ng.read(tmp_path / "absent.graphml")
+
+
+@pytest.mark.parametrize("format", ["graphml", "gexf", "json"])
+@pytest.mark.parametrize("damage", [
+    lambda text: text[:len(text) // 2], lambda text: "", lambda text: "[1, 2]", lambda text: "{}",
+    lambda text: text.replace("input", "inptu"), lambda text: text.replace("role", "rule"),
+])
+def test_damaged_files_are_errors_that_name_the_file(tmp_path, format, damage):
+    path = ng.write(learned(ng.wirings.blocks([1, 2, 1])).learned_wiring(), tmp_path / f"w.{format}")
+    path.write_text(damage(path.read_text()))
+    with pytest.raises((InputError, WiringError), match=f"w.{format}"):
+        ng.read(path)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

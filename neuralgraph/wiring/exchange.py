@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import numbers
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +32,15 @@ def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
     Args:
         wiring: what to convert.
         real: marks the real edges, a mask (E,).
+
+    Raises:
+        WiringError: if this is no wiring, or ``real`` no mask of its edges.
     """
+    if not isinstance(wiring, Wiring):
+        raise WiringError(f"expected a wiring, got {type(wiring).__name__}.")
+    if real is not None and (real.dtype != torch.bool or real.shape != wiring.src.shape):
+        raise WiringError(f"real must be a bool mask of shape ({wiring.num_edges},), got {real.dtype} of "
+                          f"shape {tuple(real.shape)}.")
     graph = nx.DiGraph()
     parameters = {name: value.tolist() for name, value in wiring.parameters.items()}
     used = [used_values(function) for function in wiring.functions]
@@ -161,6 +170,10 @@ def _read_weights(labels, edges) -> torch.Tensor | None:
         v, u, _ = edges[weights.index(None)]
         raise WiringError(f"the edge {labels[u]!r} -> {labels[v]!r} has no 'weight' but others have "
                           "one; give it to all edges or to none.")
+    for (v, u, _), weight in zip(edges, weights):
+        if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+            raise WiringError(f"the edge {labels[u]!r} -> {labels[v]!r} has the weight {weight!r}; "
+                              "expected a number.")
     return torch.tensor([float(weight) for weight in weights], dtype=torch.float64)
 
 
@@ -281,9 +294,15 @@ def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
         wiring: usually a learned one, ``network.learned_wiring()``.
         path: the file; it appears whole or not at all.
         format: a key of :data:`FORMATS`; by default the ending of ``path``.
+
+    Raises:
+        WiringError: if two nodes have one name as text, and the format knows texts only.
     """
     path = Path(path)
-    writer = lookup("format", format or path.suffix.lstrip("."), FORMATS)
+    format = format or path.suffix.lstrip(".")
+    writer = lookup("format", format, FORMATS)
+    if format != "json":
+        _check_texts(wiring)
     partial = path.with_name(path.name + ".partial")
     try:
         writer(to_networkx(wiring), partial)
@@ -296,7 +315,11 @@ def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
 def read(path: str | Path) -> Wiring:
     """Reads a wiring from a GraphML, GEXF or node-link JSON file; the inverse of :func:`write`.
 
-    GraphML and GEXF turn node names into text.
+    GraphML and GEXF turn node names into text; names that are all whole numbers become numbers again.
+
+    Raises:
+        InputError: if the file is absent or no graph can be read from it.
+        WiringError: if the graph is no wiring.
     """
     path = Path(path)
     reader = lookup("readable format", path.suffix.lstrip("."), READERS)
@@ -307,10 +330,24 @@ def read(path: str | Path) -> Wiring:
     except Exception as error:  # each parser fails in its own way
         raise InputError(f"{path} is not a {path.suffix.lstrip('.')} file of a graph: "
                          f"{type(error).__name__}: {error}") from error
-    graph = nx.relabel_nodes(graph, {node: _number(node) for node in graph})
-    return from_networkx(graph)
+    if reader is not _read_json and all(_is_number(node) for node in graph):
+        graph = nx.relabel_nodes(graph, {node: int(node) for node in graph})
+    try:
+        return from_networkx(graph)
+    except WiringError as error:
+        raise WiringError(f"{path}: {error}") from error
 
 
-def _number(label):
-    """The text formats wrote a node number as text."""
-    return int(label) if isinstance(label, str) and label.isdecimal() else label
+def _is_number(label: str) -> bool:
+    """Whether this text is how a node number is written."""
+    return label.isdecimal() and str(int(label)) == label
+
+
+def _check_texts(wiring: Wiring) -> None:
+    """Refuses names that text makes one, such as 1 and "1"."""
+    seen: dict[str, object] = {}
+    for label in map(wiring.label, range(wiring.num_nodes)):
+        if str(label) in seen:
+            raise WiringError(f"the nodes {seen[str(label)]!r} and {label!r} have the same name as text; "
+                              "rename one, or write JSON.")
+        seen[str(label)] = label

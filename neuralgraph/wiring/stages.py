@@ -150,7 +150,8 @@ def synchronous_stages(wiring: Wiring) -> tuple[Stage, ...]:
     Raises:
         WiringError: if the nodes do not all have one resolution.
     """
-    wrong = ((wiring.scale != 1) | (wiring.message_scale() != 1)).nonzero().flatten().tolist()
+    strided = torch.tensor([f.send_stride * f.receive_stride != 1 for f in wiring.functions])
+    wrong = ((wiring.scale != 1) | strided[wiring.function]).nonzero().flatten().tolist()
     if wrong:
         raise WiringError(
             "a discrete- or continuous-time graph keeps one resolution throughout, but node "

@@ -91,6 +91,8 @@ class Wiring:
         self.weight = self._read_weight()
         self.scale = self._read_scale()
         self.holds = self._read_holds()
+        if not self.num_edges:  # every edge has a weight, and files cannot say it otherwise
+            self.weight = self._graph.edata["weight"] = torch.zeros(0)
         for name, (encode, _) in _FUNCTION_CODES.items():
             codes = torch.tensor([encode(getattr(f, name)) for f in self.functions])
             self._graph.ndata[name] = codes[self.function]
