@@ -73,6 +73,7 @@ class Stage:
         return self.dst * len(self.sources) + self.src
 
     @cached_property
+    @torch.inference_mode(False)  # kept, so it must serve training too
     def slots(self) -> torch.Tensor:
         """The edges into each node, by source, as places in ``edges``, (n_dst, most); -1 fills up."""
         counts = torch.bincount(self.dst, minlength=len(self.nodes))
@@ -97,6 +98,7 @@ class Stage:
         block.create_formats_()
         return block
 
+    @torch.inference_mode(False)
     def on(self, device: torch.device) -> dict[str, torch.Tensor]:
         """``edges`` and ``position`` on a device, kept for the next call."""
         if device not in self._devices:

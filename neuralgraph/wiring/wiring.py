@@ -72,6 +72,7 @@ class Wiring:
     Wiring(3 nodes: 1 input, 1 hidden, 1 output; 3 candidate edges)
     """
 
+    @torch.inference_mode(False)  # a wiring looked at while evaluating may be trained
     def __init__(self, graph: dgl.DGLGraph, *, labels: Sequence[Hashable] | None = None):
         if not isinstance(graph, dgl.DGLGraph) or not graph.is_homogeneous:
             raise WiringError(
