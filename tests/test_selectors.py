@@ -120,6 +120,17 @@ def test_per_node_is_constant_fan_in(seed, fan_in):
         assert torch.equal(real[inside], by_sorting(weight.detach().abs()[inside], fan_in))
 
 
+def test_per_block_takes_any_block_numbers():
+    wiring = ng.wirings.blocks([3, 4, 4, 2])
+    graph = wiring.graph
+    graph.ndata["block"] = torch.tensor([0, 7, 10**15, 10**12])[wiring.block]
+    few, many = ng.TopK(20, per="block"), ng.TopK(20, per="block")
+    weight = bound(few, wiring)
+    bound(many, ng.Wiring(graph))
+    kept = [int(many.select(weight)[wiring.block[wiring.dst] == block].sum()) for block in (1, 2, 3)]
+    assert kept == [4, 9, 7]  # of 12, 28 and 22: 3.87, 9.03 and 7.10
+
+
 def test_per_node_needs_a_fitting_k():
     wiring = ng.wirings.blocks([3, 4, 4, 2])
     with pytest.raises(SelectionError, match="multiple of 10, got 15; the nearest are 10 and 20"):
@@ -259,9 +270,12 @@ def test_random_graph_travels_in_the_state_dict():
     (lambda: ng.selectors.create("l1-anneal", 3, start=0.9), "start < end"),
     (lambda: ng.selectors.create("l1-anneal", 3, every=0), "every >= 1"),
     (lambda: ng.selectors.create("l1-anneal", 3, every=2.5), "every >= 1, got 2.5"),
-    (lambda: ng.selectors.create("l1-anneal", 3, strength=float("nan")), "strength >= 0, got nan"),
+    (lambda: ng.selectors.create("l1-anneal", 3, strength=float("nan")), "strength must be a number, expected at least 0, got nan"),
     (lambda: ng.selectors.create("lottery-ticket", 3).draw(torch.zeros(4)), "serves no network yet"),
     (lambda: setattr(ng.Complete(), "k", 3), "takes no k"),
+    (lambda: ng.selectors.create("l1-anneal", 3, start=None), "start must be a number"),
+    (lambda: ng.selectors.create("targeted-dropout", 3, drop="half"), "got 'half'"),
+    (lambda: soft_gate("small"), "above 0, got 'small'"),
 ])
 def test_bad_k(make, message):
     with pytest.raises(SelectionError, match=message):

@@ -277,6 +277,19 @@ def weighted(edges, name):
     (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], strides=[1, 2, 1])), "unknown node data 'strides'; did you mean 'stride'"),
     (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], kernels=[0.0] * 3)), "did you mean 'kernel'"),
     (lambda: ng.Wiring(weighted(LINE, "weights")), "unknown edge data 'weights'; did you mean 'weight'"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], norm=[1, 9, 0])), "node 1: norm has the code 9; codes are 0 = none, 1 = batch"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], stride=[1, 2, 1], zero_pad=[0, 2, 0])), "node 1: zero_pad has the code 2"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], bias=[1.0, 2.0, 3.0])), "no node uses the learned value 'bias'"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], norm_bias=[1, 2, 3])), "'norm_bias' must be floating point of shape .3,., got torch.int64"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], kernel=[1.0, 2.0, 3.0])), "'kernel' must be floating point of shape .3, s, s."),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=[[1], [2], [3]]), "labels must be names"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=["a", None, "b"]), "labels must be names"),
+    (lambda: ng.from_networkx(nx.DiGraph()), "at least one input"),
+    (lambda: ng.wirings.from_edges([], inputs=[], outputs=[]), "at least one input"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], weight=[1.0]), "tensor of shape .1,., one an edge, got list"),
+    (lambda: ng.wirings.blocks(5), "sizes must be the numbers of nodes"),
+    (lambda: ng.write(ng.StaticNeuralGraph(ng.wirings.blocks([1, 1]), ng.TopK(1)), "w.graphml"), "network.learned_wiring"),
+    (lambda: ng.write(ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=[frozenset(), "b", "c"]), "w.json"), "JSON cannot hold the names"),
     (lambda: ng.NodeFunction(send=None), "send must be a text of steps"),
     (lambda: ng.NodeFunction("norm", kernel_size=3), "kernel_size=3 is never used"),
     (lambda: ng.NodeFunction("conv conv"), "one kernel"),
@@ -321,6 +334,7 @@ def networkx_line():
     (lambda g: nx.set_edge_attributes(g, True, "weight"), "has the weight True"),
     (lambda g: g.nodes["b"].update(scale=1), "has no 'scale'"),
     (lambda g: [g.nodes[n].update(holds=True) for n in "abc"], "node 'b' has holds=1"),
+    (lambda g: g.nodes["b"].update(holds=torch.ones(2)), "expected true or false"),
     (lambda g: g.nodes["b"].update(holds="no"), "holds 'no'; expected true or false"),
 ])
 def test_bad_networkx(change, message):
@@ -328,6 +342,16 @@ def test_bad_networkx(change, message):
     change(graph)
     with pytest.raises(WiringError, match=message):
         ng.from_networkx(graph)
+
+
+def test_data_of_ones_own_are_left_alone():
+    graph = networkx_line()
+    nx.set_node_attributes(graph, "x", "label")
+    nx.set_edge_attributes(graph, "friend", "rel")
+    assert ng.from_networkx(graph).num_edges == 2
+    graph = graph_with(LINE, [1, 0, 2], feat=[0.1, 0.2, 0.3])
+    graph.edata["rel"] = torch.ones(2)
+    assert torch.equal(ng.Wiring(graph).graph.ndata["feat"], graph.ndata["feat"])
 
 
 def test_to_networkx_checks_what_it_is_given():
@@ -362,6 +386,8 @@ def test_unreadable_files(tmp_path):
         ng.read(tmp_path / "w.json")
     with pytest.raises(InputError, match="no file"):
         ng.read(tmp_path / "absent.graphml")
+    with pytest.raises(InputError, match="no folder .*absent"):
+        ng.write(ng.wirings.blocks([1, 1]), tmp_path / "absent" / "w.json")
 
 
 @pytest.mark.parametrize("format", ["graphml", "gexf", "json"])

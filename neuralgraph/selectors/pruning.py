@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..errors import SelectionError, lookup
-from .selector import MaskSelector, check_k
+from .selector import MaskSelector, check_k, check_number
 from .topk import Groups, RankingSelector, top_k
 
 
@@ -34,10 +34,9 @@ class L1Anneal(MaskSelector):
                  every: int = 100, shape: str = "cubic"):
         super().__init__(k)
         self._power = lookup("shape", shape, {"cubic": 3, "linear": 1})
-        if not 0 <= start < end <= 1:
+        if not check_number("start", start, 0, 1) < check_number("end", end, 0, 1):
             raise SelectionError(f"expected 0 <= start < end <= 1, got start={start}, end={end}.")
-        if not 0 <= strength < math.inf:
-            raise SelectionError(f"expected a finite strength >= 0, got {strength}.")
+        check_number("strength", strength, 0)
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise SelectionError(f"expected an integer every >= 1, got {every!r}.")
         self.strength, self.start, self.end, self.every = strength, start, end, every
@@ -90,8 +89,7 @@ class TargetedDropout(RankingSelector):
 
     def __init__(self, k: int, drop: float = 0.95, regular: bool = False):
         super().__init__(k, "masked")
-        if not 0 <= drop <= 1:
-            raise SelectionError(f"drop is a probability, expected 0 to 1, got {drop!r}.")
+        check_number("drop, a probability,", drop, 0, 1)
         self.drop, self.regular = drop, regular
         # the draws of each forward follow from these, so that a run can be continued exactly
         self.register_buffer("seed", torch.zeros((), dtype=torch.long))

@@ -74,7 +74,7 @@ def soft_gate(epsilon: float = 1e-6) -> GradientRule:
     >>> import neuralgraph as ng
     >>> selector = ng.TopK(k=2, gradient=ng.selectors.soft_gate(epsilon=1e-3))
     """
-    if not 0 < epsilon < math.inf:
+    if not isinstance(epsilon, (int, float)) or not 0 < epsilon < math.inf:
         raise SelectionError(f"epsilon must be a finite number above 0, got {epsilon!r}.")
     return GradientRule(partial(_soft_gate, epsilon=epsilon), reaches_all=True)
 

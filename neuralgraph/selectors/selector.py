@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 
@@ -138,6 +140,15 @@ def check_k(k: int, num_edges: int | None = None) -> int:
         most = "" if num_edges is None else f" and at most the {num_edges} candidate edges"
         raise SelectionError(f"k must be at least 0{most}, got {k}.")
     return k
+
+
+def check_number(what: str, value: float, least: float, most: float = math.inf) -> float:
+    """A number within least..most and finite, or an error."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or \
+            not least <= value <= most or math.isinf(value):
+        bounds = f"{least} to {most}" if most < math.inf else f"at least {least}"
+        raise SelectionError(f"{what} must be a number, expected {bounds}, got {value!r}.")
+    return value
 
 
 def check_finite(weight: torch.Tensor) -> None:

@@ -133,11 +133,10 @@ class Groups:
     @classmethod
     def by_block(cls, wiring: Wiring, k: int) -> Groups:
         """k divided in proportion to the candidates into each block, largest remainders first."""
-        group = wiring.block[wiring.dst]
-        size = torch.bincount(group)
-        exact = size.double() * k / max(1, len(group))
-        keep = exact.floor().long()
-        remainder = (exact - keep).argsort(descending=True, stable=True)[:k - int(keep.sum())]
+        _, group, size = wiring.block[wiring.dst].unique(return_inverse=True, return_counts=True)
+        edges = max(1, len(group))
+        keep = size * k // edges  # integers, so that nothing depends on rounding
+        remainder = (size * k % edges).argsort(descending=True, stable=True)[:k - int(keep.sum())]
         keep[remainder] += 1
         return cls(group, keep)
 

@@ -37,7 +37,8 @@ def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
         WiringError: if this is no wiring, or ``real`` no mask of its edges.
     """
     if not isinstance(wiring, Wiring):
-        raise WiringError(f"expected a wiring, got {type(wiring).__name__}.")
+        raise WiringError(f"expected a wiring, got {type(wiring).__name__}; a network's is "
+                          "network.learned_wiring().")
     if real is not None and (real.dtype != torch.bool or real.shape != wiring.src.shape):
         raise WiringError(f"real must be a bool mask of shape ({wiring.num_edges},), got {real.dtype} of "
                           f"shape {tuple(real.shape)}.")
@@ -143,7 +144,7 @@ def _read_node(label, data: Mapping) -> dict:
         value = data.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int):
             raise WiringError(f"node {label!r} has {name} {value!r}; expected an integer.")
-    if data.get("holds") not in (None, False, True):
+    if not isinstance(data.get("holds"), (int, type(None))) or data.get("holds") not in (None, 0, 1):
         raise WiringError(f"node {label!r} has holds {data['holds']!r}; expected true or false.")
     learned = {name: _numbers(label, name, value) for name, value in data.items()
                if is_learned(name)}
@@ -248,7 +249,11 @@ def _flat(graph: nx.DiGraph) -> nx.DiGraph:
 
 
 def _write_json(graph: nx.DiGraph, path: Path) -> None:
-    path.write_text(json.dumps(nx.node_link_data(graph, edges="links")))
+    try:
+        text = json.dumps(nx.node_link_data(graph, edges="links"))
+    except TypeError as error:
+        raise WiringError(f"JSON cannot hold the names of these nodes: {error}.") from None
+    path.write_text(text)
 
 
 def _read_json(path: Path) -> nx.DiGraph:
@@ -263,7 +268,7 @@ def _write_dot(graph: nx.DiGraph, path: Path) -> None:
     def attributes(data):
         return ", ".join(f"{name}={quote(value)}" for name, value in data.items())
 
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         file.write("digraph wiring {\n  rankdir=LR;\n")
         for node, data in _flat(graph).nodes(data=True):
             file.write(f"  {quote(node)} [{attributes(data)}];\n")
@@ -296,16 +301,20 @@ def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
         format: a key of :data:`FORMATS`; by default the ending of ``path``.
 
     Raises:
-        WiringError: if two nodes have one name as text, and the format knows texts only.
+        InputError: if there is no such folder.
+        WiringError: if the format cannot hold the names: two are one as text, or JSON has no such type.
     """
     path = Path(path)
     format = format or path.suffix.lstrip(".")
     writer = lookup("format", format, FORMATS)
+    graph = to_networkx(wiring)
     if format != "json":
-        _check_texts(wiring)
+        _check_texts(graph)
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to write {path.name} into.")
     partial = path.with_name(path.name + ".partial")
     try:
-        writer(to_networkx(wiring), partial)
+        writer(graph, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -343,10 +352,10 @@ def _is_number(label: str) -> bool:
     return label.isdecimal() and str(int(label)) == label
 
 
-def _check_texts(wiring: Wiring) -> None:
+def _check_texts(graph: nx.DiGraph) -> None:
     """Refuses names that text makes one, such as 1 and "1"."""
     seen: dict[str, object] = {}
-    for label in map(wiring.label, range(wiring.num_nodes)):
+    for label in graph:
         if str(label) in seen:
             raise WiringError(f"the nodes {seen[str(label)]!r} and {label!r} have the same name as text; "
                               "rename one, or write JSON.")

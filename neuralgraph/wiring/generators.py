@@ -33,7 +33,7 @@ def blocks(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction]
     >>> blocks([2, 3, 1])
     Wiring(6 nodes: 2 input, 3 hidden, 1 output; 11 candidate edges)
     """
-    return _blocks(sizes, function, input_stride, reach=len(sizes))
+    return _blocks(sizes, function, input_stride, reach=None)
 
 
 def chain(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction] = STATIC, *,
@@ -161,7 +161,8 @@ def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: to
         if function not in codes:
             codes[function] = [encode(getattr(function, name))
                                for name, (encode, _) in _FUNCTION_CODES.items()]
-    table = torch.tensor([codes[function] for function in functions])
+    table = torch.tensor([codes[function] for function in functions], dtype=torch.long).reshape(
+        -1, len(_FUNCTION_CODES))
     for column, name in enumerate(_FUNCTION_CODES):
         graph.ndata[name] = table[:, column]
     for name, value in (parameters or {}).items():
@@ -170,14 +171,16 @@ def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: to
         if value is not None:
             graph.ndata[name] = value
     if weight is not None:
-        if weight.shape != (len(src),):
-            raise WiringError(f"weight must have shape ({len(src)},), one an edge, "
-                              f"got {tuple(weight.shape)}.")
+        if not isinstance(weight, torch.Tensor) or weight.shape != (len(src),):
+            got = tuple(weight.shape) if isinstance(weight, torch.Tensor) else type(weight).__name__
+            raise WiringError(f"weight must be a tensor of shape ({len(src)},), one an edge, got {got}.")
         graph.edata["weight"] = weight
     return Wiring(graph, labels=labels)
 
 
 def _blocks(sizes, function, input_stride, reach):
+    if not isinstance(sizes, Iterable):
+        raise WiringError(f"sizes must be the numbers of nodes of two or more blocks, got {sizes!r}.")
     sizes = [_integer("the size of a block", size) for size in sizes]
     if len(sizes) < 2 or min(sizes) < 1:
         raise WiringError(
@@ -189,7 +192,7 @@ def _blocks(sizes, function, input_stride, reach):
         start.append(start[-1] + size)
     src, dst = [], []
     for j in range(1, len(sizes)):
-        sources = torch.arange(start[max(0, j - reach)], start[j])
+        sources = torch.arange(start[0 if reach is None else max(0, j - reach)], start[j])
         src.append(sources.repeat(sizes[j]))
         dst.append(torch.arange(start[j], start[j + 1]).repeat_interleave(len(sources)))
     role = torch.full((len(block),), HIDDEN)
