@@ -265,6 +265,12 @@ def test_solver_failures(float64):
         explosive(torch.full((1, 1, 1, 1), 1e200))
 
 
+def strided_input():
+    """An input node that is updated, by a strided convolution of what arrives."""
+    return ng.wirings.from_edges([(0, 0), (0, 1)], inputs=[0], outputs=[1],
+                                 functions=[NodeFunction(receive="conv", stride=2), NodeFunction()])
+
+
 @pytest.mark.parametrize("make, error, message", [
     (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), solver="dopri"), UnknownNameError, "did you mean 'dopri"),
     (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), rtol=0), InputError, "rtol must be a number above 0"),
@@ -272,6 +278,7 @@ def test_solver_failures(float64):
     (lambda w: ng.DiscreteTimeNeuralGraph(w, ng.TopK(5), steps=0), InputError, "steps must be an integer of at least 1"),
     (lambda w: ng.DiscreteTimeNeuralGraph(w, ng.TopK(5), steps=None, tied=False), InputError, "untied"),
     (lambda w: ng.ContinuousTimeNeuralGraph(ng.wirings.blocks([2, 3, 2], input_stride=2), ng.TopK(5)), WiringError, "zero_pad=True"),
+    (lambda w: ng.DiscreteTimeNeuralGraph(strided_input(), ng.Complete()), WiringError, "node 0 has or sees a stride"),
     (lambda w: ng.wirings.complete(4, inputs=1, outputs=1, function=NodeFunction("conv", stride=2)), WiringError, "strides disagree"),
     (lambda w: ng.wirings.complete(4, inputs=1, outputs=1, function=NodeFunction("conv", zero_pad=True)), WiringError, "zero_pad=True needs a stride"),
 ])

@@ -57,10 +57,15 @@ class _Edges:
     def __init__(self, stage: Stage, real: torch.Tensor, reaches_all: bool):
         self.sizes = len(stage.nodes), len(stage.sources)
         self.stage, self.reaches_all = stage, reaches_all
-        self.by_dst = EdgeList.of(real, *stage.ends[::-1], self.sizes[0])
-        self._by_src = None
+        src, dst = stage.ends
+        if stage.is_sorted:
+            self.by_dst, self._by_src = EdgeList.of(real, dst, src, self.sizes[0]), None
+        else:  # sums run over sources in their order, whatever the order of edges
+            self._by_src = EdgeList.of(real, src, dst, self.sizes[1])
+            self.by_dst = self._by_src.transposed(self.sizes[0])
 
     @classmethod
+    @torch.inference_mode(False)  # what is kept while evaluating must serve training too
     def of(cls, stage: Stage, selection) -> _Edges:
         key = (Sparse, stage)
         if key not in selection.cache:
@@ -68,6 +73,7 @@ class _Edges:
         return selection.cache[key]
 
     @property
+    @torch.inference_mode(False)
     def by_src(self):
         if self._by_src is None:
             self._by_src = self.by_dst.transposed(self.sizes[1])

@@ -67,15 +67,15 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
                  atol: float = 1e-3, time: float = 1.0, adjoint: bool = False,
                  max_evaluations: int = 1000, options: dict | None = None,
                  rectify_state: bool = False):
-        super().__init__(wiring, selector, backend, seed)
         lookup("solver", solver, _SOLVERS)
         for name, value in {"rtol": rtol, "atol": atol, "time": time,
                             "max_evaluations": max_evaluations}.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise InputError(f"{name} must be a number above 0, got {value!r}.")
-        self.solver, self.rtol, self.atol, self.time = solver, rtol, atol, time
         if rectify_state and adjoint:
             raise InputError("rectify_state=True has no adjoint equation; use adjoint=False.")
+        super().__init__(wiring, selector, backend, seed)
+        self.solver, self.rtol, self.atol, self.time = solver, rtol, atol, time
         self.adjoint, self.max_evaluations, self.options = adjoint, max_evaluations, options
         self.rectify_state = rectify_state
         self.evaluations = 0
@@ -85,7 +85,7 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
         if self.solver == "scipy_solver" and not self.adjoint and torch.is_grad_enabled():
             raise InputError("solver='scipy_solver' cannot be differentiated through: use adjoint=True, "
                              "or torch.no_grad() where no gradient is needed.")
-        derivative = _Derivative(self, self.selection())
+        derivative = _Derivative(self, self._forward_selection())
         settings = dict(rtol=self.rtol, atol=self.atol, method=self.solver,
                         options=self._solver_options())
         interval = torch.tensor([0.0, self.time], dtype=x.dtype, device=x.device)

@@ -79,7 +79,7 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
         elif steps is None:
             raise InputError("steps=None takes the number of steps from a sequence (batch, steps, "
                              f"{self._inputs}, height, width), got {tuple(x.shape)}.")
-        selection = self.selection()
+        selection = self._forward_selection()
         arriving = self._at_inputs(x[:, 0] if is_sequence else x)
         held = None if is_sequence or not self._holding.any() else \
             self._at_inputs(x * self._holding.view(-1, 1, 1))

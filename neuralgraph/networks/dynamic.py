@@ -22,7 +22,6 @@ class DynamicNeuralGraph(NeuralGraph):
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
                  seed: int | torch.Generator):
         super().__init__(wiring, selector, backend, seed)
-        self.stages = synchronous_stages(wiring)
         self._chunks = [chunk for stage in self.stages for chunk in stage.chunks]
         self._rows = [self.functions.rows(chunk.nodes) for chunk in self._chunks]
         order = torch.cat([stage.nodes for stage in self.stages])
@@ -32,6 +31,8 @@ class DynamicNeuralGraph(NeuralGraph):
         self.register_buffer("_input_place", place[inputs], persistent=False)
         self.register_buffer("_output_place", place[wiring.outputs], persistent=False)
         self.register_buffer("_holding", wiring.holds[inputs], persistent=False)
+
+    _schedule = staticmethod(synchronous_stages)
 
     def _num_sources(self):
         return self.wiring.num_nodes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -41,11 +42,12 @@ class NeuralGraph(nn.Module, ABC):
             )
         generator = as_generator(seed)
         self.wiring = wiring
+        self.backend = backend
+        self.stages = self._schedule(wiring)
         self.functions = NodeFunctions(wiring, generator)
         self.weight = nn.Parameter(self._initial_weight(generator))
-        selector.bind(wiring, self.weight, generator)
+        selector.bind(wiring, self.weight, generator)  # last: what fails before leaves it unused
         self.selector = selector
-        self.backend = backend
         self._inputs, self._outputs = len(wiring.inputs), len(wiring.outputs)
         self._chosen: _Chosen | None = None
 
@@ -61,38 +63,60 @@ class NeuralGraph(nn.Module, ABC):
     def backend(self, backend: str | Backend) -> None:
         self._backend = backends.create(backend)
 
-    def selection(self) -> Selection:
-        """The real edges and their weights.
+    @staticmethod
+    @abstractmethod
+    def _schedule(wiring: Wiring) -> tuple[Stage, ...]:
+        """The order in which nodes are computed; refuses a wiring that this network cannot run."""
 
-        Chosen anew at every call in training; in evaluation kept until a weight, the selector or its
-        settings change.
+    def selection(self) -> Selection:
+        """The real edges and their weights as evaluation has them, for the caller to keep.
+
+        Looking changes nothing: the edges that targeted dropout lets in at random while it trains are
+        not among them.
 
         Raises:
             SelectionError: if weights are NaN or infinite.
         """
+        return self._weighted(self._evaluation().real.clone(), {})
+
+    def _forward_selection(self) -> Selection:
+        """The selection of one forward: made anew in training, kept in evaluation."""
+        if self.training:
+            self._chosen = None
+            return self._weighted(self._mask(self.selector.sample), {})
+        chosen = self._evaluation()
+        return self._weighted(chosen.real, chosen.cache)
+
+    def _evaluation(self) -> _Chosen:
+        """The real edges, kept until a weight, the selector or its settings change."""
         fingerprint = self.selector.fingerprint()
-        chosen = self._chosen
-        if self.training or chosen is None or not chosen.still_holds(self.weight, fingerprint):
-            check_finite(self.weight)
-            real = self.selector.select(self.weight)
-            if real.shape != self.weight.shape or real.dtype != torch.bool:
-                raise SelectionError(
-                    f"{type(self.selector).__name__}.select must return a bool mask of shape "
-                    f"{tuple(self.weight.shape)}, got {real.dtype} of shape {tuple(real.shape)}."
-                )
-            chosen = _Chosen(real, None if self.training else self.weight.detach().clone(),
-                             fingerprint)
-            self._chosen = None if self.training else chosen
+        if self._chosen is None or not self._chosen.still_holds(self.weight, fingerprint):
+            self._chosen = _Chosen(self._mask(self.selector.select), self.weight.detach().clone(),
+                                   fingerprint)
+        return self._chosen
+
+    @torch.inference_mode(False)  # what is chosen while evaluating must serve training too
+    def _mask(self, choose: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        weight = self.weight.detach()
+        check_finite(weight)
+        real = choose(weight)
+        if real.shape != weight.shape or real.dtype != torch.bool:
+            raise SelectionError(
+                f"{type(self.selector).__name__} must select a bool mask of shape "
+                f"{tuple(weight.shape)}, got {real.dtype} of shape {tuple(real.shape)}."
+            )
+        return real
+
+    def _weighted(self, real: torch.Tensor, cache: dict) -> Selection:
         rule = self.selector.rule
-        return Selection(chosen.real, rule.effective(self.weight, chosen.real), rule.reaches_all,
-                         chosen.cache)
+        return Selection(real, rule.effective(self.weight, real), rule.reaches_all, cache)
 
     @property
     def graph(self) -> dgl.DGLGraph:
         """The live network as a :class:`dgl.DGLGraph` one can call ``update_all`` on.
 
         Node data are those of the wiring and the learned values (copies); edge data are ``weight``,
-        the parameter itself, and ``real``, the mask of real edges.
+        the parameter itself, and ``real``, the mask of real edges (a copy).
         """
         graph = self.wiring.graph
         graph.ndata.update(self._node_values())
@@ -106,8 +130,8 @@ class NeuralGraph(nn.Module, ABC):
 
     def complete_wiring(self) -> Wiring:
         """The :class:`Wiring` of all candidate edges, carrying weights and learned values."""
-        return self.wiring.subgraph(torch.ones_like(self.selection().real), self.weight,
-                                    self._node_values())
+        every = torch.ones_like(self.weight, dtype=torch.bool)
+        return self.wiring.subgraph(every, self.weight, self._node_values())
 
     def _node_values(self) -> dict[str, torch.Tensor]:
         """The learned values of the nodes as a wiring carries them."""
@@ -177,7 +201,7 @@ class _Chosen:
 
     def still_holds(self, weight, fingerprint) -> bool:
         # Compared by value: writes through weight.data leave no trace in the version counter.
-        return (fingerprint == self.fingerprint and self.weight is not None
+        return (fingerprint == self.fingerprint
                 and weight.device == self.weight.device and weight.dtype == self.weight.dtype
                 and torch.equal(weight.detach(), self.weight))
 

@@ -46,7 +46,6 @@ class StaticNeuralGraph(NeuralGraph):
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend = "auto",
                  seed: int | torch.Generator = 0):
         super().__init__(wiring, selector, backend, seed)
-        self.stages = topological_stages(wiring)
         self._rows = [[self.functions.rows(chunk.nodes) for chunk in stage.chunks]
                       for stage in self.stages]
         order = torch.cat([chunk.nodes for stage in self.stages for chunk in stage.chunks
@@ -55,10 +54,11 @@ class StaticNeuralGraph(NeuralGraph):
         self.register_buffer("_output_order", None if in_order else order.argsort(),
                              persistent=False)
 
+    _schedule = staticmethod(topological_stages)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._check_input(x)
-        selection = self.selection()
-        fused = self.backend.fuses_nodes
+        selection, fused = self._forward_selection(), self.backend.fuses_nodes
         messages: dict[tuple[int, int], torch.Tensor] = {}
         outputs = []
         for number, stage in enumerate(self.stages):

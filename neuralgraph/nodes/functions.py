@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import WiringError
 from ..wiring import NodeFunction, Wiring
-from ..wiring.exchange import value_name
+from ..wiring.function import value_name
 from .operations import Operation, Rows, build
 
 

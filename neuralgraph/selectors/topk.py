@@ -2,18 +2,61 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Hashable
+
 import numpy as np
 import torch
 
 from .. import kernels
 from ..errors import SelectionError, lookup
 from ..wiring import Wiring
+from .selection import GradientRule
 from .selector import Selector, check_k
 
 MANY = 2**17  # scores from which on one compiled pass is faster than numpy's partition
 
 
-class TopK(Selector):
+class RankingSelector(Selector):
+    """A selector that ranks |w| anew at every selection: a setting that changes holds from the next one.
+
+    Args:
+        k: number of real edges, 0 to the number of candidates.
+        gradient: a key of :data:`GRADIENTS`, or a :class:`GradientRule`.
+    """
+
+    def __init__(self, k: int, gradient: str | GradientRule):
+        super().__init__(gradient)
+        self.k = check_k(k)
+        self._fitted: tuple[Hashable, Groups | None] = (None, None)
+
+    @abstractmethod
+    def fit(self) -> Groups | None:
+        """What edges compete within under the present settings; None for the whole graph."""
+
+    def prepare(self, wiring, weight, generator):
+        self._groups()
+
+    def select(self, weight):
+        groups, weight = self._groups(), weight.detach()
+        if groups is None:
+            return top_k(weight, self.k, by_magnitude=True)
+        return groups.top(weight.abs())
+
+    @property
+    def num_real(self):
+        groups = None if self.wiring is None else self._groups()
+        return self.k if groups is None else groups.num_kept
+
+    def _groups(self) -> Groups | None:
+        settings = self.fingerprint()
+        if self._fitted[0] != settings:
+            check_k(self.k, self.num_edges)
+            self._fitted = settings, self.fit()
+        return self._fitted[1]
+
+
+class TopK(RankingSelector):
     """E = the k candidates of largest |w| (the paper's Algorithm 1, line 5), chosen at every step.
 
     Forward uses real edges only; the gradient also reaches the others, though never through them:
@@ -26,7 +69,7 @@ class TopK(Selector):
     Args:
         k: number of real edges, 0 to the number of candidates.
         gradient: "ste" (default); "masked" to let it reach real edges only (the paper's No Update
-            Rule); "soft_g", the same as "ste" by another way.
+            Rule); "soft_g", the same as "ste" by another way, or :func:`soft_gate` with an epsilon.
         per: what the edges compete within. "graph" (default); "block": k is divided among the
             destination blocks in proportion to their candidates; "node": every node that can have
             in-edges keeps k / nodes of them (constant fan-in), which must be a whole number.
@@ -39,31 +82,16 @@ class TopK(Selector):
     tensor([False,  True, False,  True])
     """
 
-    def __init__(self, k: int, gradient: str = "ste", per: str = "graph"):
-        super().__init__(gradient)
-        lookup("competition", per, dict.fromkeys(("graph", "block", "node")))
-        self.k, self.per = check_k(k), per
-        self._groups: Groups | None = None
+    def __init__(self, k: int, gradient: str | GradientRule = "ste", per: str = "graph"):
+        super().__init__(k, gradient)
+        lookup("competition", per, COMPETITIONS)
+        self.per = per
 
-    def prepare(self, wiring, weight, generator):
-        check_k(self.k, self.num_edges)
-        if self.per == "block":
-            self._groups = Groups.by_block(wiring, self.k)
-        elif self.per == "node":
-            self._groups = Groups.by_node(wiring, self.k)
-
-    def select(self, weight):
-        weight = weight.detach()
-        if self._groups is not None:
-            return self._groups.top(weight.abs())
-        return top_k(weight, check_k(self.k, len(weight)), by_magnitude=True)
+    def fit(self):
+        return lookup("competition", self.per, COMPETITIONS)(self.wiring, self.k)
 
     def fingerprint(self):
-        return (self.k,)
-
-    @property
-    def num_real(self):
-        return self.k
+        return (self.k, self.per)
 
     def extra_repr(self):
         return (f"k={self.k}, gradient={self.gradient!r}"
@@ -93,10 +121,11 @@ class Groups:
     """
 
     def __init__(self, group: torch.Tensor, keep: torch.Tensor):
-        self.group = group
+        self.group, self.num_kept = group, int(keep.sum())
         size = torch.bincount(group, minlength=len(keep))
         # ranks 0..E-1 when sorted by group, then score: the last keep[g] of each group are real
-        self._is_kept = torch.cat([torch.arange(int(n)) >= int(n - k) for n, k in zip(size, keep)])
+        first_kept = (size.cumsum(0) - keep).repeat_interleave(size)
+        self._is_kept = torch.arange(len(group)) >= first_kept
 
     def top(self, score: torch.Tensor) -> torch.Tensor:
         """A mask (E,) of the largest scores of each group, ties as in :func:`top_k`."""
@@ -109,11 +138,10 @@ class Groups:
     @classmethod
     def by_block(cls, wiring: Wiring, k: int) -> Groups:
         """k divided in proportion to the candidates into each block, largest remainders first."""
-        group = wiring.block[wiring.dst]
-        size = torch.bincount(group)
-        exact = size.double() * k / max(1, len(group))
-        keep = exact.floor().long()
-        remainder = (exact - keep).argsort(descending=True, stable=True)[:k - int(keep.sum())]
+        _, group, size = wiring.block[wiring.dst].unique(return_inverse=True, return_counts=True)
+        edges = max(1, len(group))
+        keep = size * k // edges  # integers, so that nothing depends on rounding
+        remainder = (size * k % edges).argsort(descending=True, stable=True)[:k - int(keep.sum())]
         keep[remainder] += 1
         return cls(group, keep)
 
@@ -121,7 +149,7 @@ class Groups:
     def by_node(cls, wiring: Wiring, k: int) -> Groups:
         """The same number for every node that has candidate in-edges."""
         size = torch.bincount(wiring.dst, minlength=wiring.num_nodes)
-        nodes = int((size > 0).sum())
+        nodes = max(1, int((size > 0).sum()))
         if k % nodes:
             raise SelectionError(
                 f"per='node' keeps as many in-edges at each of {nodes} nodes, so k must be a multiple "
@@ -137,6 +165,9 @@ class Groups:
                 f"{int(size[size > 0].min()) * nodes}."
             )
         return cls(wiring.dst, (size > 0).long() * fan_in)
+
+
+COMPETITIONS = {"graph": lambda wiring, k: None, "block": Groups.by_block, "node": Groups.by_node}
 
 
 def top_k(score: torch.Tensor, k: int, by_magnitude: bool = False) -> torch.Tensor:

@@ -252,7 +252,7 @@ class Run:
         progress, images = self.progress, len(self.data.train_images)
         accuracy, test_loss = self.evaluate()
         selections = [network.selection() for network in self.model.networks]
-        real = [selection.real.clone() for selection in selections]
+        real = [selection.real for selection in selections]
         row = {
             "epoch": progress.epoch + 1,
             "train_loss": round(progress.loss / images, 6),
@@ -299,9 +299,9 @@ class Run:
                       [network.weight for network in self.model.networks])
 
     def _real_edges(self) -> list[torch.Tensor]:
-        """The real edges of each network in evaluation, where nothing is left to chance."""
+        """The real edges of each network."""
         self.model.eval()
-        return [network.selection().real.clone() for network in self.model.networks]
+        return [network.selection().real for network in self.model.networks]
 
     def _momentum(self) -> dict[str, torch.Tensor]:
         return {name: self.optimizer.state[parameter]["momentum_buffer"]

@@ -77,6 +77,10 @@ class NodeFunction:
     zero_pad: bool = False
 
     def __post_init__(self):
+        for name in ("send", "receive"):
+            if not isinstance(getattr(self, name), str):
+                raise WiringError(f"{name} must be a text of steps such as 'norm activation conv', got "
+                                  f"{getattr(self, name)!r}.")
         steps = (*self.send.split(), *self.receive.split())
         for step in steps:
             lookup("node step", step, dict.fromkeys(STEPS))
@@ -158,6 +162,39 @@ def decode_steps(code: int) -> str:
             )
         steps.append(STEPS[digit - 1])
     return " ".join(reversed(steps))
+
+
+# Learned values of nodes; a second operation of the same kind has the suffix "_2", and so on.
+LEARNED = ("kernel", "norm_weight", "norm_bias", "norm_mean", "norm_var", "bias")
+
+
+def is_learned(name: object) -> bool:
+    """Whether this is the name of a learned value of a node."""
+    base, _, number = str(name).rpartition("_")
+    return name in LEARNED or (base in LEARNED and number.isdigit())
+
+
+def used_values(function: NodeFunction) -> set[str]:
+    """The names of the learned values that a node with this function has."""
+    kinds = {"norm": ["norm_weight", "norm_bias"], "conv": ["kernel"], "bias": ["bias"],
+             "activation": []}
+    if function.norm == "batch":
+        kinds["norm"] += ["norm_mean", "norm_var"]
+    seen: dict[str, int] = {}
+    names = set()
+    for step in (*function.receive.split(), *function.send.split()):
+        seen[step] = seen.get(step, 0) + 1
+        names |= {value_name(name, seen[step]) for name in kinds[step]}
+    return names
+
+
+def value_name(name: str, occurrence: int) -> str:
+    """The name of a learned value of the n-th operation of its kind (receive first) in a node.
+
+    >>> value_name("bias", 1), value_name("bias", 2)
+    ('bias', 'bias_2')
+    """
+    return name if occurrence == 1 else f"{name}_{occurrence}"
 
 
 STATIC = NodeFunction("norm activation conv")
