@@ -92,12 +92,13 @@ class NeuralGraph(nn.Module, ABC):
         """The live network as a :class:`dgl.DGLGraph` one can call ``update_all`` on.
 
         Node data are those of the wiring and the learned values (copies); edge data are ``weight``,
-        the parameter itself, and ``real``, the mask of real edges.
+        the parameter itself, and ``real``, the mask of real edges. The graph is on the CPU; of a network
+        on another device all are copies, ``weight`` one that passes gradients on to the parameter.
         """
         graph = self.wiring.graph
-        graph.ndata.update(self._node_values())
-        graph.edata["weight"] = self.weight
-        graph.edata["real"] = self.selection().real
+        graph.ndata.update({name: value.cpu() for name, value in self._node_values().items()})
+        graph.edata["weight"] = self.weight.cpu()
+        graph.edata["real"] = self.selection().real.cpu()
         return graph
 
     def learned_wiring(self) -> Wiring:
