@@ -59,11 +59,7 @@ def agreement(wiring, backend, selector, k_fraction, training, size=(6, 5), batc
 
     close(y, expected)
     close(x.grad, twin.grad)
-    gradient = edge_gradient(wiring, sums, messages)
-    into_product = torch.tensor([f.aggregate == "product" for f in wiring.functions])
-    into_product = into_product[wiring.function[wiring.dst]]
-    through = torch.zeros_like(gradient) if weight.grad is None else weight.grad
-    gradient = torch.where(into_product, through, gradient)  # a product gives real edges only
+    gradient = edge_gradient(wiring, sums, messages, weight)
     close(network.weight.grad, gradient if selector == "dnw" else gradient * real)
     for name, value in values.items():
         if not value.requires_grad:
@@ -170,7 +166,7 @@ def test_straight_through_step_is_algorithm_1(backend, float64):
     optimizer = torch.optim.SGD([network.weight], lr=0.3)
     network(x).tanh().sum().backward()
     optimizer.step()
-    expected = before - 0.3 * edge_gradient(wiring, sums, messages)
+    expected = before - 0.3 * edge_gradient(wiring, sums, messages, before * real)
     torch.testing.assert_close(network.weight.detach(), expected, rtol=1e-11, atol=1e-11)
 
 
@@ -351,3 +347,30 @@ def test_deepcopy_and_state_dict(generator):
     fresh = ng.StaticNeuralGraph(STATIC_GENERATORS[generator](), ng.RandomGraph(3), seed=9).eval()
     fresh.load_state_dict(network.state_dict())
     assert torch.equal(twin(x), network(x)) and torch.equal(fresh(x), network(x))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("zeros", [0, 1, 2])
+def test_products_pass_gradients_to_hallucinated_edges_and_not_through(backend, zeros, float64):
+    """y = w1 z1 w2 z2 of four factors: also where factors are zero, and for what "masked" leaves out."""
+    multiply = ng.NodeFunction(aggregate="product")
+    weight = torch.tensor([1.5, -2.0, 0.5, -0.25])
+    wiring = ng.wirings.from_edges([(i, 4) for i in range(4)], inputs=range(4), outputs=[4],
+                                   functions=[ng.NodeFunction()] * 4 + [multiply], weight=weight)
+    for gradient in ("ste", "soft_g", "masked"):
+        network = ng.StaticNeuralGraph(wiring, ng.TopK(2, gradient=gradient), backend=backend)
+        z = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+        z[0, :zeros] = 0
+        z.requires_grad_()
+        upstream = torch.randn(3, 1, 2, 2)
+        y = network(z)
+        (y * upstream).sum().backward()
+        w, x, g = weight, z.detach(), upstream[:, 0]
+        first, second = w[0] * x[:, 0], w[1] * x[:, 1]
+        torch.testing.assert_close(y.detach()[:, 0], first * second)
+        slopes = [x[:, 0] * second, x[:, 1] * first, x[:, 2] * first * second, x[:, 3] * first * second]
+        expected = torch.stack([(slope * g).sum() for slope in slopes])
+        expected[2:] *= gradient != "masked"
+        torch.testing.assert_close(network.weight.grad, expected)
+        to_z = torch.stack([w[0] * second * g, w[1] * first * g, 0 * g, 0 * g], dim=1)
+        torch.testing.assert_close(z.grad, to_z)

@@ -122,13 +122,19 @@ class NeuralGraph(nn.Module, ABC):
         return {**self.__dict__, "_chosen": None}
 
     def _aggregate(self, stage: Stage, messages: torch.Tensor, selection: Selection) -> torch.Tensor:
-        """Sums or products of the weighted messages of the stage's sources, (B, n_dst, H, W)."""
+        """Sums or products of the weighted messages of the stage's sources, (B, n_dst, H, W).
+
+        The factor of an edge that is not real is 1 + w z with its effective weight w = 0 and z a
+        constant: 1, with a gradient to w as the gradient rule has it and none through z.
+        """
         if stage.aggregate == "sum":
             return self.backend.propagate(stage, messages, selection)
-        factors = stage.values(selection.weight).view(-1, 1, 1) * messages[:, stage.src]
-        one = factors.new_ones(())
-        factors = factors.where(stage.values(selection.real).view(-1, 1, 1), one)
-        factors = torch.cat([factors, one.expand_as(factors[:, :1])], dim=1)  # slot -1
+        real = stage.values(selection.real).view(-1, 1, 1)
+        z = messages[:, stage.src]
+        factors = stage.values(selection.weight).view(-1, 1, 1) * z.where(real, z.detach())
+        factors = factors.where(real, 1 + factors)
+        one = factors.new_ones(()).expand_as(factors[:, :1])
+        factors = torch.cat([factors, one], dim=1)  # slot -1
         return factors[:, stage.slots].prod(dim=2)
 
     def _check_input(self, x: torch.Tensor) -> None:
