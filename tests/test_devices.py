@@ -88,3 +88,38 @@ def test_autocast(name, backend):
     x = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     agree(network, twin, x, context=torch.autocast("cpu", torch.bfloat16))
     assert network.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_round_trips_in_double_precision_are_exact(name, tmp_path):
+    """Whatever the default type is; values that say more than it can hold are not rounded."""
+    network = NETWORKS[name](dtype=torch.float64).eval()
+    assert all(p.dtype == torch.float64 for p in network.parameters() if p.is_floating_point())
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(torch.rand(value.shape, dtype=torch.float64) / 7)
+    ng.wiring.write(network.learned_wiring(), tmp_path / "wiring.graphml")
+    for wiring in (network.learned_wiring(), ng.from_networkx(ng.to_networkx(network)),
+                   ng.wiring.read(tmp_path / "wiring.graphml")):
+        kind, settings = type(network), {"solver": "euler"} if name == "continuous" else {}
+        again = kind(wiring, ng.Complete(), dtype=torch.float64, **settings).eval()
+        mine, theirs = (ng.to_networkx(net) for net in (network, again))
+        assert dict(mine.edges) == dict(theirs.edges)
+        if name != "untied":
+            assert dict(mine.nodes) == dict(theirs.nodes)
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    twin = NETWORKS[name](dtype=torch.float64).eval()
+    twin.load_state_dict(network.state_dict())
+    assert torch.equal(network(x), twin(x))
+
+
+def test_dtype_draws_the_same_values():
+    single, double = (NETWORKS["static"](dtype=dtype, seed=3) for dtype in (None, torch.float64))
+    for a, b in zip(single.state_dict().values(), double.float().state_dict().values()):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, "float64", torch.complex64])
+def test_bad_dtype(dtype):
+    with pytest.raises(InputError, match="dtype must be a real floating-point"):
+        NETWORKS["static"](dtype=dtype)

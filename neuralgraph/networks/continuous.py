@@ -54,6 +54,7 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
             solver's own state too, at the start and after every step of "dopri5". Not an ODE any more:
             what the authors' code does through its in-place ReLU, for their checkpoints only. Not with
             ``adjoint``.
+        dtype: of weights and node values; by default torch's default.
 
     ``evaluations`` tells how often the derivative was computed so far in the solve that last computed it,
     its adjoint included.
@@ -76,8 +77,8 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
                  seed: int | torch.Generator = 0, *, solver: str = "dopri5", rtol: float = 1e-3,
                  atol: float = 1e-3, time: float = 1.0, adjoint: bool = False,
                  max_evaluations: int = 1000, options: dict | None = None,
-                 rectify_state: bool = False):
-        super().__init__(wiring, selector, backend, seed)
+                 rectify_state: bool = False, dtype: torch.dtype | None = None):
+        super().__init__(wiring, selector, backend, seed, dtype)
         lookup("solver", solver, _SOLVERS)
         for name, value in {"rtol": rtol, "atol": atol, "time": time,
                             "max_evaluations": max_evaluations}.items():

@@ -23,11 +23,12 @@ class NeuralGraph(nn.Module, ABC):
     ``weight`` is a Parameter (E,) in the edge order of ``wiring.graph``. Values that the wiring carries
     are taken over; otherwise edge weights start uniform in (-1/sqrt(n), 1/sqrt(n)), where n is the
     number of nodes that can have children (the authors' initialisation: the columns of their stage
-    matrix), and kernels as :class:`~neuralgraph.nodes.DepthwiseConv` says.
+    matrix), and kernels as :class:`~neuralgraph.nodes.DepthwiseConv` says. All are of ``dtype``, whatever
+    the wiring's values are: give it where they say more than torch's default type can hold.
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
-                 seed: int | torch.Generator):
+                 seed: int | torch.Generator, dtype: torch.dtype | None):
         super().__init__()
         if not isinstance(wiring, Wiring):
             raise InputError(
@@ -41,8 +42,9 @@ class NeuralGraph(nn.Module, ABC):
             )
         generator = as_generator(seed)
         self.wiring = wiring
-        self.functions = NodeFunctions(wiring, generator)
-        self.weight = nn.Parameter(self._initial_weight(generator))
+        dtype = _checked_dtype(dtype)
+        self.functions = NodeFunctions(wiring, generator, dtype)
+        self.weight = nn.Parameter(self._initial_weight(generator, dtype))
         selector.bind(wiring, self.weight, generator)
         self.selector = selector
         self.backend = backend
@@ -157,15 +159,22 @@ class NeuralGraph(nn.Module, ABC):
                 f"x.to({self.weight.dtype}) or network.to({x.dtype})."
             )
 
-    def _initial_weight(self, generator: torch.Generator) -> torch.Tensor:
+    def _initial_weight(self, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
         if self.wiring.weight is not None:
-            return self.wiring.weight.to(torch.get_default_dtype()).clone()
+            return self.wiring.weight.to(dtype, copy=True)
         bound = self._num_sources() ** -0.5
-        return torch.empty(self.wiring.num_edges).uniform_(-bound, bound, generator=generator)
+        return torch.empty(self.wiring.num_edges).uniform_(-bound, bound, generator=generator).to(dtype)
 
     def _num_sources(self) -> int:
         """How many nodes can have children: in a static graph all but the outputs."""
         return int((self.wiring.role != OUTPUT).sum())
+
+
+def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"dtype must be a real floating-point type such as torch.float64, got {dtype!r}.")
+    return dtype
 
 
 def _autocasts(device_type: str) -> bool:
