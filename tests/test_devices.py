@@ -18,6 +18,8 @@ NETWORKS = {
         ng.wirings.complete(9, inputs=3, outputs=2), ng.TopK(40), steps=2, tied=False, **o),
     "continuous": lambda **o: ng.ContinuousTimeNeuralGraph(
         ng.wirings.complete(9, inputs=3, outputs=2), ng.TopK(40), solver="euler", **o),
+    "adjoint": lambda **o: ng.ContinuousTimeNeuralGraph(
+        ng.wirings.complete(9, inputs=3, outputs=2), ng.TopK(40), solver="midpoint", adjoint=True, **o),
 }
 
 
@@ -54,6 +56,11 @@ def test_dgl_backend_refuses_an_accelerator():
     network = move(NETWORKS["static"](backend="dgl"))
     with pytest.raises(InputError, match="CPU.*backend='dense'"):
         network(Elsewhere(torch.randn(2, 3, 5, 5)))
+
+
+def test_input_and_network_are_on_one_device():
+    with pytest.raises(InputError, match="x is on cpu but the network on meta"):
+        move(NETWORKS["static"]())(torch.randn(2, 3, 5, 5))
 
 
 def agree(network, twin, x, context=contextlib.nullcontext()):
@@ -101,7 +108,7 @@ def test_round_trips_in_double_precision_are_exact(name, tmp_path):
     ng.wiring.write(network.learned_wiring(), tmp_path / "wiring.graphml")
     for wiring in (network.learned_wiring(), ng.from_networkx(ng.to_networkx(network)),
                    ng.wiring.read(tmp_path / "wiring.graphml")):
-        kind, settings = type(network), {"solver": "euler"} if name == "continuous" else {}
+        kind, settings = type(network), {"solver": "euler"} if name in ("continuous", "adjoint") else {}
         again = kind(wiring, ng.Complete(), dtype=torch.float64, **settings).eval()
         mine, theirs = (ng.to_networkx(net) for net in (network, again))
         assert dict(mine.edges) == dict(theirs.edges)

@@ -270,13 +270,13 @@ def test_solver_failures(float64):
 
 @pytest.mark.parametrize("solver, options", [
     ("dopri5", {}), ("dopri5", {"max_num_steps": 5}), ("bosh3", {}), ("scipy_solver", {"solver": "RK45"})])
+@pytest.mark.filterwarnings("ignore")  # scipy and its wrapper warn of much
 def test_failures_of_the_adjoint_are_solver_errors(solver, options, float64):
     """A tame solve whose gradient is too large to be integrated backwards."""
     network = linear_system([[-1.0]], solver=solver, adjoint=True, options=options)
     y = network(torch.ones(1, 1, 1, 1))
     for gradient in (float("inf"), 1.7e308):
-        with pytest.raises(SolverError, match="in the adjoint equation"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scipy's, of numbers that are not finite
+        with pytest.raises(SolverError, match="in the adjoint equation"):
             y.backward(torch.full_like(y, gradient), retain_graph=True)
     assert network.weight.grad is None
 
@@ -339,6 +339,11 @@ def test_all_solvers_take_their_options(float64):
 
 
 @pytest.mark.parametrize("make, error, message", [
+    (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), adjoint="no"), InputError, "adjoint must be True or False, got 'no'"),
+    (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), rectify_state=1), InputError, "rectify_state must be True or False"),
+    (lambda w: ng.DiscreteTimeNeuralGraph(w, ng.TopK(5), tied="no"), InputError, "tied must be True or False"),
+    (lambda w: ng.DiscreteTimeNeuralGraph(w, ng.TopK(5), seed=2**70), InputError, "integer seed.*64 bits"),
+    (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), options={"first_step": "a"}), InputError, "first_step must be a number above 0"),
     (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), time=math.inf), InputError, "time must be"),
     (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), solver="dopri"), UnknownNameError, "did you mean 'dopri"),
     (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), rtol=0), InputError, "rtol must be a number above 0"),

@@ -119,6 +119,8 @@ def test_resnet50_counts(density, all_sparse, first_dense):
     (lambda: ng.sparsify(model(), {"4": -1}), InputError, "got -1"),
     (lambda: ng.sparsify(model(), {"44": 0.5}), UnknownNameError, "unknown layer '44'; did you mean '4'"),
     (lambda: ng.sparsify(model(), skip=["1"]), UnknownNameError, "unknown layer '1'"),
+    (lambda: ng.sparsify(model(), skip="3"), InputError, "skip must be a list of names, got '3'"),
+    (lambda: ng.sparsify([model()]), InputError, "expected a torch.nn.Module, got list"),
     (lambda: ng.sparsify(nn.ReLU()), InputError, "no torch.nn.Conv2d"),
     (lambda: ng.sparsify(ng.SparseLinear(3, 3)), InputError, "sparse already"),
 ])

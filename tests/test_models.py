@@ -222,6 +222,10 @@ def test_bad_values():
     with pytest.raises(InputError, match="image_size must be a positive integer"):
         ng.models.create("tiny-static", image_size=0)
     model = ng.models.create("tiny-static")
+    with pytest.raises(InputError, match="images are torch.float64 but the model's weights torch.float32"):
+        model(torch.zeros(2, 3, 32, 32, dtype=torch.float64))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(torch.zeros(2, 3, 32, 32, dtype=torch.bfloat16)).shape == (2, 10)
     for x in (torch.zeros(2, 1, 32, 32), torch.zeros(3, 32, 32),
               torch.zeros(2, 3, 32, 32, dtype=torch.uint8)):
         with pytest.raises(InputError, match="floating-point images"):

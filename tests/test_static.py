@@ -374,3 +374,16 @@ def test_products_pass_gradients_to_hallucinated_edges_and_not_through(backend, 
         torch.testing.assert_close(network.weight.grad, expected)
         to_z = torch.stack([w[0] * second * g, w[1] * first * g, 0 * g, 0 * g], dim=1)
         torch.testing.assert_close(z.grad, to_z)
+
+
+def test_second_derivatives_are_the_dense_backends_alone():
+    """DGL's backward keeps real edges only, so a penalty on gradients would miss all others."""
+    for backend in BACKENDS:
+        network = ng.StaticNeuralGraph(STATIC_GENERATORS["chain"](), ng.TopK(10), backend=backend)
+        x = torch.randn(2, 3, 4, 4, requires_grad=True)
+        slope, = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
+        if backend == "dense":
+            slope.square().sum().backward()
+        elif backend == "dgl":
+            with pytest.raises(RuntimeError, match="differentiate twice"):
+                slope.square().sum().backward()

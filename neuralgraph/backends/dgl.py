@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from .._dgl import dgl
 from ..errors import InputError
@@ -16,7 +17,8 @@ class DGL(Backend):
     the same on the reversed block for the nodes, and a dot product per candidate edge for the
     weights. Features are nodes-first and two-dimensional, (n, B H W), the layout in which DGL's
     kernels fuse the product with the sum, and at least float32: less is computed in float32 and
-    rounded at the end. DGL's wheels are CPU-only, so tensors elsewhere are refused.
+    rounded at the end. First derivatives only. DGL's wheels are CPU-only, so tensors elsewhere are
+    refused.
     """
 
     def propagate(self, stage, messages, selection):
@@ -51,6 +53,7 @@ class _MessagePassing(torch.autograd.Function):
         return dgl.ops.u_mul_e_sum(forward, features, kept)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         features, kept, real = ctx.saved_tensors
         gradient = gradient.contiguous()

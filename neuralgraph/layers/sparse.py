@@ -108,7 +108,7 @@ def count(density: float, weights: int) -> int:
     """
     if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
         raise InputError(f"density must be above 0 and at most 1, got {density!r}.")
-    return max(1, weights - math.floor((1 - density) * weights + 1e-9))
+    return max(min(1, weights), weights - math.floor((1 - density) * weights + 1e-9))
 
 
 def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *,
@@ -143,6 +143,10 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *,
     >>> sparsify(model, density=0.5)[2].k
     288
     """
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}.")
+    if isinstance(skip, str):
+        raise InputError(f"skip must be a list of names, got {skip!r}.")
     layers = {name: layer for name, layer in module.named_modules() if _can_be_sparse(layer)}
     if not layers:
         raise InputError("the model has no torch.nn.Conv2d or torch.nn.Linear to make sparse"

@@ -19,8 +19,12 @@ from ..errors import InputError, NeuralGraphError, SolverError, UnknownNameError
 from ..selectors import Selection, Selector
 from ..wiring import Wiring
 from .dynamic import DynamicNeuralGraph
+from .network import check_bool
 
 FIXED_STEPS = 8  # of a solver with a fixed grid, unless options say otherwise
+# options of solvers
+POSITIVE = {"step_size", "first_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps",
+            "max_iters", "max_order"}
 SCIPY_METHODS = ("LSODA", "RK45", "RK23", "DOP853", "Radau", "BDF")
 
 
@@ -85,6 +89,7 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
             if not _is_positive(value) or (value == math.inf and name != "max_evaluations"):
                 raise InputError(f"{name} must be a number above 0, got {value!r}.")
         self.solver, self.rtol, self.atol, self.time = solver, rtol, atol, time
+        check_bool(adjoint=adjoint, rectify_state=rectify_state)
         if rectify_state and adjoint:
             raise InputError("rectify_state=True has no adjoint equation; use adjoint=False.")
         self.adjoint, self.max_evaluations = adjoint, max_evaluations
@@ -203,8 +208,9 @@ def _checked_options(solver: str, options: dict | None) -> dict:
             raise UnknownNameError(f"option of the solver {solver!r}", name, options_of(solver))
     if {"step_size", "grid_constructor"} <= set(options):
         raise InputError("give step_size or grid_constructor, not both.")
-    if not _is_positive(options.get("step_size", 1)):
-        raise InputError(f"step_size must be a number above 0, got {options['step_size']!r}.")
+    for name in POSITIVE & set(options):
+        if not _is_positive(options[name]):
+            raise InputError(f"{name} must be a number above 0, got {options[name]!r}.")
     lookup("method of scipy", options.get("solver", SCIPY_METHODS[0]), dict.fromkeys(SCIPY_METHODS))
     if options.get("interp", "linear") not in ("linear", "cubic"):
         raise InputError(f"interp must be 'linear' or 'cubic', got {options['interp']!r}.")

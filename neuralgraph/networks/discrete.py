@@ -11,7 +11,7 @@ from ..nodes import NodeFunctions
 from ..selectors import Selector
 from ..wiring import Wiring
 from .dynamic import DynamicNeuralGraph
-from .network import as_generator
+from .network import as_generator, check_bool
 
 
 class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
@@ -51,6 +51,7 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
                  dtype: torch.dtype | None = None):
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise InputError(f"steps must be an integer of at least 1, got {steps!r}.")
+        check_bool(tied=tied)
         if steps is None and not tied:
             raise InputError("untied steps need a number: tied=False with steps=None makes no sense.")
         generator = as_generator(seed)

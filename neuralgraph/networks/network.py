@@ -153,7 +153,10 @@ class NeuralGraph(nn.Module, ABC):
             )
         if 0 in x.shape:
             raise InputError(f"expected at least one sample and one pixel, got {tuple(x.shape)}.")
-        if x.dtype != self.weight.dtype and not _autocasts(x.device.type):
+        if x.device != self.weight.device:
+            raise InputError(f"x is on {x.device} but the network on {self.weight.device}: move one with "
+                             ".to(device).")
+        if x.dtype != self.weight.dtype and not autocasts(x.device.type):
             raise InputError(
                 f"x is {x.dtype} but the network's weights are {self.weight.dtype}: use "
                 f"x.to({self.weight.dtype}) or network.to({x.dtype})."
@@ -177,7 +180,8 @@ def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
     return dtype
 
 
-def _autocasts(device_type: str) -> bool:
+def autocasts(device_type: str) -> bool:
+    """Whether torch chooses the types of operations on that device itself."""
     try:
         return torch.is_autocast_enabled(device_type)
     except TypeError:  # before torch 2.4 there was one function per device
@@ -202,6 +206,13 @@ def as_generator(seed: int | torch.Generator) -> torch.Generator:
     """A generator from a seed; a generator is used as it is."""
     if isinstance(seed, torch.Generator):
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"expected an integer seed or a torch.Generator, got {seed!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -2**63 <= seed < 2**64:
+        raise InputError(f"expected an integer seed of 64 bits or a torch.Generator, got {seed!r}.")
     return torch.Generator().manual_seed(seed)
+
+
+def check_bool(**settings: bool) -> None:
+    """Refuses what is neither True nor False; any text would count as True."""
+    for name, value in settings.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name} must be True or False, got {value!r}.")
