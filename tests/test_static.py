@@ -387,3 +387,10 @@ def test_second_derivatives_are_the_dense_backends_alone():
         elif backend == "dgl":
             with pytest.raises(RuntimeError, match="differentiate twice"):
                 slope.square().sum().backward()
+
+
+def test_batch_norms_of_later_stages_leave_those_of_earlier_ones_alone(float64):
+    """Stage 0 has row 1 of the norms, a view of them, and stage 1 rows 0 and 2, a copy."""
+    wiring = ng.wirings.from_edges([(1, 0), (1, 2), (0, 3), (2, 3)], inputs=[1], outputs=[3],
+                                   functions=[ng.NodeFunction("norm")] * 3 + [ng.NodeFunction()])
+    agreement(wiring, "dense", "dnw", 0.5, training=True)
