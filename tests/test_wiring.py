@@ -347,16 +347,3 @@ def test_a_learned_wiring_may_have_dead_nodes():
     x = torch.randn(2, 2, 7, 7)
     assert small.wiring.num_edges == 5
     torch.testing.assert_close(small(x), network(x), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("name, code, message", [
-    ("activation", 99, "'?0'?: activation has the code 99; codes are 0 = identity, 1 = relu"),
-    ("norm", 3, "norm has the code 3; codes are 0 = none, 1 = batch, 2 = instance"),
-    ("aggregate", 2, "aggregate has the code 2; codes are 0 = sum, 1 = product"),
-    ("zero_pad", 7, "zero_pad has the code 7; codes are 0 = False, 1 = True"),
-])
-def test_codes_out_of_range(name, code, message):
-    graph = ng.wirings.chain([1, 2, 1]).graph
-    graph.ndata[name][0] = code
-    with pytest.raises(WiringError, match=message):
-        ng.Wiring(graph)

@@ -82,18 +82,18 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
                  atol: float = 1e-3, time: float = 1.0, adjoint: bool = False,
                  max_evaluations: int = 1000, options: dict | None = None,
                  rectify_state: bool = False, dtype: torch.dtype | None = None):
-        super().__init__(wiring, selector, backend, seed, dtype)
         lookup("solver", solver, _SOLVERS)
         for name, value in {"rtol": rtol, "atol": atol, "time": time,
                             "max_evaluations": max_evaluations}.items():
             if not _is_positive(value) or (value == math.inf and name != "max_evaluations"):
                 raise InputError(f"{name} must be a number above 0, got {value!r}.")
-        self.solver, self.rtol, self.atol, self.time = solver, rtol, atol, time
         check_bool(adjoint=adjoint, rectify_state=rectify_state)
         if rectify_state and adjoint:
             raise InputError("rectify_state=True has no adjoint equation; use adjoint=False.")
-        self.adjoint, self.max_evaluations = adjoint, max_evaluations
-        self.options = _checked_options(solver, options)
+        options = _checked_options(solver, options)
+        super().__init__(wiring, selector, backend, seed, dtype)
+        self.solver, self.rtol, self.atol, self.time = solver, rtol, atol, time
+        self.adjoint, self.max_evaluations, self.options = adjoint, max_evaluations, options
         self.rectify_state = rectify_state
         self.evaluations = 0
 

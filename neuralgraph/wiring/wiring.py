@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 
@@ -15,28 +15,16 @@ from .function import (ACTIVATIONS, AGGREGATES, IDENTITY, NORMS, STATIC, NodeFun
 ROLES = ("hidden", "input", "output")
 HIDDEN, INPUT, OUTPUT = range(3)
 
-
-def _codes(kind: str, names: Sequence) -> tuple[Callable, Callable]:
-    """From a name of that kind to its code, which is its place, and back."""
-    def decode(code: int):
-        if code >= len(names):
-            known = ", ".join(f"{i} = {name}" for i, name in enumerate(names))
-            raise WiringError(f"{kind} has the code {code}; codes are {known}.")
-        return names[code]
-
-    return names.index, decode
-
-
 # Node data that describe the function of a node, with the codes for names.
 _FUNCTION_CODES = {
     "send": (encode_steps, decode_steps),
     "receive": (encode_steps, decode_steps),
-    "norm": _codes("norm", list(NORMS)),
-    "activation": _codes("activation", list(ACTIVATIONS)),
+    "norm": (NORMS.__getitem__, list(NORMS).__getitem__),
+    "activation": (list(ACTIVATIONS).index, list(ACTIVATIONS).__getitem__),
     "kernel_size": (int, int),
     "stride": (int, int),
-    "aggregate": _codes("aggregate", AGGREGATES),
-    "zero_pad": _codes("zero_pad", (False, True)),
+    "aggregate": (AGGREGATES.index, AGGREGATES.__getitem__),
+    "zero_pad": (int, bool),
 }
 _STRUCTURE = ("role", "block", "scale", "holds", *_FUNCTION_CODES)
 
@@ -255,7 +243,7 @@ class Wiring:
                 for name, code in zip(given, distinct[row].tolist()):
                     fields[name] = _FUNCTION_CODES[name][1](code)
                 function = NodeFunction(**fields)
-            except (WiringError, LookupError) as error:
+            except (WiringError, IndexError, LookupError) as error:
                 raise WiringError(f"node {self.label(node)!r}: {error}") from error
             if function not in functions:
                 functions.append(function)
