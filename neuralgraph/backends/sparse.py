@@ -29,7 +29,8 @@ class Sparse(Backend):
     where more than a sixth of the pairs are asked for, otherwise a dot product per edge. Gradients
     can be taken once; for second derivatives use the dense backend.
 
-    float32 and float64 on the CPU. Without numba, torch's own sparse products do the same, slower.
+    On the CPU, in float32 or float64: less is computed in float32 and rounded at the end. Without
+    numba, torch's own sparse products do the same, slower.
     """
 
     fuses_nodes = kernels.AVAILABLE
@@ -43,12 +44,11 @@ class Sparse(Backend):
         if messages.device.type != "cpu":
             raise InputError(f"the sparse backend computes on the CPU, but the network is on "
                              f"{messages.device}: use backend='dense' or 'auto' there.")
-        weight = stage.values(selection.weight)
-        messages = messages.to(weight.dtype)
-        batch, _, height, width = messages.shape
-        edges = _Edges.of(stage, selection)
-        sums = _Propagate.apply(messages.flatten(2), weight, edges)
-        return sums.unflatten(2, (height, width))
+        weight, (height, width) = stage.values(selection.weight), messages.shape[2:]
+        dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
+        sums = _Propagate.apply(messages.to(dtype).flatten(2), weight.to(dtype),
+                                _Edges.of(stage, selection))
+        return sums.unflatten(2, (height, width)).to(messages.dtype)
 
 
 class _Edges:

@@ -20,8 +20,8 @@ class DynamicNeuralGraph(NeuralGraph):
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
-                 seed: int | torch.Generator):
-        super().__init__(wiring, selector, backend, seed)
+                 seed: int | torch.Generator, dtype: torch.dtype | None):
+        super().__init__(wiring, selector, backend, seed, dtype)
         self._chunks = [chunk for stage in self.stages for chunk in stage.chunks]
         self._rows = [self.functions.rows(chunk.nodes) for chunk in self._chunks]
         order = torch.cat([stage.nodes for stage in self.stages])

@@ -27,6 +27,7 @@ class StaticNeuralGraph(NeuralGraph):
         selector: which edges are real, e.g. ``TopK(k=1000)``.
         backend: "dense", "dgl" or "auto".
         seed: of the initial weights and the selector's draws; an integer or a generator.
+        dtype: of weights and node values; by default torch's default.
 
     Shape:
         x: (B, inputs, H, W), floating point; y: (B, outputs, H', W') with H' = ceil(H / strides).
@@ -44,8 +45,8 @@ class StaticNeuralGraph(NeuralGraph):
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend = "auto",
-                 seed: int | torch.Generator = 0):
-        super().__init__(wiring, selector, backend, seed)
+                 seed: int | torch.Generator = 0, *, dtype: torch.dtype | None = None):
+        super().__init__(wiring, selector, backend, seed, dtype)
         self._rows = [[self.functions.rows(chunk.nodes) for chunk in stage.chunks]
                       for stage in self.stages]
         order = torch.cat([chunk.nodes for stage in self.stages for chunk in stage.chunks

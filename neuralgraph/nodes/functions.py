@@ -41,9 +41,10 @@ class NodeFunctions(nn.Module):
     Args:
         wiring: learned values it carries are taken over; the others are drawn.
         generator: for the kernels.
+        dtype: of all parameters; by default torch's default.
     """
 
-    def __init__(self, wiring: Wiring, generator: torch.Generator):
+    def __init__(self, wiring: Wiring, generator: torch.Generator, dtype: torch.dtype | None = None):
         super().__init__()
         self.groups = nn.ModuleList(
             NodeGroup(function, (wiring.function == number).nonzero().flatten())
@@ -53,6 +54,7 @@ class NodeFunctions(nn.Module):
             self._row[group.nodes] = torch.arange(len(group.nodes))
             for operation in (*group.receive, *group.send):
                 operation.reset(generator)
+        self.to(dtype)
         self.load(wiring.parameters)
 
     def rows(self, nodes: torch.Tensor) -> Rows:

@@ -68,7 +68,8 @@ class BatchNorm(Operation):
         y = F.batch_norm(x, mean, var, self.weight[rows], self.bias[rows], self.training, MOMENTUM,
                          EPSILON)
         if self.training and isinstance(rows, torch.Tensor):  # a copy was updated, not a view
-            self.running_mean[rows], self.running_var[rows] = mean, var
+            # .data, since autograd keeps the views of other stages and would take this for a change
+            self.running_mean.data[rows], self.running_var.data[rows] = mean, var
         return y
 
 

@@ -63,8 +63,10 @@ class TopK(RankingSelector):
 
         effective weight  w 1{real};    dL/dw_uv = <Z_u, dL/dI_v>  for every candidate (u,v)
 
-    ("Discovering Neural Wirings", section 2.2 and appendix F). Ties: among edges of equal magnitude
-    the one with the higher number is kept, as a stable ascending sort would have it.
+    ("Discovering Neural Wirings", section 2.2 and appendix F); into a node that multiplies, Z_u is
+    times the other real factors (see ``aggregate`` of :class:`neuralgraph.NodeFunction`). Ties: among
+    edges of equal magnitude the one with the higher number is kept, as a stable ascending sort would
+    have it.
 
     Args:
         k: number of real edges, 0 to the number of candidates.

@@ -51,7 +51,13 @@ class NodeFunction:
             ``conv``.
         stride: of the convolution, in pixels.
         aggregate: "sum", or "product" to multiply the weighted messages w_uv send_u(s_u) instead of
-            adding them, as the gates of an LSTM do; without a real in-edge a product is 1.
+            adding them, as the gates of an LSTM do; without a real in-edge a product is 1. A selector
+            whose gradient reaches all candidate edges treats the factor of one that is not real as 1
+            in the forward pass and as 1 + w_uv send_u(s_u) towards w_uv, so that for every candidate
+
+                dL/dw_uv = < send_u(s_u) prod over real (t,v), t != u of w_tv send_t(s_t), dL/dI_v >
+
+            with I_v the product; as in a sum, nothing flows through an edge that is not real.
         zero_pad: after a strided convolution, surround the map with zeros up to its old size, so that
             a graph keeps one resolution throughout (the paper's Figure 2).
 

@@ -189,13 +189,16 @@ class Wiring:
             edges: which edges to keep, a mask (E,).
             weight: of every candidate edge, (E,).
             parameters: of the nodes, each (V, ...).
+
+        The tensors may be on any device; a wiring is on the CPU.
         """
+        edges = edges.cpu()
         graph = dgl.graph((self.src[edges], self.dst[edges]), num_nodes=self.num_nodes)
         for name in STRUCTURE:
             graph.ndata[name] = self._graph.ndata[name]
         for name, value in parameters.items():
-            graph.ndata[name] = value.detach()
-        graph.edata["weight"] = weight.detach()[edges]
+            graph.ndata[name] = value.detach().cpu()
+        graph.edata["weight"] = weight.detach().cpu()[edges]
         return Wiring(graph, labels=self.labels)
 
     # Reading and checking the graph, once
