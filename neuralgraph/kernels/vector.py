@@ -231,12 +231,44 @@ def rolled(typingctx):
 
 
 @intrinsic
-def take_number(typingctx, address):
-    """Adds 1 to the int64 at an address, atomically; returns what was there."""
+def fetch_add(typingctx, address, value):
+    """Adds to the int64 at an address, atomically; returns what was there."""
     def codegen(context, builder, signature, args):
         pointer = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.IntType(64)(1), "seq_cst")
-    return types.int64(types.int64), codegen
+        return builder.atomic_rmw("add", pointer, args[1], "seq_cst")
+    return types.int64(types.int64, types.int64), codegen
+
+
+@inline
+def take_number(address):
+    """The next number of the counter at an address, atomically."""
+    return fetch_add(address, 1)
+
+
+@intrinsic
+def give_way(typingctx):
+    """Lets another thread run."""
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+    return types.void(), codegen
+
+
+@inline
+def wait_for_all(address, threads):
+    """Returns when ``threads`` threads have called it; ``address`` holds two int64, 0 at first."""
+    turn = fetch_add(address + 8, 0)
+    if fetch_add(address, 1) == threads - 1:
+        fetch_add(address, -threads)
+        fetch_add(address + 8, 1)
+    else:
+        tries = 0
+        while fetch_add(address + 8, 0) == turn:
+            rolled()
+            tries += 1
+            if tries > 2000:
+                give_way()
 
 
 @intrinsic
