@@ -353,7 +353,7 @@ def test_deepcopy_and_state_dict(generator):
     assert torch.equal(twin(x), network(x)) and torch.equal(fresh(x), network(x))
 
 
-def test_auto_takes_the_dense_way_where_most_edges_are_real():
+def test_auto_takes_the_dense_way_where_most_edges_are_real_or_work_is_small():
     used = []
 
     class Recording(ng.backends.Backend):
@@ -366,9 +366,9 @@ def test_auto_takes_the_dense_way_where_most_edges_are_real():
 
     auto = ng.backends.create("auto")
     auto._dense, auto._sparse = Recording("dense"), Recording("sparse")
-    for k, expected in ((10, "sparse"), (90, "dense")):
+    for k, side, expected in ((10, 160, "sparse"), (90, 160, "dense"), (10, 2, "dense")):
         network = ng.StaticNeuralGraph(ng.wirings.chain([10, 10]), ng.TopK(k), backend=auto)
-        network(torch.randn(1, 10, 2, 2))
+        network(torch.randn(1, 10, side, side))
         assert used.pop() == expected and not used
 
 

@@ -7,15 +7,17 @@ from .backend import Backend
 from .dense import Dense
 from .sparse import Sparse
 
-DENSE_FROM = 0.35  # share of real edges from which a matrix product is faster than sums over edges
+DENSE_FROM = 0.5   # share of real edges from which a matrix product is faster than sums over edges
+SMALL = 2**21      # multiply-adds of a matrix product that costs no more than to start the sums
 
 
 class Auto(Backend):
-    """Per stage, the sparse backend below a density of 0.35, the dense one from there on.
+    """Per stage, the sparse backend below a density of 0.5, the dense one from there on.
 
-    The density is that of real edges among all pairs of the stage's sources and nodes; where the two
-    take the same time was measured (``benchmarks/propagate.py``). Off the CPU, and where kernels
-    cannot be compiled, it is always the dense one. Node functions are compiled with either.
+    The density is that of real edges among all pairs of the stage's sources and nodes. Where the dense
+    product has fewer than 2^21 multiply-adds, it is the dense one too. Both numbers were measured
+    (``benchmarks/propagate.py``). Off the CPU, and where kernels cannot be compiled, it is always the
+    dense one. Node functions are compiled with either.
     """
 
     fuses_nodes = kernels.AVAILABLE
@@ -26,9 +28,10 @@ class Auto(Backend):
 
     def propagate(self, stage, messages, selection):
         pairs = len(stage.nodes) * len(stage.sources)
-        if messages.device.type != "cpu" or self._num_real(stage, selection) >= DENSE_FROM * pairs:
-            return self._dense.propagate(stage, messages, selection)
-        return self._sparse.propagate(stage, messages, selection)
+        work = pairs * len(messages) * messages.shape[2:].numel()
+        is_dense = messages.device.type != "cpu" or work < SMALL or \
+            self._num_real(stage, selection) >= DENSE_FROM * pairs
+        return (self._dense if is_dense else self._sparse).propagate(stage, messages, selection)
 
     @staticmethod
     def _num_real(stage, selection) -> int:

@@ -31,6 +31,7 @@ class CompiledModel(nn.Module):
         super().__init__()
         self.stem, self.networks, self.head = stem, nn.ModuleList(networks), head
         self.in_channels, self.image_size = in_channels, image_size
+        self._between: dict[tuple, list[torch.Tensor]] = {}  # maps between networks, to be used again
         self.eval()
 
     @torch.no_grad()
@@ -40,10 +41,21 @@ class CompiledModel(nn.Module):
                 f"expected floating-point images (batch, {self.in_channels}, height, width), got "
                 f"{images.dtype} of shape {tuple(images.shape)}."
             )
-        x = self.stem(images)
-        for network in self.networks:
-            x = network(x)
-        return self.head(x)
+        x, lent = self.stem(images), []
+        for network in self.networks[:-1]:
+            lent.append(self._lend(network.output_shape(x), x.dtype))
+            x = network.into(x, lent[-1])
+        y = self.head(self.networks[-1](x))
+        for maps in lent:
+            self._between[tuple(maps.shape)].append(maps)
+        return y
+
+    def _lend(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        free = self._between.setdefault(shape, [])
+        return free.pop() if free else torch.empty(shape, dtype=dtype)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_between": {}}
 
     def train(self, mode: bool = True) -> CompiledModel:
         if mode:

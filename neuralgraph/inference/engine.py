@@ -43,18 +43,24 @@ class CompiledNetwork(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad:
             raise InputError("a compiled network has no gradients: use torch.no_grad(), or the network "
                              "it was compiled from.")
-        x = x.detach()
+        return self.into(x.detach(), x.new_empty(self.output_shape(x)))
+
+    def output_shape(self, x: torch.Tensor) -> tuple[int, ...]:
+        """Of the result for x."""
+        scale = self.plan.output_scale
+        return len(x), self.plan.num_outputs, *(-(-side // scale) for side in x.shape[2:])
+
+    def into(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """As ``forward``, unchecked, into a contiguous tensor of the right shape."""
         height, width = x.shape[2:]
         if x.stride(3) != 1 and width > 1 or x.stride(2) != width and height > 1:
             x = x.contiguous()
-        out = x.new_empty(len(x), plan.num_outputs, -(-height // plan.output_scale),
-                          -(-width // plan.output_scale))
         threads = torch.get_num_threads()
         samples = self._samples(len(x), height, width, threads)
         team = 1 if -(-len(x) // samples) >= threads else threads
         key = height, width, samples, team, threads
         if key not in self._layouts:
-            self._layouts[key] = _Layout(plan, height, width, samples, team, threads)
+            self._layouts[key] = _Layout(self.plan, height, width, samples, team, threads)
         self._layouts[key].run(x, out)
         return out
 
