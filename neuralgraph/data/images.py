@@ -42,6 +42,8 @@ class ImageData:
             if images.dtype != torch.uint8 or images.dim() != 4:
                 raise DataError(f"{self.name}: {part} images must be uint8 (N, C, H, W), got "
                                 f"{images.dtype} of shape {tuple(images.shape)}.")
+            if labels.dtype != torch.int64:
+                raise DataError(f"{self.name}: {part} labels must be int64, got {labels.dtype}.")
             if len(images) == 0 or labels.shape != (len(images),):
                 raise DataError(f"{self.name}: {part} has {len(images)} images and "
                                 f"{tuple(labels.shape)} labels; expected as many, and at least one.")
@@ -55,10 +57,15 @@ class ImageData:
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise DataError(f"{self.name}: training images are {tuple(self.train_images.shape[1:])} "
                             f"(C, H, W) but test images {tuple(self.test_images.shape[1:])}.")
-        if not self.mean:
+        if not self.mean and not self.std:
             mean, std = channel_statistics(self.train_images)
             object.__setattr__(self, "mean", mean)
             object.__setattr__(self, "std", std)
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise DataError(f"{self.name}: mean and std need one value for each of the {self.channels} "
+                            f"channels, got {self.mean} and {self.std}.")
+        if not min(self.std) > 0:
+            raise DataError(f"{self.name}: std must be above 0, got {self.std}.")
 
     @property
     def channels(self) -> int:

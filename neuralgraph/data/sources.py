@@ -8,6 +8,7 @@ import os
 import pickle
 import tarfile
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import DataError, UnknownNameError, listed
+from ..errors import DataError, InputError, UnknownNameError, listed
 from .images import ImageData
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
@@ -34,6 +35,10 @@ CIFAR10_MD5 = {
 }
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 HELD_OUT = 5  # without a test part, every fifth image
+DEEP = ("I", "F")  # Pillow's modes of more than 8 bits a channel, which it would clip
+# what NumPy raises for an archive that is damaged or none; a false size asks for impossible memory
+NOT_AN_ARCHIVE = (ValueError, OSError, EOFError, KeyError, NotImplementedError, MemoryError,
+                  zipfile.BadZipFile, zlib.error)
 
 
 def digits() -> ImageData:
@@ -48,7 +53,7 @@ def digits() -> ImageData:
         images, labels = arrays["images"], arrays["labels"]
     images = torch.from_numpy((images.astype(np.uint16) * 255 // 16).astype(np.uint8))[:, None]
     labels = torch.from_numpy(labels.astype(np.int64))
-    return _hold_out("digits", images, labels, tuple("0123456789"))
+    return _hold_out("digits", images, labels, torch.arange(len(images)), tuple("0123456789"))
 
 
 def class_folders(path: Path, image_size: int | None = None) -> ImageData:
@@ -62,8 +67,9 @@ def class_folders(path: Path, image_size: int | None = None) -> ImageData:
         image_size: resize to this many pixels on each side; by default all must have one size.
 
     Raises:
-        DataError: for fewer than two classes, a class that is only in one part, an unreadable image
-            or images of different size, naming the file.
+        DataError: for fewer than two classes, a class that is only in one part, an unreadable image,
+            one with transparent pixels or more than 8 bits per channel, or images of different
+            size, naming the file.
     """
     train = path / "train"
     tests = [path / name for name in ("test", "val") if (path / name).is_dir()]
@@ -71,8 +77,8 @@ def class_folders(path: Path, image_size: int | None = None) -> ImageData:
         if tests:
             raise DataError(f"{path} has a folder {tests[0].name!r} but no folder 'train' beside it.")
         files, labels, classes = _list_images(path)
-        images = _decode(files, image_size)
-        return _hold_out(str(path), images, labels, classes)
+        place = torch.cat([torch.arange(int(n)) for n in torch.bincount(labels)])
+        return _hold_out(str(path), _decode(files, image_size), labels, place, classes)
     if not tests:
         raise DataError(f"{path} has a folder 'train' but neither 'test' nor 'val' beside it.")
     train_files, train_labels, classes = _list_images(train)
@@ -133,13 +139,13 @@ def npz(path: Path) -> ImageData:
     """A NumPy archive with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
 
     ``x_train``, ``y_train``, ``x_test``, ``y_test`` are understood too. Images are uint8, (N, H, W),
-    (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are integers from 0. Pickled content is
-    refused.
+    (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are integers from 0, and the largest of the
+    training labels says how many classes there are. Pickled content is refused.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except NOT_AN_ARCHIVE as error:
         raise DataError(f"{path} is not a readable .npz archive (truncated, or with pickled objects): "
                         f"{error}") from error
     parts = []
@@ -152,7 +158,10 @@ def npz(path: Path) -> ImageData:
                 raise DataError(f"{path} has no array {name!r}; it has {listed(sorted(arrays))}.")
         parts += [_channels_first(arrays[names[0]], path, names[0]),
                   _integer_labels(arrays[names[1]], path, names[1])]
-    count = int(max(parts[1].max(), parts[3].max())) + 1 if len(parts[1]) and len(parts[3]) else 0
+    count = int(parts[1].max()) + 1 if len(parts[1]) else 0
+    if count > len(parts[1]):
+        raise DataError(f"{path}: {names[1].replace('test', 'train')!r} asks for {count} classes, more "
+                        f"than the {len(parts[1])} training images; labels count from 0 without gaps.")
     return ImageData(str(path), *parts, classes=tuple(str(i) for i in range(count)))
 
 
@@ -169,8 +178,12 @@ def load(source: str | os.PathLike, image_size: int | None = None) -> ImageData:
 
     Raises:
         DataError: if the data cannot be read or used.
+        InputError: for a size that is none.
         UnknownNameError: if there is neither such a name nor such a path.
     """
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int)
+                                   or image_size < 1):
+        raise InputError(f"image_size must be a number of pixels, at least 1, got {image_size!r}.")
     path = Path(source)
     if str(source) in DATASETS:
         return _no_resize(DATASETS[str(source)](), image_size)
@@ -198,9 +211,9 @@ def _no_resize(data: ImageData, image_size: int | None) -> ImageData:
     return data
 
 
-def _hold_out(name, images, labels, classes) -> ImageData:
-    """Every fifth image of the list becomes a test image."""
-    test = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1
+def _hold_out(name, images, labels, place, classes) -> ImageData:
+    """Every fifth image by its place becomes a test image."""
+    test = place % HELD_OUT == HELD_OUT - 1
     return ImageData(name, images[~test], labels[~test], images[test], labels[test], classes)
 
 
@@ -238,6 +251,7 @@ def _decode(files: list[Path], image_size: int | None) -> torch.Tensor:
 def _read_image(file: Path, image_size: int | None) -> np.ndarray:
     try:
         with Image.open(file) as image:
+            _check_loses_nothing(image)
             image = image.convert("L" if image.mode in ("1", "L") else "RGB")
             if image_size is not None:
                 image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
@@ -245,6 +259,15 @@ def _read_image(file: Path, image_size: int | None) -> np.ndarray:
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError,
             Image.DecompressionBombError) as error:
         raise DataError(f"cannot read the image {file}: {error}") from error
+
+
+def _check_loses_nothing(image: Image.Image) -> None:
+    """Refuses what a conversion to 8 bits of grey or RGB would clip or drop without a word."""
+    if image.mode.startswith(DEEP):
+        raise ValueError("it has more than 8 bits per channel; convert it to 8 bits first")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        if image.convert("RGBA").getextrema()[3][0] < 255:
+            raise ValueError("it has transparent pixels; put it on a background first")
 
 
 def _checked(name: str, content: bytes, path: Path) -> bytes:
@@ -262,6 +285,8 @@ def _channels_first(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
         raise DataError(f"{path}: {name!r} must be uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), got "
                         f"{array.dtype} of shape {array.shape}.")
+    if 0 in array.shape[1:]:
+        raise DataError(f"{path}: {name!r} has shape {array.shape}; expected at least one pixel.")
     if array.ndim == 3:
         array = array[:, None]
     elif array.shape[1] not in (1, 3):
@@ -274,4 +299,6 @@ def _channels_first(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
 def _integer_labels(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
     if array.dtype.kind not in "iu":
         raise DataError(f"{path}: {name!r} must be integers, got {array.dtype}.")
+    if array.shape not in ((array.size,), (array.size, 1)):
+        raise DataError(f"{path}: {name!r} must have shape (N,) or (N, 1), got {array.shape}.")
     return torch.from_numpy(array.astype(np.int64).reshape(-1))
