@@ -119,6 +119,15 @@ def test_a_run_on_own_images_resumes_from_another_folder(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert call("evaluate", "../run").exit_code == 0
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert "no file or folder" in error("evaluate", "../run")
+    assert call("inspect", "../run").exit_code == 0  # a wiring is taken away without its images
+    assert call("export", "../run", "--format", "json", "--out", "w.json").exit_code == 0
+    result = call("train", "tiny-static", "--resume", "--out", "../run", "--data", "../moved")
+    assert result.exit_code == 0
+    assert call("evaluate", "../run").exit_code == 0
+    Image.new("RGB", (8, 8)).save(tmp_path / "moved" / "train" / "cat" / "3.png")
+    assert "are not those" in error("train", "tiny-static", "--resume", "--out", "../run")
 
 
 def error(*arguments):
@@ -151,7 +160,8 @@ def test_bad_input(run, tmp_path, monkeypatch):
         (("train", "tiny-static", "--data", "digitz"), "did you mean 'digits'"),
         (("train", "tiny-static", "--out", folder), "holds another run"),
         (("train", "tiny-static", "--resume"), "no run to resume"),
-        (("train", "tiny-static", "--resume", "--epochs", "3", "--out", folder), "leave out"),
+        (("train", "tiny-static", "--resume", "--epochs", "3", "--out", folder), "epochs=3 (was 1)"),
+        (("train", "tiny-static", "--accept-changes"), "belongs to --resume"),
         (("train", "tiny-static", "--resume", "--out", tmp_path / "x"), "the folder of a run"),
         (("evaluate", tmp_path), "the folder of a run"),
         (("evaluate", folder, "--backend", "spars"), "unknown backend"),

@@ -1,12 +1,17 @@
 """Runs: the metrics are true, a continued run equals an undisturbed one, damage is reported."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 import math
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -198,6 +203,10 @@ def test_damaged_checkpoints(copied, data):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="damaged or no safetensors"):
             Run.open(copied, data)
+    for place in (-1, -len(content) // 2):  # one byte among the values
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place:][1:])
+        with pytest.raises(CheckpointError, match="not those that were written"):
+            Run.open(copied, data)
     path.unlink()
     with pytest.raises(CheckpointError, match="no checkpoint"):
         Run.open(copied, data)
@@ -223,6 +232,177 @@ def test_foreign_checkpoints(copied, data):
     write_checkpoint(path, tensors, {"progress": {"epoch": 1, "stpe": 2}})
     with pytest.raises(CheckpointError, match="damaged"):
         Run.open(copied, data)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: {**t, "model.stem.0.weight": t["model.stem.0.weight"].double()}, "stem.0.weight.*float64.*float32"),
+    (lambda t: {**t, "model.stem.0.weight": t["model.stem.0.weight"][:1]}, "stem.0.weight"),
+    (lambda t: {**t, "model.more": torch.zeros(1)}, "'more' is .*no such tensor"),
+    (lambda t: {**t, "momentum.more": torch.zeros(1)}, "'more' is .*no such tensor"),
+    (lambda t: {**t, "momentum.stem.0.weight": t["momentum.stem.0.weight"].half()}, "stem.0.weight.*float16"),
+    (lambda t: {**t, "momentum.stem.0.weight": torch.zeros(1)}, "stem.0.weight"),
+    (lambda t: {**t, "real.0": t["real.0"].float()}, "'0' is torch.float32"),
+    (lambda t: {**t, "real.1": t["real.0"].clone()}, "'1' is .*no such tensor"),
+    (lambda t: {k: v for k, v in t.items() if not k.startswith("real")}, "'0' is missing"),
+])
+def test_tensors_that_do_not_fit(copied, data, change, message):
+    path = copied / "checkpoint.safetensors"
+    tensors, state = read_checkpoint(path)
+    write_checkpoint(path, change(tensors), state)
+    with pytest.raises(CheckpointError, match=message):
+        Run.open(copied, data)
+
+
+@pytest.mark.parametrize("progress", [
+    7, [], None, {"epoch": "2"}, {"epoch": -1}, {"epoch": 1.0}, {"epoch": True}, {"epoch": 0, "step": 10**9},
+    {"epoch": 2, "rows": [{}]}, {"epoch": 1, "rows": [3]}, {"epoch": 0, "rows": {}}, {"loss": "nan"},
+    {"epoch": 2, "rows": [{"a": 1}, {"b": 1}]}])
+def test_progress_of_the_wrong_kind(copied, data, progress):
+    path = copied / "checkpoint.safetensors"
+    tensors, state = read_checkpoint(path)
+    write_checkpoint(path, tensors, {**state, "progress": progress})
+    with pytest.raises(CheckpointError, match="damaged"):
+        Run.open(copied, data)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("lr", "0.1"), ("lr", None), ("k", "5"), ("k", 1.5), ("epochs", 2.5), ("epochs", True), ("flip", "no"),
+    ("milestones", 3), ("milestones", ["a"]), ("model", ["x"]), ("model", 3), ("seed", 2**70),
+    ("image_size", "big"), ("data", {}), ("lr", 1e999), ("width", [1])])
+def test_settings_of_the_wrong_kind(copied, data, field, value):
+    path = copied / "recipe.json"
+    content = json.loads(path.read_text())
+    content["recipe"][field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="damaged.*" + field):
+        Run.open(copied, data)
+
+
+def test_bottomless_json(copied, data):
+    (copied / "recipe.json").write_text("[" * 10**6)
+    with pytest.raises(CheckpointError, match="damaged"):
+        Run.open(copied, data)
+
+
+def test_damaged_wirings(copied):
+    path = copied / "wiring" / "epoch-0002.npz"
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        content = bytearray(good)
+        for place in rng.integers(0, len(content), 3):
+            content[place] = rng.integers(256)
+        path.write_bytes(bytes(content[:rng.integers(1, 2 * len(good))]))
+        with contextlib.suppress(CheckpointError):
+            read_wirings(path)
+    bits, weight = np.packbits(np.ones(9, bool)), np.ones(9, np.float32)
+    for arrays in ({"edges_0": np.int64(2**50)}, {"edges_0": np.int64(17)}, {"edges_0": np.int64(-8)},
+                   {"weight_0": weight[:5]}, {"weight_0": weight.astype("f8")}, {"real_0": bits.astype(int)},
+                   {"edges_0": np.array(["x"])}):
+        np.savez(path, **{"real_0": bits, "edges_0": np.int64(9), "weight_0": weight, **arrays})
+        with pytest.raises(CheckpointError, match="damaged or holds no wirings"):
+            read_wirings(path)
+    with pytest.raises(CheckpointError, match="no file"):
+        read_wirings(copied / "wiring" / "absent.npz")
+
+
+# Settings at a resume
+
+
+def test_a_resume_names_changed_settings(data, tmp_path):
+    run = Run.create(QUICK, tmp_path / "run", data)
+    with pytest.raises(Interrupted):
+        run.train(StopAfter(3))  # the end of the first epoch's steps
+    folder = tmp_path / "run"
+    assert Run.open(folder, data, settings={"lr": str(QUICK.lr), "k": "3000"}).recipe == QUICK
+    with pytest.raises(RunError, match=r"lr=0.05 \(was 0.1\).*--accept-changes"):
+        Run.open(folder, data, settings={"lr": "0.05"})
+    with pytest.raises(RunError, match="batch_size decides .* between epochs only"):
+        Run.open(folder, data, settings={"batch_size": "10"}, accept_changes=True)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Run.open(folder, data, settings={"model": "tiny-discrete"}, accept_changes=True)
+    assert Run.open(folder, data).recipe == QUICK  # a refusal changes nothing
+    changed = Run.open(folder, data, settings={"lr": "0.05", "epochs": "3"}, accept_changes=True)
+    changed.train()
+    assert len(changed.progress.rows) == 3
+    again = Run.open(folder, data)
+    assert (again.recipe.lr, again.recipe.epochs) == (0.05, 3)
+    saved = json.loads((folder / "recipe.json").read_text())["changes"]
+    assert saved == [{"epoch": 0, "step": 3, "from": {"epochs": 2, "lr": 0.1}}]
+
+
+def test_other_images_between_epochs_when_told(data, copied):
+    labels = data.train_labels.flip(0)
+    other = dataclasses.replace(data, train_images=data.train_images.flip(0), train_labels=labels)
+    run = Run.open(copied, other, settings={"epochs": "3"}, accept_changes=True)
+    run.train()
+    assert Run.open(copied, other).is_finished
+    with pytest.raises(RunError, match="fingerprint"):
+        Run.open(copied, data)
+
+
+# Kills
+
+
+def test_a_run_is_made_whole_or_made_again(data, undisturbed, tmp_path, monkeypatch):
+    """Whatever write of its making is the last one before a kill, the same command starts it over."""
+    real_write = checkpoint_module.write_atomically
+
+    class Killed(BaseException):
+        pass
+
+    for allowed in range(6):
+        writes = iter(range(allowed))
+
+        def write(path, content):
+            if next(writes, None) is None:
+                raise Killed
+            real_write(path, content)
+
+        monkeypatch.setattr(checkpoint_module, "write_atomically", write)
+        folder = tmp_path / f"run-{allowed}"
+        try:
+            Run.create(QUICK, folder, data)
+        except Killed:
+            monkeypatch.undo()
+            Run.create(QUICK, folder, data)
+        else:
+            break
+    assert allowed == 4  # wiring, checkpoint, metrics, recipe
+    monkeypatch.undo()
+    for number in range(allowed):
+        run = Run.open(tmp_path / f"run-{number}", data)
+        assert not (run.folder / ".unfinished").exists()
+        assert run.progress.epoch == 0
+    run.train()
+    assert same(run, undisturbed)
+
+
+def test_killed_runs_end_as_the_undisturbed_one():
+    """The script that kills fifty times, with three."""
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "kill.py"
+    done = subprocess.run([sys.executable, script, "--kills", "3", "--seed", "1"], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    assert result["same_as_undisturbed"] == 3 and result["killed"] > 0
+
+
+def test_metrics_are_mended(copied, data):
+    (copied / "metrics.csv").write_text("epoch\n")  # a kill came between the checkpoint and the table
+    Run.open(copied, data).train()
+    assert len((copied / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_two_processes_do_not_train_one_run(data, undisturbed, tmp_path):
+    run = Run.create(dataclasses.replace(QUICK, epochs=1), tmp_path / "run", data)
+
+    class Second(Watcher):
+        def finished_epoch(self, run, row):
+            with pytest.raises(RunError, match="trained by another process"):
+                Run.open(run.folder, data).train()
+
+    run.train(Second())
 
 
 def test_damaged_description(copied, data):

@@ -78,12 +78,14 @@ def recipes():
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default runs/RECIPE.")
 @click.option("--resume", is_flag=True,
               help="Continue the run in --out, or the latest one of the recipe.")
+@click.option("--accept-changes", is_flag=True,
+              help="Let --resume go on although settings or images differ.")
 @with_threads
-def train(recipe, data, epochs, settings, out, resume):
+def train(recipe, data, epochs, settings, out, resume, accept_changes):
     """Train RECIPE (see `neuralgraph recipes`) and keep everything in a folder."""
     from . import training
 
-    training.train(recipe, data, epochs, settings, out, resume)
+    training.train(recipe, data, epochs, settings, out, resume, accept_changes)
 
 
 @main.command()

@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from ..errors import InputError, RunError, lookup
-from ..training import RECIPES, Interrupted, Run, Watcher
+from ..training import RECIPES, Interrupted, Run, Watcher, read_recipe
 
 COLUMNS = (
     ("epoch", "epoch", "{:>5}"), ("train_loss", "loss", "{:>7.4f}"),
@@ -56,16 +56,18 @@ class Display(Watcher):
 
 
 def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str, ...],
-          out: Path | None, resume: bool) -> None:
+          out: Path | None, resume: bool, accept_changes: bool) -> None:
     chosen = lookup("recipe", recipe, RECIPES)
+    given = dict(_split(setting) for setting in settings)
+    if data is not None:
+        given["data"] = data
+    if epochs is not None:
+        given["epochs"] = str(epochs)
+    if accept_changes and not resume:
+        raise InputError("--accept-changes belongs to --resume.")
     if resume:
-        run = _reopen(recipe, data, epochs, settings, out)
+        run = _reopen(recipe, given, out, accept_changes)
     else:
-        given = dict(_split(setting) for setting in settings)
-        if data is not None:
-            given["data"] = data
-        if epochs is not None:
-            given["epochs"] = str(epochs)
         run = Run.create(chosen.with_settings(given), out or _free_folder(recipe))
     display = Display()
     try:
@@ -94,16 +96,13 @@ def evaluate(folder: Path, backend: str | None) -> None:
                f"{count / seconds:.0f} images/s with {used}")
 
 
-def _reopen(recipe, data, epochs, settings, out) -> Run:
-    if data is not None or epochs is not None or settings:
-        raise RunError("--resume continues a run with the settings it began with; leave out --data, "
-                       "--epochs and --set.")
+def _reopen(recipe, given, out, accept_changes) -> Run:
     folder = out or _latest_folder(recipe)
-    run = Run.open(folder)
-    if run.recipe.name != recipe:
-        raise RunError(f"{folder} holds a run of {run.recipe.name!r}, not of {recipe!r}: "
-                       f"neuralgraph train {run.recipe.name} --resume --out {folder}")
-    return run
+    saved, _ = read_recipe(folder)
+    if saved.name != recipe:
+        raise RunError(f"{folder} holds a run of {saved.name!r}, not of {recipe!r}: "
+                       f"neuralgraph train {saved.name} --resume --out {folder}")
+    return Run.open(folder, settings=given, accept_changes=accept_changes)
 
 
 def _split(setting: str) -> tuple[str, str]:

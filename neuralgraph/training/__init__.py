@@ -2,6 +2,7 @@
 
 from .checkpoint import read_wirings
 from .recipe import RECIPES, Recipe
-from .run import Interrupted, Run, Watcher
+from .run import Interrupted, Run, Watcher, open_model, read_recipe
 
-__all__ = ["RECIPES", "Interrupted", "Recipe", "Run", "Watcher", "read_wirings"]
+__all__ = ["RECIPES", "Interrupted", "Recipe", "Run", "Watcher", "open_model",
+           "read_recipe", "read_wirings"]

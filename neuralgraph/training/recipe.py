@@ -76,10 +76,17 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
+        for name, kind in typing.get_type_hints(Recipe).items():
+            _check_type(name, getattr(self, name), kind)
         for name, least in {"epochs": 0, "batch_size": 1, "lr": 0.0, "momentum": 0.0, "seed": 0,
                             "weight_decay": 0.0, "crop_padding": 0, "lr_factor": 0.0}.items():
             if not getattr(self, name) >= least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)!r}.")
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{name} must be finite, got {value!r}.")
+        if self.seed >= 2**63:
+            raise InputError(f"seed must be below 2**63, got {self.seed}.")
         lookup("schedule", self.schedule, dict.fromkeys(("cosine", "step", "constant")))
         if self.nesterov and self.momentum == 0:
             raise InputError("nesterov=True needs a momentum above 0.")
@@ -111,7 +118,9 @@ class Recipe:
         for key in fields:
             if key not in known:
                 raise UnknownNameError("setting", key, known)
-        return cls(**{**fields, "milestones": tuple(fields.get("milestones", ()))})
+        if isinstance(fields.get("milestones"), list):
+            fields = {**fields, "milestones": tuple(fields["milestones"])}
+        return cls(**fields)
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """The rate of the update number ``step`` (from 0).
@@ -125,6 +134,20 @@ class Recipe:
             passed = sum(step // steps_per_epoch >= milestone for milestone in self.milestones)
             return self.lr * self.lr_factor**passed
         return self.lr
+
+
+def _check_type(name: str, value: object, kind) -> None:
+    """Refuses a value that is not of the annotated type; an integer is a number."""
+    arms = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    for arm in arms:
+        if typing.get_origin(arm) is tuple:
+            if isinstance(value, tuple) and all(type(part) is int for part in value):
+                return
+        elif type(value) is arm or (arm is float and type(value) is int):
+            return
+    expected = " or ".join("None" if arm is type(None) else str(getattr(arm, "__name__", arm))
+                           for arm in arms)
+    raise InputError(f"{name} must be {expected}, got {value!r}.")
 
 
 def _parse(key: str, text: str, kind) -> object:

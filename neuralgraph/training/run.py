@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import math
+import os
 import platform
 import signal
 import threading
@@ -23,14 +25,17 @@ from ..data import DATASETS, Augmentation, ImageData, generator_for, load, train
 from ..errors import CheckpointError, InputError, RunError
 from ..models import Classifier
 from ..selectors import FROM_TRAINED
-from .checkpoint import (CHECKPOINT, load_state, read_checkpoint, read_json, write_checkpoint,
+from .checkpoint import (CHECKPOINT, check_fits, part, read_checkpoint, read_json, write_checkpoint,
                          write_csv, write_json, write_wirings)
 from .recipe import Recipe
 
 RECIPE, METRICS, WIRINGS, INITIAL = "recipe.json", "metrics.csv", "wiring", "initial.safetensors"
+UNFINISHED = ".unfinished"  # in a folder whose making was cut off: it may be made again
 # recipe fields that models take if they have them, and those that selectors take, by their names there
 MODEL_OPTIONS = ("k", "width", "pool", "steps", "solver")
 SELECTOR_OPTIONS = {"drop": "drop", "l1": "strength"}
+# what decides the images of a step, so that it cannot change inside an epoch
+ORDER = ("data", "image_size", "batch_size", "seed")
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
 EVALUATION_BATCH = 500
 
@@ -58,6 +63,26 @@ class Progress:
     correct: int = 0
     seconds: float = 0.0
     rows: list[dict] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, fields: dict) -> Progress:
+        """The progress that a checkpoint holds.
+
+        Raises:
+            TypeError, ValueError: for fields that are missing, unknown, or of another kind.
+        """
+        progress = cls(**fields)
+        for name in ("epoch", "step", "correct"):
+            if type(getattr(progress, name)) is not int or getattr(progress, name) < 0:
+                raise ValueError(f"{name} is {getattr(progress, name)!r}")
+        for name in ("loss", "seconds"):
+            if type(getattr(progress, name)) not in (int, float):
+                raise ValueError(f"{name} is {getattr(progress, name)!r}")
+        rows = progress.rows
+        if not isinstance(rows, list) or len(rows) != progress.epoch or not all(
+                isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
+            raise ValueError(f"rows are not {progress.epoch} epochs of metrics")
+        return progress
 
 
 class Watcher:
@@ -90,11 +115,12 @@ class Run:
         if recipe.crop_padding > min(data.size):
             raise InputError(f"crop_padding={recipe.crop_padding} is more than the "
                              f"{min(data.size)} pixels of an image; choose less.")
-        self.model = make_model(recipe, data)
+        self.model = make_model(recipe, describe(data))
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
             weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
         self.progress = Progress()
+        self.changes: list[dict] = []  # of settings and images since the run began
         self.last_real = self._real_edges()
         self.augmentation = Augmentation(recipe.crop_padding, recipe.flip)
 
@@ -110,75 +136,90 @@ class Run:
                 not made then.
         """
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            what = "holds another run" if (folder / RECIPE).exists() else "exists and is not empty"
-            raise RunError(f"{folder} {what}: continue that one with --resume, or choose another "
-                           "folder with --out.")
-        for name in ("data", "source"):  # a run must be found again from any folder
-            value = getattr(recipe, name)
-            if value is not None and value not in DATASETS and Path(value).exists():
-                recipe = dataclasses.replace(recipe, **{name: str(Path(value).resolve())})
+        _check_free(folder)
+        recipe = _with_whole_paths(recipe)
         run = cls(recipe, folder, data or load(recipe.data, recipe.image_size))
         _take_over(run)
         run.last_real = run._real_edges()
         try:
             (folder / WIRINGS).mkdir(parents=True, exist_ok=True)
+            (folder / UNFINISHED).touch()
         except OSError as error:
             raise RunError(f"cannot make the folder {folder}: {error.strerror}.") from error
-        write_json(folder / RECIPE, {
-            "recipe": recipe.to_json(), "data": run.describe_data(),
-            "versions": {"neuralgraph": __version__, "torch": torch.__version__,
-                         "python": platform.python_version()},
-        })
         if recipe.selector == "complete":  # a lottery ticket may be drawn from it
             write_checkpoint(folder / INITIAL, run.model.state_dict(), {})
         run.write_wiring()
         run.save()
+        run.write_recipe(recipe)
+        (folder / UNFINISHED).unlink()
         return run
 
     @classmethod
-    def open(cls, folder: str | Path, data: ImageData | None = None,
-             backend: str | None = None) -> Run:
+    def open(cls, folder: str | Path, data: ImageData | None = None, backend: str | None = None, *,
+             settings: dict[str, str] | None = None, accept_changes: bool = False) -> Run:
         """The run in ``folder`` as its last checkpoint left it.
 
         Args:
             folder: of the run.
             data: the images, if they are loaded already.
-            backend: instead of the recipe's.
+            backend: instead of the recipe's, for this time.
+            settings: fields of the recipe, as text, to compare with those the run began with; only
+                ``data``, the place of the images, may differ if the images do not.
+            accept_changes: go on although settings or images differ; the folder keeps a record of it.
 
         Raises:
             CheckpointError: if a file is missing, damaged or foreign.
-            RunError: if the images are not those the run began with.
+            RunError: if settings or images are not those the run began with.
         """
         folder = Path(folder)
-        description = read_json(folder / RECIPE)
-        try:
-            recipe = Recipe.from_json(description["recipe"])
-            began_with = description["data"]
-        except (KeyError, TypeError, LookupError, InputError) as error:
-            raise CheckpointError(f"{folder / RECIPE} is damaged: {error}") from error
-        tensors, state = read_checkpoint(folder / CHECKPOINT)
-        if backend is not None:
-            recipe = dataclasses.replace(recipe, backend=backend)
-        run = cls(recipe, folder, data or load(recipe.data, recipe.image_size))
-        if run.describe_data() != began_with:
-            raise RunError(f"the images of {run.data.name} are not those that {folder} began with "
-                           f"({began_with}, now {run.describe_data()}); restore them.")
+        saved, description = read_recipe(folder)
+        recipe = _with_whole_paths(saved.with_settings(settings or {}))
+        changes = {name: [old, getattr(recipe, name)] for name, old in vars(saved).items()
+                   if name != "data" and getattr(recipe, name) != old}
+        if changes and not accept_changes:
+            raise RunError(f"{folder} began with other settings: {_listed_changes(changes)}. Leave them "
+                           "out, or give --accept-changes to go on with them.")
         path = folder / CHECKPOINT
-        load_state(run.model.load_state_dict, tensors, "model", path)
-        load_state(run._load_momentum, tensors, "momentum", path)
-        load_state(run._load_real, tensors, "real", path)
-        try:
-            run.progress = Progress(**state["progress"])
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
+        tensors, state = read_checkpoint(path)
+        in_use = recipe if backend is None else dataclasses.replace(recipe, backend=backend)
+        run = cls(in_use, folder, data or load(recipe.data, recipe.image_size))
+        images = describe(run.data)
+        differing = {name: [description["data"].get(name), value] for name, value in images.items()
+                     if name != "name" and description["data"].get(name) != value}
+        if differing and not accept_changes:
+            raise RunError(f"the images of {run.data.name} are not those that {folder} began with: "
+                           f"{_listed_changes(differing)}. Restore them, or go on with these by "
+                           "neuralgraph train --resume --accept-changes.")
+        if differing:
+            changes["data"] = [description["data"], images]
+        run._load(tensors, state, path)
+        run.changes = description.get("changes", [])
+        if changes:
+            if run.progress.step and not changes.keys().isdisjoint(ORDER):
+                raise RunError(f"{', '.join(sorted(changes.keys() & set(ORDER)))} decides which images a "
+                               "step sees and can change between epochs only, but the checkpoint is from "
+                               f"step {run.progress.step} of an epoch; finish that epoch as it began.")
+            run.changes = [*run.changes, {"epoch": run.progress.epoch, "step": run.progress.step,
+                                          "from": {name: old for name, (old, _) in changes.items()}}]
+        if recipe != saved or differing:
+            run.write_recipe(recipe)
         return run
 
-    def describe_data(self) -> dict:
-        """What the run began with, to notice a change."""
-        return {"train": len(self.data.train_images),
-                "test": len(self.data.test_images), "classes": list(self.data.classes),
-                "fingerprint": self.data.fingerprint()}
+    def _load(self, tensors: dict[str, torch.Tensor], state: dict, path: Path) -> None:
+        """Takes over model, momentum, real edges and progress from a checkpoint."""
+        load_model(self.model, tensors, path)
+        momentum = part(tensors, "momentum")
+        check_fits(momentum, dict(self.model.named_parameters()), path, complete=False)
+        for name, parameter in self.model.named_parameters():
+            if name in momentum:
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum[name]
+        real = part(tensors, "real")
+        check_fits(real, {str(n): mask for n, mask in enumerate(self.last_real)}, path)
+        self.last_real = list(real.values())
+        self.progress = read_progress(state, path)
+        if self.progress.step > self.steps_per_epoch:
+            raise CheckpointError(f"{path} is damaged: step {self.progress.step} of "
+                                  f"{self.steps_per_epoch}.")
 
     # Training
 
@@ -198,9 +239,10 @@ class Run:
             RunError: if the folder cannot be written; the last checkpoint is intact.
         """
         watcher = watcher or Watcher()
-        watcher.started(self)
         saved = time.monotonic()
-        with _deferred_interrupt() as interrupted:
+        with _alone_in(self.folder), _deferred_interrupt() as interrupted:
+            write_csv(self.folder / METRICS, self.progress.rows)  # a kill may have come before it
+            watcher.started(self)
             while not self.is_finished:
                 order = training_order(len(self.data.train_images), self.recipe.seed,
                                        self.progress.epoch)
@@ -293,6 +335,15 @@ class Run:
         write_checkpoint(self.folder / CHECKPOINT, tensors, {"progress": vars(self.progress)})
         write_csv(self.folder / METRICS, self.progress.rows)
 
+    def write_recipe(self, recipe: Recipe) -> None:
+        """The recipe, the images and what produced the run."""
+        content = {"recipe": recipe.to_json(), "data": describe(self.data),
+                   "versions": {"neuralgraph": __version__, "torch": torch.__version__,
+                                "python": platform.python_version()}}
+        if self.changes:
+            content["changes"] = self.changes
+        write_json(self.folder / RECIPE, content)
+
     def write_wiring(self) -> None:
         """The real edges as they are now, as one file of the sequence."""
         write_wirings(self.folder / WIRINGS / f"epoch-{self.progress.epoch:04d}.npz", self.last_real,
@@ -308,29 +359,121 @@ class Run:
                 for name, parameter in self.model.named_parameters()
                 if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None}
 
-    def _load_momentum(self, buffers: dict[str, torch.Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
-            if name in buffers:
-                if buffers[name].shape != parameter.shape:
-                    raise ValueError(f"momentum of {name} has shape {tuple(buffers[name].shape)}")
-                self.optimizer.state[parameter]["momentum_buffer"] = buffers[name]
 
-    def _load_real(self, masks: dict[str, torch.Tensor]) -> None:
-        loaded = [masks[str(number)] for number in range(len(self.last_real))]
-        for new, old in zip(loaded, self.last_real):
-            if new.shape != old.shape or new.dtype != torch.bool:
-                raise ValueError(f"a mask of {new.dtype} {tuple(new.shape)} for {len(old)} edges")
-        self.last_real = loaded
+def describe(data: ImageData) -> dict:
+    """What a model and a continued run have to know of the images."""
+    return {"name": data.name, "train": len(data.train_images), "test": len(data.test_images),
+            "classes": list(data.classes), "channels": data.channels, "size": list(data.size),
+            "fingerprint": data.fingerprint()}
 
 
-def make_model(recipe: Recipe, data: ImageData) -> Classifier:
-    """The model of a recipe for these images, with its initial values.
+def read_recipe(folder: Path) -> tuple[Recipe, dict]:
+    """The recipe of the run in ``folder``, and all of its ``recipe.json``.
+
+    Raises:
+        CheckpointError: if the file is missing or damaged.
+    """
+    path = folder / RECIPE
+    description = read_json(path)
+    try:
+        images = description["data"]
+        if not isinstance(images, dict) or not isinstance(images["classes"], list) or [
+                type(n) for n in (images["channels"], *images["size"])] != [int] * 3:
+            raise ValueError(f"the images are described by {images!r}")
+        return Recipe.from_json(description["recipe"]), description
+    except (KeyError, TypeError, AttributeError, LookupError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def read_progress(state: dict, path: Path) -> Progress:
+    """Where a checkpoint stands.
+
+    Raises:
+        CheckpointError: if it does not say so in the right words.
+    """
+    try:
+        return Progress.from_json(state["progress"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, Classifier, Progress]:
+    """The recipe, the model and the progress of the run in ``folder``; needs none of its images.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged or foreign.
+    """
+    folder = Path(folder)
+    recipe, description = read_recipe(folder)
+    if backend is not None:
+        recipe = dataclasses.replace(recipe, backend=backend)
+    path = folder / CHECKPOINT
+    tensors, state = read_checkpoint(path)
+    model = make_model(recipe, description["data"])
+    load_model(model, tensors, path)
+    return recipe, model, read_progress(state, path)
+
+
+def load_model(model: Classifier, tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Gives a model the values of a checkpoint."""
+    values = part(tensors, "model")
+    check_fits(values, model.state_dict(), path)
+    model.load_state_dict(values)
+
+
+def _with_whole_paths(recipe: Recipe) -> Recipe:
+    """A run must find its images and its source again from any folder."""
+    for name in ("data", "source"):
+        value = getattr(recipe, name)
+        if value is not None and value not in DATASETS and Path(value).exists():
+            recipe = dataclasses.replace(recipe, **{name: str(Path(value).resolve())})
+    return recipe
+
+
+def _listed_changes(changes: dict[str, list]) -> str:
+    """name=new (was old), ..."""
+    return ", ".join(f"{name}={new} (was {old})" for name, (old, new) in changes.items())
+
+
+def _check_free(folder: Path) -> None:
+    """Refuses a folder that holds something, unless it is a run whose making was cut off."""
+    if (folder / UNFINISHED).is_file() and not (folder / RECIPE).exists():
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds another run" if (folder / RECIPE).exists() else "exists and is not empty"
+        raise RunError(f"{folder} {what}: continue that one with --resume, or choose another "
+                       "folder with --out.")
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path):
+    """Keeps a second process from training the same run; a killed one leaves nothing behind."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"cannot open the folder {folder}: {error.strerror}.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunError(f"{folder} is being trained by another process; wait for it or stop it.") from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make_model(recipe: Recipe, images: dict) -> Classifier:
+    """The model of a recipe for images as :func:`describe` has them, with its initial values.
 
     Raises:
         InputError: for a setting that neither the model nor the selector has.
     """
-    if data.size[0] != data.size[1]:
-        raise InputError(f"{data.name} has images of {data.size[0]}x{data.size[1]} pixels; models "
+    height, width = images["size"]
+    if height != width:
+        raise InputError(f"{images['name']} has images of {height}x{width} pixels; models "
                          "take square ones: give image_size to resize.")
     known = models.options_of(recipe.model)
     options = {name: getattr(recipe, name) for name in MODEL_OPTIONS
@@ -345,8 +488,8 @@ def make_model(recipe: Recipe, data: ImageData) -> Classifier:
         if name not in known:
             raise InputError(f"the model {recipe.model!r} has no setting {name!r}; leave it out "
                              f"(--set {name}=none).")
-    return models.create(recipe.model, num_classes=len(data.classes), in_channels=data.channels,
-                         image_size=data.size[0], backend=recipe.backend, seed=recipe.seed, **options)
+    return models.create(recipe.model, num_classes=len(images["classes"]),
+                         in_channels=images["channels"], image_size=height, backend=recipe.backend, seed=recipe.seed, **options)
 
 
 def _take_over(run: Run) -> None:
