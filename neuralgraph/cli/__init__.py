@@ -58,6 +58,19 @@ def with_threads(function):
     return command
 
 
+def with_place(function):
+    """The options --device and --workers for commands that read images."""
+
+    @click.option("--device", metavar="cpu|cuda|cuda:N", help="Default: a GPU if there is one.")
+    @click.option("--workers", type=click.IntRange(min=0),
+                  help="Processes that decode images; default one per processor, at most 8.")
+    @functools.wraps(function)
+    def command(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return command
+
+
 @main.command()
 def recipes():
     """List what can be trained."""
@@ -80,23 +93,31 @@ def recipes():
               help="Continue the run in --out, or the latest one of the recipe.")
 @click.option("--accept-changes", is_flag=True,
               help="Let --resume go on although settings or images differ.")
+@click.option("--check-ranks", is_flag=True,
+              help="Under torchrun: compare the real edges of all processes after every step.")
+@with_place
 @with_threads
-def train(recipe, data, epochs, settings, out, resume, accept_changes):
-    """Train RECIPE (see `neuralgraph recipes`) and keep everything in a folder."""
+def train(recipe, data, epochs, settings, out, resume, accept_changes, device, workers, check_ranks):
+    """Train RECIPE (see `neuralgraph recipes`) and keep everything in a folder.
+
+    Several processes or machines: torchrun --nproc-per-node N -m neuralgraph train RECIPE ...
+    """
     from . import training
 
-    training.train(recipe, data, epochs, settings, out, resume, accept_changes)
+    training.train(recipe, data, epochs, settings, out, resume, accept_changes, device, workers,
+                   check_ranks)
 
 
 @main.command()
 @run_argument
 @click.option("--backend", help="Compute the sums over edges this way instead of the recipe's.")
+@with_place
 @with_threads
-def evaluate(run, backend):
+def evaluate(run, backend, device, workers):
     """Test accuracy of the run in folder RUN."""
     from . import training
 
-    training.evaluate(run, backend)
+    training.evaluate(run, backend, device, workers)
 
 
 @main.command()

@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from ..errors import InputError, RunError, lookup
-from ..training import RECIPES, Interrupted, Run, Watcher, read_recipe
+from ..training import RECIPES, Interrupted, Run, Watcher, join, read_recipe
 
 COLUMNS = (
     ("epoch", "epoch", "{:>5}"), ("train_loss", "loss", "{:>7.4f}"),
@@ -29,13 +29,13 @@ class Display(Watcher):
     def started(self, run):
         edges = ", ".join(f"{network.selector.num_real} of {network.wiring.num_edges} edges"
                           for network in run.model.networks)
-        click.echo(f"{run.recipe.name} on {run.data.name}: {len(run.data.train_images)} training and "
-                   f"{len(run.data.test_images)} test images, {edges}, selector "
+        click.echo(f"{run.recipe.name} on {run.data.name}: {run.data.num_train} training and "
+                   f"{run.data.num_test} test images, {edges}, selector "
                    f"{run.recipe.selector}, in {run.folder}")
         click.echo(" ".join(_width(shape, title) for _, title, shape in COLUMNS))
         done = run.progress.epoch * run.steps_per_epoch + run.progress.step
         if sys.stderr.isatty() and not run.is_finished:
-            per_epoch = len(run.data.train_images)
+            per_epoch = run.data.num_train
             self.bar = tqdm(total=run.recipe.epochs * per_epoch, unit="image", unit_scale=True,
                             initial=min(done * run.recipe.batch_size, run.recipe.epochs * per_epoch),
                             leave=False, dynamic_ncols=True)
@@ -56,7 +56,8 @@ class Display(Watcher):
 
 
 def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str, ...],
-          out: Path | None, resume: bool, accept_changes: bool) -> None:
+          out: Path | None, resume: bool, accept_changes: bool, device: str | None,
+          workers: int | None, check_ranks: bool) -> None:
     chosen = lookup("recipe", recipe, RECIPES)
     given = dict(_split(setting) for setting in settings)
     if data is not None:
@@ -65,44 +66,57 @@ def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str
         given["epochs"] = str(epochs)
     if accept_changes and not resume:
         raise InputError("--accept-changes belongs to --resume.")
-    if resume:
-        run = _reopen(recipe, given, out, accept_changes)
-    else:
-        run = Run.create(chosen.with_settings(given), out or _free_folder(recipe))
-    display = Display()
+    with join() as ranks:
+        place = {"device": device, "workers": workers}
+        if resume:
+            folder = _found(recipe, out)
+            run = Run.open(folder, settings=given, accept_changes=accept_changes, **place)
+        else:
+            folder = ranks.from_first(out or _free_folder(recipe))
+            run = Run.create(chosen.with_settings(given), folder, **place)
+        _train(run, recipe, check_ranks)
+
+
+def _train(run: Run, recipe: str, check_ranks: bool) -> None:
+    """Trains and says so, in the first process only."""
+    first = run.ranks.is_first
+    display = Display() if first else Watcher()
     try:
-        rows = run.train(display)
+        rows = run.train(display, check_ranks)
     except Interrupted as stop:
-        display.close()
-        click.echo(f"{stop}\nContinue with: neuralgraph train {recipe} --resume --out {run.folder}",
-                   err=True)
+        if first:
+            display.close()
+            click.echo(f"{stop}\nContinue with: neuralgraph train {recipe} --resume --out {run.folder}",
+                       err=True)
         raise SystemExit(130) from None
     finally:
-        display.close()
-    if rows:
+        if first:
+            display.close()
+    if rows and first:
         best = max(rows, key=lambda row: row["test_accuracy"])
         click.echo(f"test accuracy {rows[-1]['test_accuracy']:.2f} % (best {best['test_accuracy']:.2f} % "
                    f"in epoch {best['epoch']}), saved in {run.folder}")
 
 
-def evaluate(folder: Path, backend: str | None) -> None:
-    run = Run.open(folder, backend=backend)
+def evaluate(folder: Path, backend: str | None, device: str | None, workers: int | None) -> None:
+    run = Run.open(folder, backend=backend, device=device, workers=workers)
     began = time.perf_counter()
     accuracy, loss = run.evaluate()
     seconds = time.perf_counter() - began
-    count = len(run.data.test_images)
+    count = run.data.num_test
     used = ", ".join(sorted({repr(network.backend) for network in run.model.networks}))
     click.echo(f"test accuracy {accuracy:.2f} %, loss {loss:.4f} on {count} images of {run.data.name}, "
                f"{count / seconds:.0f} images/s with {used}")
 
 
-def _reopen(recipe, given, out, accept_changes) -> Run:
+def _found(recipe: str, out: Path | None) -> Path:
+    """The folder of the run to resume."""
     folder = out or _latest_folder(recipe)
     saved, _ = read_recipe(folder)
     if saved.name != recipe:
         raise RunError(f"{folder} holds a run of {saved.name!r}, not of {recipe!r}: "
                        f"neuralgraph train {saved.name} --resume --out {folder}")
-    return Run.open(folder, settings=given, accept_changes=accept_changes)
+    return folder
 
 
 def _split(setting: str) -> tuple[str, str]:

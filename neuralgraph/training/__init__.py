@@ -1,8 +1,9 @@
 """Training: recipes, the loop, and files that survive."""
 
 from .checkpoint import read_wirings
+from .distributed import current, join
 from .recipe import RECIPES, Recipe
 from .run import Interrupted, Run, Watcher, open_model, read_recipe
 
-__all__ = ["RECIPES", "Interrupted", "Recipe", "Run", "Watcher", "open_model",
+__all__ = ["RECIPES", "Interrupted", "Recipe", "Run", "Watcher", "current", "join", "open_model",
            "read_recipe", "read_wirings"]

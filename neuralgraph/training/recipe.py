@@ -42,6 +42,10 @@ class Recipe:
         momentum: of SGD.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: on all parameters, as in the authors' code.
+        precision: "float32", or "bfloat16" to compute in it where PyTorch's autocast holds it safe, on
+            devices that have it; weights stay float32.
+        resized_crop: train on random resized crops and test on the centre, for class folders with
+            ``image_size``; see :class:`neuralgraph.data.ImageFiles`.
         crop_padding: pixels of zero padding before a random crop; 0 for none.
         flip: random horizontal flips.
         seed: of initial values, data order and augmentation.
@@ -71,6 +75,8 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    precision: str = "float32"
+    resized_crop: bool = False
     crop_padding: int = 4
     flip: bool = True
     seed: int = 0
@@ -88,6 +94,10 @@ class Recipe:
         if self.seed >= 2**63:
             raise InputError(f"seed must be below 2**63, got {self.seed}.")
         lookup("schedule", self.schedule, dict.fromkeys(("cosine", "step", "constant")))
+        lookup("precision", self.precision, dict.fromkeys(("float32", "bfloat16")))
+        if self.resized_crop and (self.image_size is None or self.crop_padding):
+            raise InputError("resized_crop=True needs image_size=N and crop_padding=0, got "
+                             f"{self.image_size} and {self.crop_padding}.")
         if self.nesterov and self.momentum == 0:
             raise InputError("nesterov=True needs a momentum above 0.")
 

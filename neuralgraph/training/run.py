@@ -21,12 +21,13 @@ import torch.nn.functional as F
 from .. import models
 from .._version import __version__
 from ..analysis import dead_nodes
-from ..data import DATASETS, Augmentation, ImageData, generator_for, load, training_order
+from ..data import DATASETS, Augmentation, Images, load, training_order
 from ..errors import CheckpointError, InputError, RunError
 from ..models import Classifier
 from ..selectors import FROM_TRAINED
-from .checkpoint import (CHECKPOINT, check_fits, part, read_checkpoint, read_json, write_checkpoint,
-                         write_csv, write_json, write_wirings)
+from .checkpoint import (CHECKPOINT, check_fits, digest, part, read_checkpoint, read_json,
+                         write_checkpoint, write_csv, write_json, write_wirings)
+from .distributed import choose_device, current
 from .recipe import Recipe
 
 RECIPE, METRICS, WIRINGS, INITIAL = "recipe.json", "metrics.csv", "wiring", "initial.safetensors"
@@ -35,7 +36,7 @@ UNFINISHED = ".unfinished"  # in a folder whose making was cut off: it may be ma
 MODEL_OPTIONS = ("k", "width", "pool", "steps", "solver")
 SELECTOR_OPTIONS = {"drop": "drop", "l1": "strength"}
 # what decides the images of a step, so that it cannot change inside an epoch
-ORDER = ("data", "image_size", "batch_size", "seed")
+ORDER = ("data", "image_size", "resized_crop", "batch_size", "seed")
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
 EVALUATION_BATCH = 500
 
@@ -100,26 +101,37 @@ class Run:
 
     The folder holds ``recipe.json`` (the recipe with what produced it), ``checkpoint.safetensors``
     (everything needed to go on), ``metrics.csv`` (a line per epoch) and ``wiring/epoch-NNNN.npz``
-    (the real edges after each epoch; 0 is the start). The order of the images and their
-    augmentation depend on seed, epoch and step only, so a continued run does exactly what an
+    (the real edges after each epoch; 0 is the start). The order of the images depends on seed and
+    epoch only, and their augmentation on the image too, so a continued run does exactly what an
     undisturbed one would have done.
+
+    In processes that torchrun started and :func:`neuralgraph.training.join` brought together, each
+    takes its part of every batch; gradients are averaged, metrics summed, and only the first writes.
 
     Use :meth:`create` for a new run and :meth:`open` for one that exists.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, data: ImageData):
+    def __init__(self, recipe: Recipe, folder: Path, data: Images, device: str | None = None):
         self.recipe, self.folder, self.data = recipe, folder, data
-        if recipe.batch_size > len(data.train_images):
+        self.ranks, self.device = current(), choose_device(device)
+        if recipe.precision == "bfloat16" and self.device.type == "cuda" and \
+                not torch.cuda.is_bf16_supported():
+            raise InputError("precision=bfloat16, but this GPU does not have it; use precision=float32.")
+        if recipe.batch_size > data.num_train:
             raise InputError(f"batch_size={recipe.batch_size}, but {data.name} has only "
-                             f"{len(data.train_images)} training images; choose a smaller batch.")
+                             f"{data.num_train} training images; choose a smaller batch.")
+        if recipe.batch_size < self.ranks.size:
+            raise InputError(f"batch_size={recipe.batch_size} is too few for {self.ranks.size} processes.")
         if recipe.crop_padding > min(data.size):
             raise InputError(f"crop_padding={recipe.crop_padding} is more than the "
                              f"{min(data.size)} pixels of an image; choose less.")
-        self.model = make_model(recipe, describe(data))
+        self.model = make_model(recipe, describe(data)).to(self.device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
             weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
         self.progress = Progress()
+        self.stopping = False  # whether any process was asked to stop
+        self._since = 0.0  # when the step began, on the clock of time.perf_counter
         self.changes: list[dict] = []  # of settings and images since the run began
         self.last_real = self._real_edges()
         self.augmentation = Augmentation(recipe.crop_padding, recipe.flip)
@@ -127,8 +139,16 @@ class Run:
     # Making and opening
 
     @classmethod
-    def create(cls, recipe: Recipe, folder: str | Path, data: ImageData | None = None) -> Run:
+    def create(cls, recipe: Recipe, folder: str | Path, data: Images | None = None, *,
+               device: str | None = None, workers: int | None = None) -> Run:
         """A new run; its folder must be new or empty.
+
+        Args:
+            recipe: what to train and how.
+            folder: of the run.
+            data: the images, if they are loaded already.
+            device: "cpu", "cuda" or "cuda:N"; by default a GPU if there is one.
+            workers: processes that decode images, see :func:`neuralgraph.data.load`.
 
         Raises:
             RunError: if the folder holds something already.
@@ -136,11 +156,15 @@ class Run:
                 not made then.
         """
         folder = Path(folder)
-        _check_free(folder)
         recipe = _with_whole_paths(recipe)
-        run = cls(recipe, folder, data or load(recipe.data, recipe.image_size))
+        if current().is_first:
+            _check_free(folder)
+        run = cls(recipe, folder, data or _load_images(recipe, workers), device)
         _take_over(run)
         run.last_real = run._real_edges()
+        run._check_ranks_agree()
+        if not run.ranks.is_first:
+            return run
         try:
             (folder / WIRINGS).mkdir(parents=True, exist_ok=True)
             (folder / UNFINISHED).touch()
@@ -155,7 +179,8 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: str | Path, data: ImageData | None = None, backend: str | None = None, *,
+    def open(cls, folder: str | Path, data: Images | None = None, backend: str | None = None, *,
+             device: str | None = None, workers: int | None = None,
              settings: dict[str, str] | None = None, accept_changes: bool = False) -> Run:
         """The run in ``folder`` as its last checkpoint left it.
 
@@ -163,6 +188,7 @@ class Run:
             folder: of the run.
             data: the images, if they are loaded already.
             backend: instead of the recipe's, for this time.
+            device, workers: as for :meth:`create`.
             settings: fields of the recipe, as text, to compare with those the run began with; only
                 ``data``, the place of the images, may differ if the images do not.
             accept_changes: go on although settings or images differ; the folder keeps a record of it.
@@ -182,7 +208,7 @@ class Run:
         path = folder / CHECKPOINT
         tensors, state = read_checkpoint(path)
         in_use = recipe if backend is None else dataclasses.replace(recipe, backend=backend)
-        run = cls(in_use, folder, data or load(recipe.data, recipe.image_size))
+        run = cls(in_use, folder, data or _load_images(recipe, workers), device)
         images = describe(run.data)
         differing = {name: [description["data"].get(name), value] for name, value in images.items()
                      if name != "name" and description["data"].get(name) != value}
@@ -201,9 +227,17 @@ class Run:
                                f"step {run.progress.step} of an epoch; finish that epoch as it began.")
             run.changes = [*run.changes, {"epoch": run.progress.epoch, "step": run.progress.step,
                                           "from": {name: old for name, (old, _) in changes.items()}}]
-        if recipe != saved or differing:
+        run._check_ranks_agree()
+        if (recipe != saved or differing) and run.ranks.is_first:
             run.write_recipe(recipe)
         return run
+
+    def _check_ranks_agree(self) -> None:
+        """Finds processes with another configuration, other images, versions or weights."""
+        self.ranks.check_same({
+            "the recipe": self.recipe.to_json(), "the images": self.data.fingerprint(),
+            "the progress": vars(self.progress), "neuralgraph": __version__, "torch": torch.__version__,
+            "the weights": digest(self.model.state_dict())})
 
     def _load(self, tensors: dict[str, torch.Tensor], state: dict, path: Path) -> None:
         """Takes over model, momentum, real edges and progress from a checkpoint."""
@@ -212,7 +246,8 @@ class Run:
         check_fits(momentum, dict(self.model.named_parameters()), path, complete=False)
         for name, parameter in self.model.named_parameters():
             if name in momentum:
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum[name]
+                self.optimizer.state[parameter]["momentum_buffer"] = \
+                    momentum[name].to(self.device)
         real = part(tensors, "real")
         check_fits(real, {str(n): mask for n, mask in enumerate(self.last_real)}, path)
         self.last_real = list(real.values())
@@ -225,30 +260,40 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.data.train_images) / self.recipe.batch_size)
+        return math.ceil(self.data.num_train / self.recipe.batch_size)
 
     @property
     def is_finished(self) -> bool:
         return self.progress.epoch >= self.recipe.epochs
 
-    def train(self, watcher: Watcher | None = None) -> list[dict]:
+    def train(self, watcher: Watcher | None = None, check_ranks: bool = False) -> list[dict]:
         """Trains to the end and returns the metrics of all epochs.
 
+        Args:
+            watcher: hears of every step and epoch.
+            check_ranks: compare the real edges of all processes after every step.
+
         Raises:
-            Interrupted: after Ctrl-C, once the current step is done and everything is saved.
-            RunError: if the folder cannot be written; the last checkpoint is intact.
+            Interrupted: after Ctrl-C or SIGTERM, once the current step is done and everything is saved.
+            DataError: if an image on disk has changed or gone.
+            RunError: if the folder cannot be written or another process is lost; the last checkpoint
+                is intact.
         """
         watcher = watcher or Watcher()
-        saved = time.monotonic()
-        with _alone_in(self.folder), _deferred_interrupt() as interrupted:
-            write_csv(self.folder / METRICS, self.progress.rows)  # a kill may have come before it
+        alone = _alone_in(self.folder) if self.ranks.is_first else contextlib.nullcontext()
+        with alone, _deferred_interrupt() as interrupted, _repeatable(), self.ranks.watched():
+            if self.ranks.is_first:
+                write_csv(self.folder / METRICS, self.progress.rows)  # a kill may have come before it
+            model = self.ranks.parallel(self.model, self.device)
             watcher.started(self)
+            saved = time.monotonic()
             while not self.is_finished:
-                order = training_order(len(self.data.train_images), self.recipe.seed,
-                                       self.progress.epoch)
-                while self.progress.step < self.steps_per_epoch:
-                    self._step(order, watcher)
-                    if interrupted.is_set():
+                self._since = time.perf_counter()
+                for batch, images, labels in self._rest_of_epoch():
+                    self._step(model, batch, images, labels, watcher, interrupted.is_set())
+                    if check_ranks:
+                        self.ranks.check_same({"the selection of real edges": self._hash_of_selection()})
+                    if self.stopping or (self.ranks.size == 1 and interrupted.is_set()):
                         self.save()
                         raise Interrupted(f"stopped in epoch {self.progress.epoch + 1} after step "
                                           f"{self.progress.step} of {self.steps_per_epoch}; "
@@ -261,40 +306,66 @@ class Run:
                 watcher.finished_epoch(self, row)
         return self.progress.rows
 
-    def _step(self, order: torch.Tensor, watcher: Watcher) -> None:
+    def _rest_of_epoch(self):
+        """(number of images in the step, own images, own labels) of the steps still to be done."""
         recipe, progress = self.recipe, self.progress
-        began = time.perf_counter()
-        start = progress.step * recipe.batch_size
-        chosen = order[start:start + recipe.batch_size]
-        generator = generator_for(recipe.seed, progress.epoch, progress.step)
-        images = self.data.normalise(self.augmentation(self.data.train_images[chosen], generator))
-        labels = self.data.train_labels[chosen]
-        rate = recipe.learning_rate(progress.epoch * self.steps_per_epoch + progress.step,
-                                    self.steps_per_epoch)
+        order = training_order(self.data.num_train, recipe.seed, progress.epoch)
+        batches = order.split(recipe.batch_size)[progress.step:]
+        own = [self.ranks.share(batch) for batch in batches]
+        # a process without a share computes an image that does not count, to keep in step
+        own = [share if len(share) else batch[:1] for share, batch in zip(own, batches)]
+        read = self.data.train_batches(own, self.augmentation, recipe.seed, progress.epoch)
+        for batch, (images, labels) in zip(batches, read):
+            yield batch, images, labels
+
+    def _step(self, model: torch.nn.Module, batch: torch.Tensor, images: torch.Tensor,
+              labels: torch.Tensor, watcher: Watcher, interrupted: bool) -> None:
+        recipe, progress = self.recipe, self.progress
+        images, labels = self.data.normalise(images.to(self.device)), labels.to(self.device)
+        mine = len(self.ranks.share(batch))
+        done = progress.epoch * self.steps_per_epoch + progress.step
+        rate = recipe.learning_rate(done, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        logits = self.model(images)
-        loss = F.cross_entropy(logits, labels)
+        with self._autocast():
+            logits = model(images)
+            loss = F.cross_entropy(logits.float(), labels)
         terms = [network.selector.penalty(network.weight) for network in self.model.networks]
         self.optimizer.zero_grad()
-        sum((term for term in terms if term is not None), start=loss).backward()
+        # averaged over the processes, this is the mean over the whole batch
+        share = loss * (mine * self.ranks.size / len(batch))
+        sum((term for term in terms if term is not None), start=share).backward()
         self.optimizer.step()
-        done = progress.epoch * self.steps_per_epoch + progress.step + 1
         for network in self.model.networks:
-            network.selector.advance(done, recipe.epochs * self.steps_per_epoch, network.weight)
-        progress.loss += loss.item() * len(chosen)
-        progress.correct += int((logits.argmax(1) == labels).sum())
+            network.selector.advance(done + 1, recipe.epochs * self.steps_per_epoch, network.weight)
+        right = int((logits.argmax(1) == labels).sum())
+        loss, right, stop = self.ranks.sum(loss.item() * mine, right if mine else 0, interrupted)
+        self.stopping = stop > 0
+        progress.loss += loss
+        progress.correct += int(right)
         progress.step += 1
-        progress.seconds += time.perf_counter() - began
-        seen = start + len(chosen)
-        watcher.stepped(self, len(chosen), progress.loss / seen, progress.correct / seen)
+        now = time.perf_counter()
+        progress.seconds += now - self._since
+        self._since = now
+        seen = min(progress.step * recipe.batch_size, self.data.num_train)
+        watcher.stepped(self, len(batch), progress.loss / seen, progress.correct / seen)
+
+    def _autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, self.recipe.precision == "bfloat16")
+
+    def _hash_of_selection(self) -> str:
+        """A hash of the real edges in evaluation and of the selectors' own state."""
+        real = {str(n): mask for n, mask in enumerate(self._real_edges())}
+        for n, network in enumerate(self.model.networks):
+            real |= {f"{n}.{name}": value for name, value in network.selector.state_dict().items()}
+        return digest(real)
 
     def _finish_epoch(self) -> dict:
-        progress, images = self.progress, len(self.data.train_images)
+        progress, images = self.progress, self.data.num_train
         accuracy, test_loss = self.evaluate()
         selections = [network.selection() for network in self.model.networks]
-        real = [selection.real.clone() for selection in selections]
+        real = [selection.real.cpu().clone() for selection in selections]
         row = {
             "epoch": progress.epoch + 1,
             "train_loss": round(progress.loss / images, 6),
@@ -310,25 +381,35 @@ class Run:
         }
         self.last_real = real
         self.progress = Progress(epoch=progress.epoch + 1, rows=[*progress.rows, row])
-        self.write_wiring()
+        if self.ranks.is_first:
+            self.write_wiring()
         self.save()
         return row
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, float]:
         """Accuracy in per cent and mean loss on the test images, in evaluation mode."""
+        self.ranks.spread_buffers(self.model)
         self.model.eval()
-        correct, loss, count = 0, 0.0, len(self.data.test_images)
-        for images, labels in self.data.test_batches(EVALUATION_BATCH):
-            logits = self.model(images)
+        correct, loss, count = 0, 0.0, self.data.num_test
+        small = max(self.data.size) <= 64
+        batches = self.ranks.share(torch.arange(count)).split(
+            EVALUATION_BATCH if small else min(EVALUATION_BATCH, self.recipe.batch_size))
+        for images, labels in self.data.test_batches([batch for batch in batches if len(batch)]):
+            labels = labels.to(self.device)
+            with self._autocast():
+                logits = self.model(self.data.normalise(images.to(self.device)))
+                loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
             correct += int((logits.argmax(1) == labels).sum())
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        correct, loss = self.ranks.sum(correct, loss)
         return 100 * correct / count, loss / count
 
     # Saving
 
     def save(self) -> None:
-        """Writes the checkpoint, then the metrics that follow from it."""
+        """Writes the checkpoint, then the metrics that follow from it; the first process does."""
+        if not self.ranks.is_first:
+            return
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"momentum.{name}": value for name, value in self._momentum().items()}
         tensors |= {f"real.{number}": real for number, real in enumerate(self.last_real)}
@@ -352,7 +433,7 @@ class Run:
     def _real_edges(self) -> list[torch.Tensor]:
         """The real edges of each network in evaluation, where nothing is left to chance."""
         self.model.eval()
-        return [network.selection().real.clone() for network in self.model.networks]
+        return [network.selection().real.cpu().clone() for network in self.model.networks]
 
     def _momentum(self) -> dict[str, torch.Tensor]:
         return {name: self.optimizer.state[parameter]["momentum_buffer"]
@@ -360,9 +441,9 @@ class Run:
                 if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None}
 
 
-def describe(data: ImageData) -> dict:
+def describe(data: Images) -> dict:
     """What a model and a continued run have to know of the images."""
-    return {"name": data.name, "train": len(data.train_images), "test": len(data.test_images),
+    return {"name": data.name, "train": data.num_train, "test": data.num_test,
             "classes": list(data.classes), "channels": data.channels, "size": list(data.size),
             "fingerprint": data.fingerprint()}
 
@@ -419,6 +500,21 @@ def load_model(model: Classifier, tensors: dict[str, torch.Tensor], path: Path) 
     values = part(tensors, "model")
     check_fits(values, model.state_dict(), path)
     model.load_state_dict(values)
+
+
+def _load_images(recipe: Recipe, workers: int | None) -> Images:
+    return load(recipe.data, recipe.image_size, recipe.resized_crop, workers)
+
+
+@contextlib.contextmanager
+def _repeatable():
+    """cuDNN's algorithms that give the same result every time, for a while."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 def _with_whole_paths(recipe: Recipe) -> Recipe:
@@ -507,7 +603,7 @@ def _take_over(run: Run) -> None:
     if recipe.source is None:
         raise InputError(f"the selector {recipe.selector!r} needs a finished run to take its wiring "
                          "from: --set source=FOLDER.")
-    source = Run.open(recipe.source, run.data)
+    source = Run.open(recipe.source, run.data, device=str(run.device))
     if not source.is_finished:
         raise RunError(f"the run in {recipe.source} is not finished (epoch {source.progress.epoch} of "
                        f"{source.recipe.epochs}); finish it with neuralgraph train "
@@ -530,19 +626,20 @@ def _take_over(run: Run) -> None:
 
 @contextlib.contextmanager
 def _deferred_interrupt():
-    """An event that the first Ctrl-C sets, instead of an exception in the middle of a step."""
+    """An event that the first Ctrl-C or SIGTERM sets, instead of an end in the middle of a step."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # signals reach the main thread only
         return
 
     def remember(signum, frame):
-        if event.is_set():
+        if event.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait
         event.set()
 
-    before = signal.signal(signal.SIGINT, remember)
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
