@@ -69,15 +69,14 @@ def class_folders(path: Path, image_size: int | None = None, resized_crop: bool 
         DataError: for fewer than two classes, a class that is only in one part, an unreadable image,
             one with transparent pixels or more than 8 bits per channel, or images of different
             size, naming the file.
-        InputError: for images that must stay on disk but have no ``image_size``.
+        InputError: for ``resized_crop`` without ``image_size``.
     """
     train, test, classes = _parts(path)
     workers = available_workers() if workers is None else workers
     pixels = (image_size or 1)**2  # of images as they are, decoding will tell
     if resized_crop or 3 * pixels * (len(train) + len(test)) > IN_MEMORY:
         if image_size is None:
-            raise InputError(f"{path} has {len(train) + len(test)} images, which are decoded as they are "
-                             "needed: give image_size (--set image_size=N), in pixels.")
+            raise InputError("resized_crop needs image_size (--set image_size=N), in pixels.")
         return ImageFiles(str(path), train, test, classes, image_size, resized_crop, workers)
     images = decode(train + test, image_size, workers, IN_MEMORY)
     cut = len(train)
