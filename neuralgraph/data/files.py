@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import os
@@ -288,16 +289,23 @@ def read_batches(reader: Reader, batches: Sequence[torch.Tensor],
     loader = DataLoader(reader, batch_sampler=[batch.tolist() for batch in batches], collate_fn=_collate,
                         num_workers=min(workers, len(batches)), worker_init_fn=_leave_interrupts,
                         generator=torch.Generator())  # or it would draw from the global one
-    try:
+    with lost_readers():
         for images in loader:
             if isinstance(images, DataError):
                 raise images
             yield images
+
+
+@contextlib.contextmanager
+def lost_readers():
+    """Turns the loss of a process that reads images, which PyTorch reports at any time, into DataError."""
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise DataError(f"a process that reads images was lost ({error}); fewer --workers need less "
-                        "memory.") from error
+        raise DataError(f"a process that reads images was lost ({str(error).splitlines()[0]}); fewer "
+                        "--workers need less memory.") from error
 
 
 def available_workers() -> int:
@@ -354,5 +362,6 @@ def _collate(images: list) -> torch.Tensor | list[np.ndarray] | DataError:
 
 
 def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the run itself decides what to do."""
+    """Ctrl-C reaches every process of a terminal, but the run itself decides what to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -2,8 +2,9 @@
 
 from .checkpoint import read_wirings
 from .distributed import current, join
+from .folder import open_model, read_recipe
 from .recipe import RECIPES, Recipe
-from .run import Interrupted, Run, Watcher, open_model, read_recipe
+from .run import Interrupted, Run, Watcher
 
 __all__ = ["RECIPES", "Interrupted", "Recipe", "Run", "Watcher", "current", "join", "open_model",
            "read_recipe", "read_wirings"]

@@ -40,6 +40,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
         except OSError:
             pass  # the folder itself may be gone
+        if not path.parent.is_dir():
+            raise RunError(f"cannot write {path}: the folder is gone; what was saved there went with "
+                           "it.") from error
         raise RunError(f"cannot write {path}: {error.strerror or error}. What was saved before is "
                        "untouched; make room, then continue with --resume.") from error
 

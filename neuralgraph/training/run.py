@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import math
-import os
 import platform
 import signal
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from .. import models
 from .._version import __version__
 from ..analysis import dead_nodes
-from ..data import DATASETS, Augmentation, Images, load, training_order
+from ..data import Augmentation, Images, load, lost_readers, training_order
 from ..errors import CheckpointError, InputError, RunError
-from ..models import Classifier
 from ..selectors import FROM_TRAINED
-from .checkpoint import (CHECKPOINT, check_fits, digest, part, read_checkpoint, read_json,
-                         write_checkpoint, write_csv, write_json, write_wirings)
+from .checkpoint import (CHECKPOINT, check_fits, digest, part, read_checkpoint, write_checkpoint,
+                         write_csv, write_json, write_wirings)
 from .distributed import choose_device, current
+from .folder import (INITIAL, METRICS, RECIPE, UNFINISHED, WIRINGS, Progress, alone_in, check_free,
+                     describe, listed_changes, load_model, make_model, read_progress, read_recipe,
+                     with_whole_paths)
 from .recipe import Recipe
 
-RECIPE, METRICS, WIRINGS, INITIAL = "recipe.json", "metrics.csv", "wiring", "initial.safetensors"
-UNFINISHED = ".unfinished"  # in a folder whose making was cut off: it may be made again
-# recipe fields that models take if they have them, and those that selectors take, by their names there
-MODEL_OPTIONS = ("k", "width", "pool", "steps", "solver")
-SELECTOR_OPTIONS = {"drop": "drop", "l1": "strength"}
 # what decides the images of a step, so that it cannot change inside an epoch
 ORDER = ("data", "image_size", "resized_crop", "batch_size", "seed")
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
@@ -43,47 +35,6 @@ EVALUATION_BATCH = 500
 
 class Interrupted(RunError):
     """Somebody asked the run to stop; everything is saved."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands, saved with every checkpoint.
-
-    Args:
-        epoch: number of the current epoch, from 0.
-        step: finished steps of this epoch.
-        loss: summed over the images of this epoch so far.
-        correct: right answers likewise.
-        seconds: of training in this epoch so far.
-        rows: the metrics of finished epochs.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    loss: float = 0.0
-    correct: int = 0
-    seconds: float = 0.0
-    rows: list[dict] = field(default_factory=list)
-
-    @classmethod
-    def from_json(cls, fields: dict) -> Progress:
-        """The progress that a checkpoint holds.
-
-        Raises:
-            TypeError, ValueError: for fields that are missing, unknown, or of another kind.
-        """
-        progress = cls(**fields)
-        for name in ("epoch", "step", "correct"):
-            if type(getattr(progress, name)) is not int or getattr(progress, name) < 0:
-                raise ValueError(f"{name} is {getattr(progress, name)!r}")
-        for name in ("loss", "seconds"):
-            if type(getattr(progress, name)) not in (int, float):
-                raise ValueError(f"{name} is {getattr(progress, name)!r}")
-        rows = progress.rows
-        if not isinstance(rows, list) or len(rows) != progress.epoch or not all(
-                isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
-            raise ValueError(f"rows are not {progress.epoch} epochs of metrics")
-        return progress
 
 
 class Watcher:
@@ -125,7 +76,8 @@ class Run:
         if recipe.crop_padding > min(data.size):
             raise InputError(f"crop_padding={recipe.crop_padding} is more than the "
                              f"{min(data.size)} pixels of an image; choose less.")
-        self.model = make_model(recipe, describe(data)).to(self.device)
+        self.images = describe(data)
+        self.model = make_model(recipe, self.images).to(self.device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
             weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
@@ -156,9 +108,9 @@ class Run:
                 not made then.
         """
         folder = Path(folder)
-        recipe = _with_whole_paths(recipe)
+        recipe = with_whole_paths(recipe)
         if current().is_first:
-            _check_free(folder)
+            check_free(folder)
         run = cls(recipe, folder, data or _load_images(recipe, workers), device)
         _take_over(run)
         run.last_real = run._real_edges()
@@ -199,25 +151,24 @@ class Run:
         """
         folder = Path(folder)
         saved, description = read_recipe(folder)
-        recipe = _with_whole_paths(saved.with_settings(settings or {}))
+        recipe = with_whole_paths(saved.with_settings(settings or {}))
         changes = {name: [old, getattr(recipe, name)] for name, old in vars(saved).items()
                    if name != "data" and getattr(recipe, name) != old}
         if changes and not accept_changes:
-            raise RunError(f"{folder} began with other settings: {_listed_changes(changes)}. Leave them "
+            raise RunError(f"{folder} began with other settings: {listed_changes(changes)}. Leave them "
                            "out, or give --accept-changes to go on with them.")
         path = folder / CHECKPOINT
         tensors, state = read_checkpoint(path)
         in_use = recipe if backend is None else dataclasses.replace(recipe, backend=backend)
         run = cls(in_use, folder, data or _load_images(recipe, workers), device)
-        images = describe(run.data)
-        differing = {name: [description["data"].get(name), value] for name, value in images.items()
+        differing = {name: [description["data"].get(name), value] for name, value in run.images.items()
                      if name != "name" and description["data"].get(name) != value}
         if differing and not accept_changes:
             raise RunError(f"the images of {run.data.name} are not those that {folder} began with: "
-                           f"{_listed_changes(differing)}. Restore them, or go on with these by "
+                           f"{listed_changes(differing)}. Restore them, or go on with these by "
                            "neuralgraph train --resume --accept-changes.")
         if differing:
-            changes["data"] = [description["data"], images]
+            changes["data"] = [description["data"], run.images]
         run._load(tensors, state, path)
         run.changes = description.get("changes", [])
         if changes:
@@ -235,7 +186,7 @@ class Run:
     def _check_ranks_agree(self) -> None:
         """Finds processes with another configuration, other images, versions or weights."""
         self.ranks.check_same({
-            "the recipe": self.recipe.to_json(), "the images": self.data.fingerprint(),
+            "the recipe": self.recipe.to_json(), "the images": self.images["fingerprint"],
             "the progress": vars(self.progress), "neuralgraph": __version__, "torch": torch.__version__,
             "the weights": digest(self.model.state_dict())})
 
@@ -280,8 +231,9 @@ class Run:
                 is intact.
         """
         watcher = watcher or Watcher()
-        alone = _alone_in(self.folder) if self.ranks.is_first else contextlib.nullcontext()
-        with alone, _deferred_interrupt() as interrupted, _repeatable(), self.ranks.watched():
+        alone = alone_in(self.folder) if self.ranks.is_first else contextlib.nullcontext()
+        with alone, _deferred_interrupt() as interrupted, _repeatable(), self.ranks.watched(), \
+                lost_readers():
             if self.ranks.is_first:
                 write_csv(self.folder / METRICS, self.progress.rows)  # a kill may have come before it
             model = self.ranks.parallel(self.model, self.device)
@@ -418,7 +370,7 @@ class Run:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """The recipe, the images and what produced the run."""
-        content = {"recipe": recipe.to_json(), "data": describe(self.data),
+        content = {"recipe": recipe.to_json(), "data": self.images,
                    "versions": {"neuralgraph": __version__, "torch": torch.__version__,
                                 "python": platform.python_version()}}
         if self.changes:
@@ -441,67 +393,6 @@ class Run:
                 if self.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None}
 
 
-def describe(data: Images) -> dict:
-    """What a model and a continued run have to know of the images."""
-    return {"name": data.name, "train": data.num_train, "test": data.num_test,
-            "classes": list(data.classes), "channels": data.channels, "size": list(data.size),
-            "fingerprint": data.fingerprint()}
-
-
-def read_recipe(folder: Path) -> tuple[Recipe, dict]:
-    """The recipe of the run in ``folder``, and all of its ``recipe.json``.
-
-    Raises:
-        CheckpointError: if the file is missing or damaged.
-    """
-    path = folder / RECIPE
-    description = read_json(path)
-    try:
-        images = description["data"]
-        if not isinstance(images, dict) or not isinstance(images["classes"], list) or [
-                type(n) for n in (images["channels"], *images["size"])] != [int] * 3:
-            raise ValueError(f"the images are described by {images!r}")
-        return Recipe.from_json(description["recipe"]), description
-    except (KeyError, TypeError, AttributeError, LookupError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def read_progress(state: dict, path: Path) -> Progress:
-    """Where a checkpoint stands.
-
-    Raises:
-        CheckpointError: if it does not say so in the right words.
-    """
-    try:
-        return Progress.from_json(state["progress"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, Classifier, Progress]:
-    """The recipe, the model and the progress of the run in ``folder``; needs none of its images.
-
-    Raises:
-        CheckpointError: if a file is missing, damaged or foreign.
-    """
-    folder = Path(folder)
-    recipe, description = read_recipe(folder)
-    if backend is not None:
-        recipe = dataclasses.replace(recipe, backend=backend)
-    path = folder / CHECKPOINT
-    tensors, state = read_checkpoint(path)
-    model = make_model(recipe, description["data"])
-    load_model(model, tensors, path)
-    return recipe, model, read_progress(state, path)
-
-
-def load_model(model: Classifier, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Gives a model the values of a checkpoint."""
-    values = part(tensors, "model")
-    check_fits(values, model.state_dict(), path)
-    model.load_state_dict(values)
-
-
 def _load_images(recipe: Recipe, workers: int | None) -> Images:
     return load(recipe.data, recipe.image_size, recipe.resized_crop, workers)
 
@@ -515,77 +406,6 @@ def _repeatable():
         yield
     finally:
         torch.backends.cudnn.deterministic = before
-
-
-def _with_whole_paths(recipe: Recipe) -> Recipe:
-    """A run must find its images and its source again from any folder."""
-    for name in ("data", "source"):
-        value = getattr(recipe, name)
-        if value is not None and value not in DATASETS and Path(value).exists():
-            recipe = dataclasses.replace(recipe, **{name: str(Path(value).resolve())})
-    return recipe
-
-
-def _listed_changes(changes: dict[str, list]) -> str:
-    """name=new (was old), ..."""
-    return ", ".join(f"{name}={new} (was {old})" for name, (old, new) in changes.items())
-
-
-def _check_free(folder: Path) -> None:
-    """Refuses a folder that holds something, unless it is a run whose making was cut off."""
-    if (folder / UNFINISHED).is_file() and not (folder / RECIPE).exists():
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "holds another run" if (folder / RECIPE).exists() else "exists and is not empty"
-        raise RunError(f"{folder} {what}: continue that one with --resume, or choose another "
-                       "folder with --out.")
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path):
-    """Keeps a second process from training the same run; a killed one leaves nothing behind."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise RunError(f"cannot open the folder {folder}: {error.strerror}.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunError(f"{folder} is being trained by another process; wait for it or stop it.") from None
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def make_model(recipe: Recipe, images: dict) -> Classifier:
-    """The model of a recipe for images as :func:`describe` has them, with its initial values.
-
-    Raises:
-        InputError: for a setting that neither the model nor the selector has.
-    """
-    height, width = images["size"]
-    if height != width:
-        raise InputError(f"{images['name']} has images of {height}x{width} pixels; models "
-                         "take square ones: give image_size to resize.")
-    known = models.options_of(recipe.model)
-    options = {name: getattr(recipe, name) for name in MODEL_OPTIONS
-               if getattr(recipe, name) is not None}
-    selector_options = {option: getattr(recipe, name) for name, option in SELECTOR_OPTIONS.items()
-                        if getattr(recipe, name) is not None}
-    if "selector" in known:
-        options |= {"selector": recipe.selector, "selector_options": selector_options}
-    elif recipe.selector != "complete" or selector_options:
-        raise InputError(f"the model {recipe.model!r} keeps all its edges; use selector=complete.")
-    for name in options:
-        if name not in known:
-            raise InputError(f"the model {recipe.model!r} has no setting {name!r}; leave it out "
-                             f"(--set {name}=none).")
-    return models.create(recipe.model, num_classes=len(images["classes"]),
-                         in_channels=images["channels"], image_size=height, backend=recipe.backend, seed=recipe.seed, **options)
 
 
 def _take_over(run: Run) -> None:
