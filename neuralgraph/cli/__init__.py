@@ -61,7 +61,8 @@ def with_threads(function):
 def with_place(function):
     """The options --device and --workers for commands that read images."""
 
-    @click.option("--device", metavar="cpu|cuda|cuda:N", help="Default: a GPU if there is one.")
+    @click.option("--device", metavar="cpu|cuda|cuda:N", default="auto",
+                  help="Default: a GPU if there is one.")
     @click.option("--workers", type=click.IntRange(min=0),
                   help="Processes that decode images; default one per processor, at most 8.")
     @functools.wraps(function)

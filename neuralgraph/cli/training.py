@@ -56,7 +56,7 @@ class Display(Watcher):
 
 
 def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str, ...],
-          out: Path | None, resume: bool, accept_changes: bool, device: str | None,
+          out: Path | None, resume: bool, accept_changes: bool, device: str,
           workers: int | None, check_ranks: bool) -> None:
     chosen = lookup("recipe", recipe, RECIPES)
     given = dict(_split(setting) for setting in settings)
@@ -98,7 +98,7 @@ def _train(run: Run, recipe: str, check_ranks: bool) -> None:
                    f"in epoch {best['epoch']}), saved in {run.folder}")
 
 
-def evaluate(folder: Path, backend: str | None, device: str | None, workers: int | None) -> None:
+def evaluate(folder: Path, backend: str | None, device: str, workers: int | None) -> None:
     run = Run.open(folder, backend=backend, device=device, workers=workers)
     began = time.perf_counter()
     accuracy, loss = run.evaluate()

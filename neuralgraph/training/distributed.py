@@ -114,24 +114,25 @@ def join():
         dist.destroy_process_group()
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device to train on: by name, or a GPU if there is one, each process of a machine its own.
+def choose_device(name: str) -> torch.device:
+    """The device of this name; "auto" is a GPU if there is one. Each process of a machine has its own.
 
     Raises:
         InputError: for a device that this machine does not have.
     """
     local = int(os.environ.get("LOCAL_RANK", 0))
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise InputError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}.") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"device must be 'cpu', 'cuda' or 'cuda:N', got {name!r}.")
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(found if name == "auto" else name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be 'cpu', 'cuda', 'cuda:N' or 'auto', got {name!r}.")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         device = torch.device("cuda", local if device.index is None else device.index)
         if device.index >= count:
-            raise InputError(f"device {name or 'cuda'!r} asks for GPU {device.index}, but PyTorch finds "
+            raise InputError(f"device {name!r} asks for GPU {device.index}, but PyTorch finds "
                              f"{count} GPUs here; use --device cpu, or a PyTorch built for the driver.")
         torch.cuda.set_device(device)
     return device

@@ -62,7 +62,7 @@ class Run:
     Use :meth:`create` for a new run and :meth:`open` for one that exists.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, data: Images, device: str | None = None):
+    def __init__(self, recipe: Recipe, folder: Path, data: Images, device: str = "cpu"):
         self.recipe, self.folder, self.data = recipe, folder, data
         self.ranks, self.device = current(), choose_device(device)
         if recipe.precision == "bfloat16" and self.device.type == "cuda" and \
@@ -92,14 +92,14 @@ class Run:
 
     @classmethod
     def create(cls, recipe: Recipe, folder: str | Path, data: Images | None = None, *,
-               device: str | None = None, workers: int | None = None) -> Run:
+               device: str = "cpu", workers: int | None = None) -> Run:
         """A new run; its folder must be new or empty.
 
         Args:
             recipe: what to train and how.
             folder: of the run.
             data: the images, if they are loaded already.
-            device: "cpu", "cuda" or "cuda:N"; by default a GPU if there is one.
+            device: "cpu", "cuda", "cuda:N", or "auto" for a GPU if there is one.
             workers: processes that decode images, see :func:`neuralgraph.data.load`.
 
         Raises:
@@ -132,7 +132,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path, data: Images | None = None, backend: str | None = None, *,
-             device: str | None = None, workers: int | None = None,
+             device: str = "cpu", workers: int | None = None,
              settings: dict[str, str] | None = None, accept_changes: bool = False) -> Run:
         """The run in ``folder`` as its last checkpoint left it.
 
