@@ -33,6 +33,7 @@ _PUBLIC = {
     "inference": ("inference", None),
     "compile": ("inference", "compile"),
     "analysis": ("analysis", None),
+    "plots": ("analysis.plots", None),
     "data": ("data", None),
     "training": ("training", None),
     "load_dnw_checkpoint": ("compat", "load_dnw_checkpoint"),

@@ -12,10 +12,13 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
+import neuralgraph
 from neuralgraph.cli import main
+from neuralgraph.training import open_model
 
 QUICK = ["--epochs", "1", "--set", "k=2000", "--set", "batch_size=200"]
 
@@ -44,8 +47,8 @@ def test_train_says_what_it_does(run):
     assert re.fullmatch(r" +1 +\d\.\d{4} +\d+\.\d\d +\d+\.\d\d +\d\.\d\de-\d\d +\d+ +\d+ +\d+", lines[2])
     assert lines[3].startswith("test accuracy ") and str(folder) in lines[3]
     assert "\r" not in output and "\x1b" not in output
-    assert sorted(p.name for p in folder.iterdir()) == ["checkpoint.safetensors", "metrics.csv",
-                                                        "recipe.json", "wiring"]
+    assert sorted(p.name for p in folder.iterdir() if "tfevents" not in p.name) == [
+        "checkpoint.safetensors", "metrics.csv", "recipe.json", "wiring"]
     saved = json.loads((folder / "recipe.json").read_text())
     assert saved["recipe"]["k"] == 2000 and saved["recipe"]["batch_size"] == 200
 
@@ -119,6 +122,37 @@ def test_a_run_on_own_images_resumes_from_another_folder(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert call("evaluate", "../run").exit_code == 0
+    (tmp_path / "images").rename(tmp_path / "moved")
+    assert "no file or folder" in error("evaluate", "../run")
+    assert call("inspect", "../run").exit_code == 0  # a wiring is taken away without its images
+    assert call("export", "../run", "--format", "json", "--out", "w.json").exit_code == 0
+    result = call("train", "tiny-static", "--resume", "--out", "../run", "--data", "../moved")
+    assert result.exit_code == 0
+    assert call("evaluate", "../run").exit_code == 0
+    Image.new("RGB", (8, 8)).save(tmp_path / "moved" / "train" / "cat" / "3.png")
+    assert "are not those" in error("train", "tiny-static", "--resume", "--out", "../run")
+
+
+def test_recipes_are_listed_in_groups():
+    from neuralgraph.training import RECIPES
+
+    lines = call("recipes").output.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("the paper's Table") for line in lines) == 3
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == set(RECIPES)
+
+
+def test_a_saved_recipe_is_trained_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = call("train", "tiny-static", "--epochs", "0", "--set", "k=100", "--out", "first")
+    assert first.exit_code == 0
+    for source in ("first", "first/recipe.json"):
+        result = call("train", source, "--set", "seed=3")
+        assert result.exit_code == 0 and "100 of 325760 edges" in result.output
+    recipes = [json.loads((tmp_path / folder / "recipe.json").read_text())["recipe"]
+               for folder in ("first", "runs/tiny-static", "runs/tiny-static-2")]
+    assert {**recipes[0], "seed": 3} == recipes[1] == recipes[2]
+    assert "in first" in call("train", "first", "--resume").output
 
 
 def error(*arguments):
@@ -136,6 +170,9 @@ def test_bad_input(run, tmp_path, monkeypatch):
     (tmp_path / "cifar.tar.gz").write_bytes(b"\x1f\x8b\x08 half of it")
     cases = [
         (("train", "tiny-statc"), "did you mean 'tiny-static'"),
+        (("train", "table1-static-dnw"), "name some with --data"),
+        (("train", "no/such/recipe.json"), "there is no recipe no/such/recipe.json"),
+        (("train", folder, "--resume", "--out", "x"), "leave out --out"),
         (("train", "tiny-static", "--set", "epoch=3"), "did you mean 'epochs'"),
         (("train", "tiny-static", "--set", "lr"), "KEY=VALUE"),
         (("train", "tiny-static", "--set", "lr=quick"), "lr must be a number"),
@@ -151,7 +188,11 @@ def test_bad_input(run, tmp_path, monkeypatch):
         (("train", "tiny-static", "--data", "digitz"), "did you mean 'digits'"),
         (("train", "tiny-static", "--out", folder), "holds another run"),
         (("train", "tiny-static", "--resume"), "no run to resume"),
-        (("train", "tiny-static", "--resume", "--epochs", "3", "--out", folder), "leave out"),
+        (("train", "tiny-static", "--resume", "--epochs", "3", "--out", folder), "epochs=3 (was 1)"),
+        (("train", "tiny-static", "--device", "cuda:64"), "asks for GPU 64"),
+        (("train", "tiny-static", "--device", "gpu"), "must be 'cpu', 'cuda'"),
+        (("train", "tiny-static", "--set", "batch_size=1500"), "only 1438 training images"),
+        (("train", "tiny-static", "--accept-changes"), "belongs to --resume"),
         (("train", "tiny-static", "--resume", "--out", tmp_path / "x"), "the folder of a run"),
         (("evaluate", tmp_path), "the folder of a run"),
         (("evaluate", folder, "--backend", "spars"), "unknown backend"),
@@ -201,3 +242,29 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
 
     progress = Run.open(tmp_path / "run").progress
     assert progress.epoch > 0 or progress.step > 0
+
+
+def test_benchmark_shows_every_way_beside_multiply_adds(run, tmp_path):
+    folder, _ = run
+    result = call("benchmark", folder, "--batch", "2", "--rounds", "2", "--save", tmp_path / "fast.ng")
+    assert result.exit_code == 0, result.output
+    table = [line.split() for line in result.output.splitlines()]
+    rows = {row[0]: row for row in table if row and row[0] in ("dense", "dgl", "sparse", "auto", "compiled")}
+    assert len(rows) == 5
+    assert all(float(row[-1]) < 1e-4 for row in rows.values())  # the difference of outputs
+    assert "multiply-adds per image" in result.output and "threads" in result.output
+    images = torch.randn(2, 1, 8, 8)
+    fast = neuralgraph.inference.load(tmp_path / "fast.ng")
+    _, model, _ = open_model(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images), model.eval()(images), rtol=1e-4, atol=1e-4)
+    result = call("benchmark", folder, "--save", tmp_path / "no" / "fast.ng")
+    assert result.exit_code == 2 and "does not exist" in result.output
+
+
+def test_timings_are_medians_of_turns():
+    from neuralgraph.analysis.speed import alternate
+    order = []
+    times = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, warm_up=1)
+    assert order == ["a", "b"] * 4
+    assert set(times) == {"a", "b"} and all(t.low <= t.median <= t.high for t in times.values())

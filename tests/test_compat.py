@@ -101,6 +101,63 @@ def test_refused(call, error, message):
         call()
 
 
+def authors_discrete(nodes=12, inputs=4, outputs=5):
+    """A state dict of the authors' discrete-time net, with few nodes."""
+    generator = torch.Generator().manual_seed(0)
+    rand = lambda *shape: torch.rand(*shape, generator=generator) - 0.5
+    norm = lambda n: {"weight": rand(n), "bias": rand(n), "running_mean": rand(n),
+                      "running_var": rand(n) + 1, "num_batches_tracked": torch.tensor(3)}
+    half = inputs // 2
+    state = {"graph.weight": rand(nodes, nodes, 1, 1), "conv.weight": rand(nodes, 1, 3, 3),
+             "norm.weight": rand(nodes), "norm.bias": rand(nodes), "fc.weight": rand(10, outputs),
+             "fc.bias": rand(10), "downsample.0.weight": rand(half, 3, 3, 3),
+             "downsample.0.bias": rand(half), "downsample.3.weight": rand(half, 1, 3, 3),
+             "downsample.3.bias": rand(half), "downsample.4.weight": rand(inputs, half, 1, 1),
+             "downsample.4.bias": rand(inputs)}
+    for layer, n in ((1, half), (5, inputs)):
+        state |= {f"downsample.{layer}.{k}": v for k, v in norm(n).items()}
+    return state
+
+
+DAMAGE = {
+    "0-d": lambda t: torch.tensor(1.0), "1-d": lambda t: torch.ones(3), "empty": lambda t: torch.ones(0),
+    "empty 4-d": lambda t: torch.ones(0, 0, 0, 0), "NaN": lambda t: t * float("nan"),
+    "integers": lambda t: t.long() * 0, "complex": lambda t: t.to(torch.complex64),
+    "another type": lambda t: t.double(), "sparse": lambda t: t.to_sparse() if t.dim() else t,
+    "meta": lambda t: t.to("meta"), "longer": lambda t: torch.cat([t, t]),
+    "terabytes": lambda t: torch.zeros(1).expand(10**6, 10**6, 1, 1),
+    "turned": lambda t: t.transpose(0, -1),
+}
+
+
+@pytest.mark.parametrize("make, options", [
+    (authors_mobilenet, {"width": 0.5}), (lambda: authors_mobilenet(small=True), {"width": 0.5, "small": True}),
+    (lambda: authors_mobilenet(random=True), {"width": 0.5}),
+    (authors_discrete, {"setting": "discrete", "prune_rate": 0.5, "steps": 2})])
+def test_every_damaged_entry_is_named(make, options):
+    """Any entry replaced by any of these is refused with its name, or was the same all along."""
+    assert ng.load_dnw_checkpoint(make(), **options)
+    for name, good in make().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        for kind, damage in DAMAGE.items():
+            bad = damage(good.float())
+            if bad.shape == good.shape and bad.layout == good.layout and bad.dtype == good.dtype \
+                    and bad.device == good.device and bad.isfinite().all():
+                continue
+            try:
+                ng.load_dnw_checkpoint({**make(), name: bad}, **options)
+            except CheckpointError:
+                continue
+            # more rows of this matrix are more classes, no damage
+            assert (name, kind) == ("linear.graph.weight", "longer"), (name, kind)
+
+
+def test_names_that_are_none():
+    with pytest.raises(CheckpointError, match="no state dict"):
+        ng.load_dnw_checkpoint({3: torch.zeros(2)}, width=0.5)
+
+
 class Payload:
     def __reduce__(self):
         return print, ("code was run",)

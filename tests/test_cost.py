@@ -116,3 +116,46 @@ def test_micronet_score_of_the_authors_entry():
 def test_a_network_needs_a_size():
     with pytest.raises(InputError, match="height and width"):
         cost(ng.StaticNeuralGraph(ng.wirings.chain([4, 4]), ng.TopK(3)))
+
+
+@pytest.mark.parametrize("name", ["tiny-static", "tiny-discrete", "mobilenet-dnw", "mobilenet-v1"])
+def test_nothing_is_left_out(name):
+    """With every edge real, the parameters counted are those of the model."""
+    options = {} if name == "mobilenet-v1" else {"selector": "complete"}
+    model = ng.models.create(name, image_size=32, num_classes=10, **options)
+    price = cost(model, skip_dead=False)
+    assert price.parameters + price.norms_and_biases == sum(p.numel() for p in model.parameters())
+
+
+def test_counting_changes_nothing():
+    """A norm that is kept in evaluation mode stays there, and the count of the last solve too."""
+    model = ng.models.create("tiny-continuous", k=500)
+    network, = model.networks
+    norm = model.stem[1].eval()
+    model(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 3)
+    before, evaluations = {k: v.clone() for k, v in model.state_dict().items()}, network.evaluations
+    price = cost(model, skip_dead=False)
+    assert executed_multiply_adds(model, torch.zeros(1, 3, 32, 32)) > 0
+    assert model.training and network.training and not norm.training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    network.evaluations = evaluations
+    assert price.multiply_adds > cost(network, 8, 8, skip_dead=False).multiply_adds
+    network.evaluations += 1
+    assert cost(model, skip_dead=False).multiply_adds - price.multiply_adds == 64 * (500 + 9 * 800)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: cost(torch.nn.Linear(2, 3)), "expected a classifier .* got Linear"),
+    (lambda: cost(ng.models.create("tiny-static", k=5), 8, 8), "leave out height"),
+    (lambda: cost(ng.StaticNeuralGraph(ng.wirings.chain([4, 4]), ng.TopK(3)), 0, 4), "at least 1, got 0"),
+])
+def test_cost_refuses(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_a_layer_of_unknown_cost_is_named():
+    model = ng.models.create("tiny-static", k=50)
+    model.head.append(torch.nn.LayerNorm(10))
+    with pytest.raises(InputError, match="'head.2', a LayerNorm, is not known"):
+        cost(model)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import neuralgraph as ng
 from neuralgraph.data import sources
-from neuralgraph.errors import DataError, UnknownNameError
+from neuralgraph.errors import DataError, InputError, UnknownNameError
 
 
 def picture(path, value, size=(6, 6), mode="RGB"):
@@ -235,11 +235,11 @@ def test_augmentation_is_a_crop_and_a_flip():
             possible[tuple(crop.flatten().tolist())] = 0
             possible[tuple(crop.flip(-1).flatten().tolist())] = 0
     augment = ng.data.Augmentation(padding=1, flip=True)
-    out = augment(image.expand(2000, 1, 4, 4), torch.Generator().manual_seed(0))
+    out = augment(image.expand(2000, 1, 4, 4), ng.data.draws(0, 0, np.arange(2000), 3))
     for picture_ in out:
         possible[tuple(picture_.flatten().tolist())] += 1
     assert len(possible) == 18 and min(possible.values()) > 60
-    same = ng.data.Augmentation()(image, torch.Generator())
+    same = ng.data.Augmentation()(image, ng.data.draws(0, 0, np.arange(1), 3))
     assert torch.equal(same, image)
 
 
@@ -255,3 +255,90 @@ def test_fingerprint_notices_one_pixel():
     before = data.fingerprint()
     data.train_images[700, 0, 3, 3] ^= 1
     assert data.fingerprint() != before
+
+
+def test_every_class_gives_its_fifth_images(tmp_path):
+    """Without a test part each class holds out its own, however few images the others have."""
+    for name, count in (("ant", 4), ("bee", 1), ("cow", 11)):
+        for i in range(count):
+            picture(tmp_path / name / f"{i:02}.png", i)
+    data = ng.data.load(tmp_path)
+    assert torch.bincount(data.train_labels, minlength=3).tolist() == [4, 1, 9]
+    assert data.test_labels.tolist() == [2, 2]
+
+
+def deep(path):
+    levels = (np.arange(36).reshape(6, 6) * 1000).astype(np.uint16)
+    Image.fromarray(levels).save(path)
+
+
+def transparent(path):
+    Image.fromarray(np.full((6, 6, 4), 100, np.uint8), "RGBA").save(path)
+
+
+@pytest.mark.parametrize("save, message", [(deep, "more than 8 bits"), (transparent, "transparent")])
+def test_pictures_that_would_lose_something(folder, save, message):
+    save(folder / "train" / "bee" / "2.png")
+    with pytest.raises(DataError, match=f"bee/2.png.*{message}"):
+        ng.data.load(folder)
+
+
+def test_opaque_alpha_is_dropped(folder):
+    before = ng.data.load(folder)
+    for file in (folder / "train" / "bee").iterdir():
+        Image.open(file).convert("RGBA").save(file)
+    assert ng.data.load(folder).fingerprint() == before.fingerprint()
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"train_labels": np.array([0, 1, 0, 10**12])}, "4 training images"),
+    ({"test_labels": np.array([0, 2])}, "test labels run from 0 to 2, but there are 2 classes"),
+    ({"train_labels": np.array([[0, 1], [0, 1]])}, r"\(N,\)"),
+    ({"train_labels": np.array([0, 1, 0, 2**63], np.uint64)}, "labels run"),
+    ({"train_images": np.zeros((4, 0, 5), np.uint8), "test_images": np.zeros((2, 0, 5), np.uint8)},
+     "at least one pixel"),
+])
+def test_bad_npz_labels(tmp_path, changes, message):
+    write_npz(tmp_path / "d.npz", **changes)
+    with pytest.raises(DataError, match=message):
+        ng.data.load(tmp_path / "d.npz")
+
+
+def test_damaged_npz_is_refused_or_read(tmp_path):
+    """Random bytes changed or cut, in both kinds of archive: never another error than DataError."""
+    rng = np.random.default_rng(0)
+    arrays = {"train_images": rng.integers(0, 256, (4, 5, 5), dtype=np.uint8),
+              "train_labels": np.array([0, 1, 0, 1]),
+              "test_images": np.zeros((2, 5, 5), np.uint8), "test_labels": np.array([0, 1])}
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "good.npz", **arrays)
+        good = (tmp_path / "good.npz").read_bytes()
+        for _ in range(300):
+            content = bytearray(good)
+            for place in rng.integers(0, len(content), rng.integers(1, 5)):
+                content[place] = rng.integers(256)
+            (tmp_path / "d.npz").write_bytes(bytes(content[:rng.integers(len(good) // 2, 2 * len(good))]))
+            try:
+                ng.data.load(tmp_path / "d.npz")
+            except DataError:
+                pass
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"train_labels": torch.tensor([0.0, 1.0])}, "int64"),
+    ({"mean": (0.5,), "std": (0.5, 0.5)}, "one value for each of the 1 channels"),
+    ({"mean": (0.5,), "std": (0.0,)}, "above 0"),
+    ({"mean": (0.5,)}, "one value for each"),
+])
+def test_bad_image_data(changes, message):
+    images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    good = dict(train_images=images, train_labels=torch.tensor([0, 1]), test_images=images,
+                test_labels=torch.tensor([0, 1]), classes=("a", "b"))
+    with pytest.raises(DataError, match=message):
+        ng.data.ImageData("d", **{**good, **changes})
+
+
+def test_bad_size(folder):
+    for size in (0, -3, True, 2.5):
+        with pytest.raises(InputError, match="image_size"):
+            ng.data.load(folder, image_size=size)

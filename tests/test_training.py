@@ -1,12 +1,20 @@
 """Runs: the metrics are true, a continued run equals an undisturbed one, damage is reported."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 import math
+import multiprocessing
+import resource
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +23,8 @@ from neuralgraph.errors import CheckpointError, InputError, RunError, UnknownNam
 from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, read_wirings
 from neuralgraph.training import checkpoint as checkpoint_module
 from neuralgraph.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
+from neuralgraph.training.folder import alone_in
+from neuralgraph.training.log import read_metrics
 
 QUICK = dataclasses.replace(RECIPES["tiny-static"], epochs=2, batch_size=40, k=3000, crop_padding=1,
                             flip=True)
@@ -97,6 +107,66 @@ def test_rows_are_true(undisturbed, data):
     with torch.no_grad():
         answers = undisturbed.model(data.normalise(data.test_images)).argmax(1)
     assert rows[-1]["test_accuracy"] == pytest.approx(100 * (answers == data.test_labels).double().mean().item())
+    with torch.no_grad():
+        logits = undisturbed.model(data.normalise(data.test_images))
+    better = (logits > logits.gather(1, data.test_labels[:, None])).sum(1)
+    assert rows[-1]["test_top5_accuracy"] == pytest.approx(100 * (better < 5).double().mean().item())
+    for epoch, row in enumerate(rows, start=1):
+        ever = torch.stack([mask[0] for mask in masks[:epoch + 1]]).any(0)
+        assert row["never_used_edges"] == int((~ever).sum())
+    assert rows[0]["never_used_edges"] > rows[1]["never_used_edges"] > 0
+    assert rows[-1]["multiply_adds"] == ng.analysis.cost(undisturbed.model).multiply_adds
+
+
+def scalars(folder):
+    """What TensorBoard reads: tag -> [(epoch, value)]."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def assert_logs_hold(run):
+    rows = run.progress.rows
+    assert read_metrics(run.folder) == rows
+    shown = scalars(run.folder)
+    assert shown.keys() == rows[0].keys() - {"epoch", "seconds"}
+    for tag, points in shown.items():
+        assert points == [(row["epoch"], pytest.approx(row[tag])) for row in rows]
+
+
+def test_logs_hold_every_epoch_once(data, tmp_path):
+    """Stopped, cut off after the log but before the checkpoint, and torn in the middle of an event."""
+    recipe = dataclasses.replace(QUICK, epochs=3)
+    run = Run.create(recipe, tmp_path / "run", data)
+    with pytest.raises(Interrupted):
+        run.train(StopAfter(4))
+    assert_logs_hold(run)
+    before = (run.folder / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(Interrupted):
+        Run.open(run.folder, data).train(StopAfter(3))
+    (run.folder / "checkpoint.safetensors").write_bytes(before)
+    event_file, = run.folder.glob("events*")
+    event_file.write_bytes(event_file.read_bytes()[:-7])
+    again = Run.open(run.folder, data)
+    again.train()
+    assert len(again.progress.rows) == 3
+    assert_logs_hold(again)
+    assert list(run.folder.glob("events*")) == [event_file]
+
+
+def test_without_tensorboard_there_is_a_csv(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    run = Run.create(dataclasses.replace(QUICK, epochs=1), tmp_path / "run", data)
+    run.train()
+    assert read_metrics(run.folder) == run.progress.rows and not list(run.folder.glob("events*"))
+
+
+def test_damaged_metrics(tmp_path):
+    with pytest.raises(CheckpointError, match="the folder of a run"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.csv").write_text("epoch,loss\n1,much\n")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_metrics(tmp_path)
 
 
 def test_first_step_is_sgd(data, tmp_path):
@@ -204,6 +274,10 @@ def test_damaged_checkpoints(copied, data):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match="damaged or no safetensors"):
             Run.open(copied, data)
+    for place in (-1, -len(content) // 2):  # one byte among the values
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place:][1:])
+        with pytest.raises(CheckpointError, match="not those that were written"):
+            Run.open(copied, data)
     path.unlink()
     with pytest.raises(CheckpointError, match="no checkpoint"):
         Run.open(copied, data)
@@ -229,6 +303,224 @@ def test_foreign_checkpoints(copied, data):
     write_checkpoint(path, tensors, {"progress": {"epoch": 1, "stpe": 2}})
     with pytest.raises(CheckpointError, match="damaged"):
         Run.open(copied, data)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: {**t, "model.stem.0.weight": t["model.stem.0.weight"].double()}, "stem.0.weight.*float64.*float32"),
+    (lambda t: {**t, "model.stem.0.weight": t["model.stem.0.weight"][:1]}, "stem.0.weight"),
+    (lambda t: {**t, "model.more": torch.zeros(1)}, "'more' is .*no such tensor"),
+    (lambda t: {**t, "momentum.more": torch.zeros(1)}, "'more' is .*no such tensor"),
+    (lambda t: {**t, "momentum.stem.0.weight": t["momentum.stem.0.weight"].half()}, "stem.0.weight.*float16"),
+    (lambda t: {**t, "momentum.stem.0.weight": torch.zeros(1)}, "stem.0.weight"),
+    (lambda t: {**t, "real.0": t["real.0"].float()}, "'0' is torch.float32"),
+    (lambda t: {**t, "real.1": t["real.0"].clone()}, "'1' is .*no such tensor"),
+    (lambda t: {k: v for k, v in t.items() if not k.startswith("real")}, "'0' is missing"),
+])
+def test_tensors_that_do_not_fit(copied, data, change, message):
+    path = copied / "checkpoint.safetensors"
+    tensors, state = read_checkpoint(path)
+    write_checkpoint(path, change(tensors), state)
+    with pytest.raises(CheckpointError, match=message):
+        Run.open(copied, data)
+
+
+@pytest.mark.parametrize("progress", [
+    7, [], None, {"epoch": "2"}, {"epoch": -1}, {"epoch": 1.0}, {"epoch": True}, {"epoch": 0, "step": 10**9},
+    {"epoch": 2, "rows": [{}]}, {"epoch": 1, "rows": [3]}, {"epoch": 0, "rows": {}}, {"loss": "nan"},
+    {"epoch": 2, "rows": [{"a": 1}, {"b": 1}]}])
+def test_progress_of_the_wrong_kind(copied, data, progress):
+    path = copied / "checkpoint.safetensors"
+    tensors, state = read_checkpoint(path)
+    write_checkpoint(path, tensors, {**state, "progress": progress})
+    with pytest.raises(CheckpointError, match="damaged"):
+        Run.open(copied, data)
+
+
+@pytest.mark.parametrize("field, value", [
+    ("lr", "0.1"), ("lr", None), ("k", "5"), ("k", 1.5), ("epochs", 2.5), ("epochs", True), ("flip", "no"),
+    ("milestones", 3), ("milestones", ["a"]), ("model", ["x"]), ("model", 3), ("seed", 2**70),
+    ("image_size", "big"), ("data", {}), ("lr", 1e999), ("width", [1])])
+def test_settings_of_the_wrong_kind(copied, data, field, value):
+    path = copied / "recipe.json"
+    content = json.loads(path.read_text())
+    content["recipe"][field] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="damaged.*" + field):
+        Run.open(copied, data)
+
+
+def test_bottomless_json(copied, data):
+    (copied / "recipe.json").write_text("[" * 10**6)
+    with pytest.raises(CheckpointError, match="damaged"):
+        Run.open(copied, data)
+
+
+def test_damaged_wirings(copied):
+    path = copied / "wiring" / "epoch-0002.npz"
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        content = bytearray(good)
+        for place in rng.integers(0, len(content), 3):
+            content[place] = rng.integers(256)
+        path.write_bytes(bytes(content[:rng.integers(1, 2 * len(good))]))
+        with contextlib.suppress(CheckpointError):
+            read_wirings(path)
+    bits, weight = np.packbits(np.ones(9, bool)), np.ones(9, np.float32)
+    for arrays in ({"edges_0": np.int64(2**50)}, {"edges_0": np.int64(17)}, {"edges_0": np.int64(-8)},
+                   {"weight_0": weight[:5]}, {"weight_0": weight.astype("f8")}, {"real_0": bits.astype(int)},
+                   {"edges_0": np.array(["x"])}):
+        np.savez(path, **{"real_0": bits, "edges_0": np.int64(9), "weight_0": weight, **arrays})
+        with pytest.raises(CheckpointError, match="damaged or holds no wirings"):
+            read_wirings(path)
+    with pytest.raises(CheckpointError, match="no file"):
+        read_wirings(copied / "wiring" / "absent.npz")
+
+
+# Settings at a resume
+
+
+def test_a_resume_names_changed_settings(data, tmp_path):
+    run = Run.create(QUICK, tmp_path / "run", data)
+    with pytest.raises(Interrupted):
+        run.train(StopAfter(3))  # the end of the first epoch's steps
+    folder = tmp_path / "run"
+    assert Run.open(folder, data, settings={"lr": str(QUICK.lr), "k": "3000"}).recipe == QUICK
+    with pytest.raises(RunError, match=r"lr=0.05 \(was 0.1\).*--accept-changes"):
+        Run.open(folder, data, settings={"lr": "0.05"})
+    with pytest.raises(RunError, match="batch_size decides .* between epochs only"):
+        Run.open(folder, data, settings={"batch_size": "10"}, accept_changes=True)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Run.open(folder, data, settings={"model": "tiny-discrete"}, accept_changes=True)
+    assert Run.open(folder, data).recipe == QUICK  # a refusal changes nothing
+    changed = Run.open(folder, data, settings={"lr": "0.05", "epochs": "3"}, accept_changes=True)
+    changed.train()
+    assert len(changed.progress.rows) == 3
+    again = Run.open(folder, data)
+    assert (again.recipe.lr, again.recipe.epochs) == (0.05, 3)
+    saved = json.loads((folder / "recipe.json").read_text())["changes"]
+    assert saved == [{"epoch": 0, "step": 3, "from": {"epochs": 2, "lr": 0.1}}]
+
+
+def test_other_images_between_epochs_when_told(data, copied):
+    labels = data.train_labels.flip(0)
+    other = dataclasses.replace(data, train_images=data.train_images.flip(0), train_labels=labels)
+    run = Run.open(copied, other, settings={"epochs": "3"}, accept_changes=True)
+    run.train()
+    assert Run.open(copied, other).is_finished
+    with pytest.raises(RunError, match="fingerprint"):
+        Run.open(copied, data)
+
+
+# Kills
+
+
+def test_a_run_is_made_whole_or_made_again(data, undisturbed, tmp_path, monkeypatch):
+    """Whatever write of its making is the last one before a kill, the same command starts it over."""
+    real_write = checkpoint_module.write_atomically
+
+    class Killed(BaseException):
+        pass
+
+    for allowed in range(6):
+        writes = iter(range(allowed))
+
+        def write(path, content):
+            if next(writes, None) is None:
+                raise Killed
+            real_write(path, content)
+
+        monkeypatch.setattr(checkpoint_module, "write_atomically", write)
+        folder = tmp_path / f"run-{allowed}"
+        try:
+            Run.create(QUICK, folder, data)
+        except Killed:
+            monkeypatch.undo()
+            Run.create(QUICK, folder, data)
+        else:
+            break
+    assert allowed == 4  # wiring, checkpoint, metrics, recipe
+    monkeypatch.undo()
+    for number in range(allowed):
+        run = Run.open(tmp_path / f"run-{number}", data)
+        assert not (run.folder / ".unfinished").exists()
+        assert run.progress.epoch == 0
+    run.train()
+    assert same(run, undisturbed)
+
+
+def test_killed_runs_end_as_the_undisturbed_one():
+    """The script that kills fifty times, with three."""
+    script = Path(__file__).resolve().parents[1] / "benchmarks" / "kill.py"
+    done = subprocess.run([sys.executable, script, "--kills", "3", "--seed", "1"], capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(done.stdout)
+    assert result["killed"] == 3 and result["same_as_undisturbed"] == result["runs"]
+
+
+def test_metrics_are_mended(copied, data):
+    (copied / "metrics.csv").write_text("epoch\n")  # a kill came between the checkpoint and the table
+    Run.open(copied, data).train()
+    assert len((copied / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_two_processes_do_not_train_one_run(data, undisturbed, tmp_path):
+    run = Run.create(dataclasses.replace(QUICK, epochs=1), tmp_path / "run", data)
+
+    class Second(Watcher):
+        def finished_epoch(self, run, row):
+            with pytest.raises(RunError, match="trained by another process"):
+                Run.open(run.folder, data).train()
+
+    run.train(Second())
+
+
+def test_readers_do_not_keep_the_lock_of_a_killed_run(tmp_path):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    with alone_in(tmp_path):
+        child.start()
+        time.sleep(0.5)
+    with alone_in(tmp_path):
+        assert child.is_alive()
+    child.kill()
+    child.join()
+
+
+def test_sigterm_saves_too(data, undisturbed, tmp_path):
+    class Terminate(Watcher):
+        def stepped(self, run, images, loss, accuracy):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        Run.create(QUICK, tmp_path / "run", data).train(Terminate())
+    resumed = Run.open(tmp_path / "run", data)
+    assert resumed.progress.step == 1
+    resumed.train()
+    assert same(resumed, undisturbed)
+
+
+def test_a_disk_that_really_fills(data, tmp_path):
+    """A limit on file sizes, reached in the middle of a checkpoint."""
+    run = Run.create(dataclasses.replace(QUICK, epochs=1), tmp_path / "run", data)
+    path = run.folder / "checkpoint.safetensors"
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(RunError, match="cannot write .*checkpoint.*--resume"):
+            run.train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and not list(run.folder.rglob("*.partial"))
+    assert len(Run.open(run.folder, data).train()) == 1
+
+
+def test_bfloat16_trains_near_float32(data, undisturbed, tmp_path):
+    run = Run.create(dataclasses.replace(QUICK, precision="bfloat16"), tmp_path / "run", data)
+    assert run.model.networks[0].weight.dtype == torch.float32
+    rows = run.train()
+    exact = undisturbed.progress.rows
+    assert 0 < abs(rows[0]["train_loss"] - exact[0]["train_loss"]) < 0.1
 
 
 def test_damaged_description(copied, data):
@@ -271,7 +563,7 @@ def test_a_removed_folder_is_reported(data, tmp_path):
         def finished_epoch(self, run, row):
             shutil.rmtree(run.folder)
 
-    with pytest.raises(RunError, match="cannot write"):
+    with pytest.raises(RunError, match="cannot write .* the folder is gone"):
         Run.create(QUICK, tmp_path / "run", data).train(Remove())
 
 

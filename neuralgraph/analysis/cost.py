@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, fields
 
@@ -22,6 +23,7 @@ TABLE_3 = {
     "DNW x0.225": (60.9, 1.1, 42.1), "DNW x0.3": (65.0, 1.3, 66.7), "DNW x0.49": (70.4, 1.8, 154),
     "RG x0.225": (53.3, 1.2, 55.7), "RG x0.49": (64.1, 1.8, 170),
 }
+NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d)
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,26 @@ def cost(model: Classifier | NeuralGraph, height: int | None = None, width: int 
         skip_dead: leave out, as the authors do, the kernels of nodes without real out-edge, and in a
             MobileNet the stem's filters and the classifier's columns that belong to dead nodes.
 
+    Raises:
+        InputError: for anything else than these, and for a classifier with a layer whose cost is not
+            known.
+
     >>> import neuralgraph as ng
     >>> net = ng.StaticNeuralGraph(ng.wirings.chain([2, 3]), ng.Complete())
     >>> cost(net, 4, 4)                       # 6 edges and 2 kernels of 9, each on 16 pixels
     Cost(multiply_adds=384, parameters=24, norms_and_biases=4, mask_words=1, list_words=6)
     """
     if isinstance(model, NeuralGraph):
-        if height is None or width is None:
+        if height is None or width is None or min(height, width) < 1:
             raise InputError("the cost of a network depends on the size of its maps: give height and "
-                             "width in pixels.")
+                             f"width in pixels, at least 1, got {height!r} and {width!r}.")
         return _network_cost(model, height, width, skip_dead)
+    if not isinstance(model, Classifier):
+        raise InputError(f"expected a classifier of neuralgraph.models or a network, got "
+                         f"{type(model).__name__}.")
+    if height is not None or width is not None:
+        raise InputError(f"a classifier's cost is that of its own {model.image_size}x{model.image_size} "
+                         "images; leave out height and width.")
     return _classifier_cost(model, skip_dead)
 
 
@@ -113,19 +125,24 @@ def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
     inside = {module for network in model.networks for module in network.modules()}
     sizes: dict[nn.Module, tuple] = {}
     layers = [m for m in model.modules() if m in set(model.networks) or (
-        m not in inside and isinstance(m, (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.AdaptiveAvgPool2d)))]
+        m not in inside and isinstance(m, (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, *NORMS)))]
+    for name, module in model.named_modules():
+        if module not in inside and module not in layers and list(module.parameters(recurse=False)):
+            raise InputError(f"the cost of the model's layer {name!r}, a {type(module).__name__}, is "
+                             "not known.")
     hooks = [m.register_forward_hook(lambda m, args, out: sizes.update({m: (args[0].shape, out.shape)}))
              for m in layers]
-    was_training = model.training
-    model.eval()
+    solved = {network: network.evaluations for network in model.networks
+              if isinstance(network, ContinuousTimeNeuralGraph) and network.evaluations}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             parameter = next(model.parameters())
             model(parameter.new_zeros(1, model.in_channels, model.image_size, model.image_size))
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
+        for network, evaluations in solved.items():  # of the last solve of true images
+            network.evaluations = evaluations
     in_stem = set(model.stem.modules())
     for layer in layers:
         before, after = sizes[layer]
@@ -133,8 +150,8 @@ def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
             total += _network_cost(layer, *before[2:], skip_dead)
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
             total += Cost(multiply_adds=round(before[1] * before[2] * before[3] * head_live))
-        elif isinstance(layer, nn.BatchNorm2d):
-            total += Cost(norms_and_biases=2 * layer.num_features)
+        elif isinstance(layer, NORMS):
+            total += Cost(norms_and_biases=sum(p.numel() for p in layer.parameters()))
         else:
             share = stem_live if layer is model.stem else head_live if layer not in in_stem else 1.0
             weights = round(layer.weight.numel() * share)
@@ -150,15 +167,28 @@ def _live_ends(model: Classifier) -> tuple[float, float]:
     inputs = first.wiring.inputs
     read = ~dead_nodes(first.wiring, _real(first)).no_out[inputs]
     fed = ~dead_nodes(last.wiring, _real(last)).no_in[last.wiring.outputs]
-    return read.float().mean().item(), fed.float().mean().item()
+    return read.double().mean().item(), fed.double().mean().item()
 
 
 def _real(network: NeuralGraph) -> torch.Tensor:
+    """The real edges in evaluation."""
     return network.selection().real.cpu()
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module):
+    """Evaluation mode for a while; afterwards every part has the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def executed_multiply_adds(model: nn.Module, images: torch.Tensor) -> int:
-    """Multiply-adds per image of the operations that a forward really runs, counted as they run.
+    """Multiply-adds per image of the operations that a forward in evaluation runs, counted as they run.
 
     Edges count where they are real; a second opinion on :func:`cost` with ``skip_dead=False``, without
     the pool.
@@ -192,7 +222,7 @@ def executed_multiply_adds(model: nn.Module, images: torch.Tensor) -> int:
     try:
         for network in networks:
             network.backend = Counting()
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             model(images[:1])
     finally:
         for network, original in zip(networks, originals):

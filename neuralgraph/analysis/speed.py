@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .._dgl import dgl
+from .._version import __version__
+from ..errors import InputError
 from ..inference import compile
 from ..models import Classifier
 from .cost import cost
@@ -53,8 +56,6 @@ def _quartiles(times):
 
 def environment() -> dict[str, object]:
     """What a measurement depends on beside the program."""
-    from .. import __version__
-    from .._dgl import dgl
     return {"neuralgraph": __version__, "torch": torch.__version__, "dgl": dgl.__version__,
             "numpy": np.__version__, "python": platform.python_version(), "processor": _processor(),
             "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads()}
@@ -94,7 +95,6 @@ def inference_speed(model: Classifier, images: torch.Tensor, backends=("dense", 
 
     Models that cannot be compiled (continuous time) have no entry "compiled".
     """
-    from ..errors import InputError
     was_training, before = model.training, [network.backend for network in model.networks]
     model.eval()
 

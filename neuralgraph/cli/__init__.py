@@ -58,14 +58,26 @@ def with_threads(function):
     return command
 
 
+def with_place(function):
+    """The options --device and --workers for commands that read images."""
+
+    @click.option("--device", metavar="cpu|cuda|cuda:N", default="auto",
+                  help="Default: a GPU if there is one.")
+    @click.option("--workers", type=click.IntRange(min=0),
+                  help="Processes that decode images; default one per processor, at most 8.")
+    @functools.wraps(function)
+    def command(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return command
+
+
 @main.command()
 def recipes():
     """List what can be trained."""
-    from ..training import RECIPES
+    from . import training
 
-    width = max(map(len, RECIPES))
-    for recipe in RECIPES.values():
-        click.echo(f"{recipe.name:{width}}  {recipe.description}")
+    training.recipes()
 
 
 @main.command()
@@ -78,23 +90,35 @@ def recipes():
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default runs/RECIPE.")
 @click.option("--resume", is_flag=True,
               help="Continue the run in --out, or the latest one of the recipe.")
+@click.option("--accept-changes", is_flag=True,
+              help="Let --resume go on although settings or images differ.")
+@click.option("--check-ranks", is_flag=True,
+              help="Under torchrun: compare the real edges of all processes after every step.")
+@with_place
 @with_threads
-def train(recipe, data, epochs, settings, out, resume):
-    """Train RECIPE (see `neuralgraph recipes`) and keep everything in a folder."""
+def train(recipe, data, epochs, settings, out, resume, accept_changes, device, workers, check_ranks):
+    """Train RECIPE and keep everything in a folder.
+
+    RECIPE is a name of `neuralgraph recipes`, a JSON file, or the folder of a run: its recipe again.
+
+    Several processes or machines: torchrun --nproc-per-node N -m neuralgraph train RECIPE ...
+    """
     from . import training
 
-    training.train(recipe, data, epochs, settings, out, resume)
+    training.train(recipe, data, epochs, settings, out, resume, accept_changes, device, workers,
+                   check_ranks)
 
 
 @main.command()
 @run_argument
 @click.option("--backend", help="Compute the sums over edges this way instead of the recipe's.")
+@with_place
 @with_threads
-def evaluate(run, backend):
+def evaluate(run, backend, device, workers):
     """Test accuracy of the run in folder RUN."""
     from . import training
 
-    training.evaluate(run, backend)
+    training.evaluate(run, backend, device, workers)
 
 
 @main.command()
@@ -109,10 +133,60 @@ def inspect(source):
 @main.command()
 @run_argument
 @click.option("--format", "format_", required=True, metavar="FORMAT",
-              help="graphml, gexf, dot or json (node-link).")
+              help="graphml, gexf, dot, json (node-link), or onnx: the whole model.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
 def export(run, format_, out):
     """Write the learned wiring of RUN, with roles, blocks, kernels and weights."""
     from . import looking
 
     looking.export(run, format_, out)
+
+
+@main.command()
+@run_argument
+@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Images at once.")
+@click.option("--rounds", type=click.IntRange(min=2), default=9, show_default=True,
+              help="How often each way takes its turn.")
+@click.option("--save", "path", type=click.Path(path_type=Path), metavar="FILE",
+              help="Keep the compiled model; neuralgraph.inference.load reads it.")
+@with_threads
+def benchmark(run, batch, rounds, path):
+    """Milliseconds of RUN's model by every backend and compiled, beside its multiply-adds."""
+    from . import timing
+
+    timing.benchmark(run, batch, rounds, path)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...",
+                type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Draw learning curves, wirings and histograms into it, as PNG.")
+def report(runs, out):
+    """Compare runs in a table, and draw them."""
+    from . import reporting
+
+    reporting.report(runs, out)
+
+
+@main.command()
+@click.argument("table", metavar="table1|table2")
+@click.option("--data", required=True, metavar="NAME|PATH", help="CIFAR-10: its archive or a folder.")
+@click.option("--epochs", type=click.IntRange(min=0),
+              help="Instead of the paper's 160; steps of the learning rate keep their share.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True,
+              help="How many, from 0.")
+@click.option("--rows", metavar="ROW,ROW...", help="Only these, and those they start from.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs; default runs/TABLE.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Change a field of all recipes; may be repeated.")
+@with_place
+@with_threads
+def reproduce(table, data, epochs, seeds, rows, out, settings, device, workers):
+    """Run the rows of a table of the paper, and print them beside its numbers.
+
+    Stopped or killed, the same command goes on where it was.
+    """
+    from . import reproducing
+
+    reproducing.reproduce(table, data, epochs, seeds, rows, out, settings, device, workers)

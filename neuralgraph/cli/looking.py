@@ -9,8 +9,10 @@ import torch
 
 from ..analysis import (TABLE_3, block_counts, cost, dead_nodes, degrees, longest_path,
                         micronet_score)
+from ..compat.onnx import export_onnx
 from ..errors import InputError, listed, lookup
-from ..training import Run
+from ..models import Classifier
+from ..training import Recipe, open_model
 from ..wiring import Wiring, read, write
 from ..wiring.exchange import FORMATS
 from ..wiring.wiring import ROLES
@@ -18,19 +20,18 @@ from ..wiring.wiring import ROLES
 
 def inspect(source: Path) -> None:
     if source.is_dir():
-        run = Run.open(source)
-        click.echo(f"{run.recipe.name}, selector {run.recipe.selector}, after {run.progress.epoch} of "
-                   f"{run.recipe.epochs} epochs")
-        run.model.eval()
-        sizes = _map_sizes(run)
-        for number, (network, size) in enumerate(zip(run.model.networks, sizes)):
-            if len(run.model.networks) > 1:
+        recipe, model, progress = open_model(source)
+        click.echo(f"{recipe.name}, selector {recipe.selector}, after {progress.epoch} of "
+                   f"{recipe.epochs} epochs")
+        model.eval()
+        for number, (network, size) in enumerate(zip(model.networks, _map_sizes(model))):
+            if len(model.networks) > 1:
                 click.echo(f"\nnetwork {number + 1}")
             _describe(network.learned_wiring(), candidates=network.wiring.num_edges)
             price = cost(network, *size)
             click.echo(f"cost           {price.multiply_adds:,} multiply-adds on {size[0]}x{size[1]} "
                        f"maps, {price.parameters:,} parameters (edges and kernels of live nodes)")
-        _print_cost(run)
+        _print_cost(recipe, model)
     elif source.is_file():
         _describe(read(source), candidates=None)
     else:
@@ -38,12 +39,16 @@ def inspect(source: Path) -> None:
 
 
 def export(folder: Path, format_: str, out: Path) -> None:
-    lookup("format", format_, FORMATS)
+    lookup("format", format_, {**FORMATS, "onnx": None})
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist.")
-    run = Run.open(folder)
-    run.model.eval()
-    networks = run.model.networks
+    _, model, _ = open_model(folder)
+    networks = model.eval().networks
+    if format_ == "onnx":
+        export_onnx(model, out)
+        click.echo(f"{out}: the whole model, images ({model.in_channels}, {model.image_size}, "
+                   f"{model.image_size}) to logits, {model.num_real_edges} edges")
+        return
     for number, network in enumerate(networks):
         path = out if len(networks) == 1 else out.with_stem(f"{out.stem}-{number + 1}")
         wiring = network.learned_wiring()
@@ -54,9 +59,9 @@ def export(folder: Path, format_: str, out: Path) -> None:
         click.echo(f"{path}: {wiring.num_nodes} nodes, {wiring.num_edges} edges")
 
 
-def _print_cost(run: Run) -> None:
-    live, whole = cost(run.model), cost(run.model, skip_dead=False)
-    size = run.model.image_size
+def _print_cost(recipe: Recipe, model: Classifier) -> None:
+    live, whole = cost(model), cost(model, skip_dead=False)
+    size = model.image_size
     click.echo(f"\nmodel on {size}x{size} images        live nodes   all nodes")
     for title, value in (("multiply-adds", "multiply_adds"),
                          ("parameters (authors' count)", "parameters"),
@@ -67,7 +72,7 @@ def _print_cost(run: Run) -> None:
     stored = live.parameters + live.norms_and_biases + live.mask_words
     score = micronet_score(stored, live.multiply_adds, live.multiply_adds)
     click.echo(f"MicroNet score (ImageNet)    {score:>13.4f}")
-    if run.recipe.model.startswith("mobilenet"):
+    if recipe.model.startswith("mobilenet"):
         click.echo("the paper's Table 3 (ImageNet)      top-1 %  parameters (M)  multiply-adds (M)")
         for name, (accuracy, parameters, adds) in TABLE_3.items():
             click.echo(f"  {name:32} {accuracy:>8} {parameters:>15} {adds:>18}")
@@ -107,12 +112,12 @@ def _describe(wiring: Wiring, candidates: int | None) -> None:
 
 
 @torch.no_grad()
-def _map_sizes(run: Run) -> list[tuple[int, int]]:
+def _map_sizes(model: Classifier) -> list[tuple[int, int]]:
     """The size of the maps at the inputs of each network."""
     sizes = []
     hooks = [network.register_forward_pre_hook(lambda _, args: sizes.append(tuple(args[0].shape[2:])))
-             for network in run.model.networks]
-    run.model(run.data.normalise(run.data.test_images[:1]))
+             for network in model.networks]
+    model(torch.zeros(1, model.in_channels, model.image_size, model.image_size))
     for hook in hooks:
         hook.remove()
     return sizes

@@ -73,21 +73,22 @@ def _mobilenet(state: _State, width, image_size, small, backend) -> Classifier:
                               + ("a set of edges: give small=True." if not small else
                                  "dense: give small=False."))
     stages = state.stages()
-    classes = state.take("linear.graph.weight" if small else "linear.weight").shape[0]
-    stem = state.take("conv1.weight")
+    classes = len(state.take("linear.graph.weight", None, None, 1, 1) if small else
+                  state.take("linear.weight", None, None))
+    stem = state.take("conv1.weight", None, None, 3, 3)
     model = mobilenet_dnw(width=width, image_size=image_size, num_classes=classes,
                           in_channels=stem.shape[1], small=small, stages=stages, backend=backend)
     model.to(stem.dtype)
     for number, (network, stage) in enumerate(zip(model.stages, stages)):
         _load_stage(network, state, f"layers.{number}.", stage)
-    model.stem.load_state_dict({"weight": stem})
+    _fill(model.stem, {"weight": stem}, "the stem")
     head = {f"norm.{name}": value for name, value in state.norm("bn").items()}
     if small:
         network = model.head.edges
         _load_edges(network, state, "linear.graph.", model.stages[-1]._outputs)
         head |= {f"edges.{name}": value for name, value in network.state_dict().items()}
     else:
-        head |= {f"linear.{name}": state.take(f"linear.{name}") for name in ("weight", "bias")}
+        head |= state.layer("linear")
     _fill(model.head, head, "the classifier")
     state.refuse_leftovers()
     return model
@@ -96,9 +97,9 @@ def _mobilenet(state: _State, width, image_size, small, backend) -> Classifier:
 def _load_stage(network: NeuralGraph, state: _State, prefix: str, stage: Stage) -> None:
     """One graph: rows of the authors' matrix are the nodes of later blocks, columns all but outputs."""
     b, wiring = stage.later_blocks, network.wiring
-    kernels = [state.take(prefix + "downsample.0.weight")]
+    kernels = [state.take(prefix + "downsample.0.weight", None, 1, 3, 3)]
     if b > 1:
-        kernels.append(state.take(prefix + "conv.weight"))
+        kernels.append(state.take(prefix + "conv.weight", None, 1, 3, 3))
     norms = [state.norm(f"{prefix}norm.{block}") for block in range(b)]
     outputs = stage.outputs
     values = {"kernel": torch.cat(kernels)[:, 0]}
@@ -117,8 +118,10 @@ def _load_stage(network: NeuralGraph, state: _State, prefix: str, stage: Stage) 
 def _load_edges(network: NeuralGraph, state: _State, prefix: str, first_row: int) -> None:
     """Edge weights, and the real edges as the authors' code ranks them."""
     wiring = network.wiring
-    matrix = state.take(prefix + "weight")[:, :, 0, 0]
-    mask = state.take(prefix + "mask")[:, :, 0, 0] if state.has(prefix + "mask") else None
+    matrix = state.take(prefix + "weight", None, None, 1, 1)[:, :, 0, 0]
+    mask = None
+    if state.has(prefix + "mask"):
+        mask = state.take(prefix + "mask", *matrix.shape, 1, 1)[:, :, 0, 0]
     k = network.selector.k
     rows, columns = wiring.dst - first_row, wiring.src
     if mask is not None:
@@ -146,9 +149,15 @@ def _tiny(state: _State, setting, prune_rate, image_size, steps, backend) -> Cla
     other = "odesolve.odefunc." if setting == "discrete" else ""
     if not state.has(prefix + "graph.weight") and state.has(other + "graph.weight"):
         raise CheckpointError(f"setting={setting!r}, but this is a checkpoint of the other dynamic net.")
-    matrix, last = state.take(prefix + "graph.weight"), state.take("fc.weight")
-    nodes, inputs, outputs = len(matrix), len(state.take("downsample.4.weight")), last.shape[1]
-    first = state.take("downsample.0.weight")
+    nodes = len(state.take(prefix + "graph.weight", None, None, 1, 1))
+    last = state.take("fc.weight", None, None)
+    outputs = last.shape[1]
+    state.take(prefix + "graph.weight", nodes, nodes, 1, 1)
+    inputs = len(state.take("downsample.4.weight", None, None, 1, 1))
+    if inputs + outputs > nodes:
+        raise CheckpointError(f"{inputs} inputs and {outputs} outputs do not fit a graph of {nodes} "
+                              "nodes.")
+    first = state.take("downsample.0.weight", None, None, 3, 3)
     positions = nodes * nodes
     selector = TopK(positions - int(prune_rate * positions))
     wiring = complete(nodes, inputs=inputs, outputs=outputs)
@@ -160,18 +169,18 @@ def _tiny(state: _State, setting, prune_rate, image_size, steps, backend) -> Cla
                         torch.Generator())
     model.stem = build_stem(first.shape[1], STRIDED, torch.Generator(), inputs)
     model.to(first.dtype)
-    network.functions.load({"kernel": state.take(prefix + "conv.weight")[:, 0],
-                            "norm_weight": state.take(prefix + "norm.weight"),
-                            "norm_bias": state.take(prefix + "norm.bias")})
+    network.functions.load({"kernel": state.take(prefix + "conv.weight", nodes, 1, 3, 3)[:, 0],
+                            "norm_weight": state.take(prefix + "norm.weight", nodes),
+                            "norm_bias": state.take(prefix + "norm.bias", nodes)})
     _load_edges(network, state, prefix + "graph.", 0)
     stem = {}
     for layer in (0, 3, 4):
-        stem |= {f"{layer}.{name}": state.take(f"downsample.{layer}.{name}")
-                 for name in ("weight", "bias")}
+        stem |= {name.removeprefix("downsample."): value
+                 for name, value in state.layer(f"downsample.{layer}").items()}
     for layer in (1, 5):
         stem |= {f"{layer}.{name}": value for name, value in state.norm(f"downsample.{layer}").items()}
     _fill(model.stem, stem, "the stem")
-    _fill(model.head, {f"1.{name}": state.take(f"fc.{name}") for name in ("weight", "bias")},
+    _fill(model.head, {name.replace("fc", "1"): value for name, value in state.layer("fc").items()},
           "the classifier")
     state.optional("zeros")  # the empty part of the initial state
     state.refuse_leftovers()
@@ -182,19 +191,42 @@ class _State:
     """A state dict whose entries are taken one by one, with errors that name what is missing."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]):
+        for name, tensor in tensors.items():
+            _check_tensor(name, tensor)
+        kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
+        if len(kinds) > 1:
+            raise CheckpointError(f"the checkpoint mixes {', '.join(sorted(map(str, kinds)))}; expected "
+                                  "one type of floating-point numbers.")
         self._tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
         self._taken: set[str] = set()
 
     def has(self, name: str) -> bool:
         return name in self._tensors
 
-    def take(self, name: str) -> torch.Tensor:
+    def take(self, name: str, *shape: int | None) -> torch.Tensor:
+        """The entry of this name and shape, of which None leaves a size open (but not empty)."""
         if name not in self._tensors:
             raise CheckpointError(f"the checkpoint has no entry {name!r}: it was not written by the "
                                   "authors' code, or for another setting. It has "
                                   f"{', '.join(sorted(self._tensors)[:6]) or 'nothing'}, ...")
+        tensor = self._tensors[name]
+        fits = tensor.dim() == len(shape) and all(
+            size == expected or (expected is None and size > 0)
+            for size, expected in zip(tensor.shape, shape))
+        real_mask = name.endswith("mask") and not tensor.is_complex()
+        if not fits or not (tensor.is_floating_point() or real_mask):
+            expected = " x ".join("n" if size is None else str(size) for size in shape)
+            raise CheckpointError(f"the checkpoint's {name!r} is {tensor.dtype} of shape "
+                                  f"{tuple(tensor.shape)}; it does not fit, expected floating-point "
+                                  f"numbers, {expected}.")
         self._taken.add(name)
-        return self._tensors[name]
+        return tensor
+
+    def layer(self, prefix: str) -> dict[str, torch.Tensor]:
+        """Weight and bias of a convolution or a fully connected layer."""
+        dims = 4 if self.has(f"{prefix}.weight") and self._tensors[f"{prefix}.weight"].dim() == 4 else 2
+        return {f"{prefix}.weight": self.take(f"{prefix}.weight", *[None] * dims),
+                f"{prefix}.bias": self.take(f"{prefix}.bias", None)}
 
     def optional(self, name: str) -> None:
         self._taken.add(name)
@@ -202,7 +234,7 @@ class _State:
     def norm(self, prefix: str) -> dict[str, torch.Tensor]:
         """Scale, shift and running statistics of a batch norm."""
         self.optional(f"{prefix}.num_batches_tracked")
-        return {name: self.take(f"{prefix}.{name}")
+        return {name: self.take(f"{prefix}.{name}", None)
                 for name in ("weight", "bias", "running_mean", "running_var")}
 
     def stages(self) -> tuple[Stage, ...]:
@@ -215,14 +247,17 @@ class _State:
         stages = []
         for number in numbers:
             prefix = f"layers.{number}."
-            rows, columns = self.take(prefix + "graph.weight").shape[:2]
-            inputs = len(self.take(prefix + "downsample.0.weight"))
-            outputs = len(self.take(prefix + "norm.1.weight")) if self.has(prefix + "norm.1.weight") \
-                else rows
+            rows, columns = self.take(prefix + "graph.weight", None, None, 1, 1).shape[:2]
+            inputs = len(self.take(prefix + "downsample.0.weight", None, 1, 3, 3))
+            outputs = len(self.take(prefix + "norm.1.weight", None)) \
+                if self.has(prefix + "norm.1.weight") else rows
             stage = Stage(inputs, outputs, rows // outputs, 1 if number == 0 else 2)
             if rows % outputs or columns != inputs + outputs * (stage.later_blocks - 1):
                 raise CheckpointError(f"{prefix}graph.weight is {rows} x {columns}, which does not fit "
                                       f"{inputs} inputs and blocks of {outputs}.")
+            if stages and inputs != stages[-1].outputs:
+                raise CheckpointError(f"{prefix} has {inputs} inputs, which does not fit the "
+                                      f"{stages[-1].outputs} outputs of the graph before it.")
             stages.append(stage)
         return tuple(stages)
 
@@ -232,6 +267,20 @@ class _State:
         if left:
             raise CheckpointError(f"the checkpoint has entries that this model does not: "
                                   f"{', '.join(left[:6])}.")
+
+
+def _check_tensor(name: str, tensor: torch.Tensor) -> None:
+    """Refuses tensors that are not what they seem before anything is computed with them."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise CheckpointError(f"the checkpoint's {name!r} is not a dense tensor in memory "
+                              f"({tensor.layout} on {tensor.device}).")
+    stored, shown = tensor.untyped_storage().nbytes(), tensor.numel() * tensor.element_size()
+    if shown > stored:
+        raise CheckpointError(f"the checkpoint's {name!r} claims {shown:,} bytes of the {stored:,} it "
+                              "has; it is damaged or hostile.")
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise CheckpointError(f"the checkpoint's {name!r} has values that are NaN or infinite: its "
+                              "training had diverged, or it is damaged.")
 
 
 def _fill(module: torch.nn.Module, values: dict[str, torch.Tensor], what: str) -> None:
@@ -251,7 +300,8 @@ def _state_dict(source) -> _State:
         source = _read(Path(source))
     content = source.get("model", source)
     if not isinstance(content, Mapping) or not content or not all(
-            isinstance(value, torch.Tensor) for value in content.values()):
+            isinstance(name, str) and isinstance(value, torch.Tensor)
+            for name, value in content.items()):
         raise CheckpointError("the checkpoint holds no state dict: expected names of tensors, or a "
                               "training dictionary with such under 'model'.")
     return _State(content)

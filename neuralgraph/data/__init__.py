@@ -1,6 +1,8 @@
 """Images: the embedded digits, loaders for real data, batches and augmentation."""
 
-from .images import Augmentation, ImageData, generator_for, training_order
+from .files import ImageFiles, lost_readers
+from .images import Augmentation, ImageData, Images, draws, generator_for, training_order
 from .sources import DATASETS, load
 
-__all__ = ["DATASETS", "Augmentation", "ImageData", "generator_for", "load", "training_order"]
+__all__ = ["DATASETS", "Augmentation", "ImageData", "ImageFiles", "Images", "draws", "generator_for",
+           "load", "lost_readers", "training_order"]

@@ -1,19 +1,62 @@
-"""Labelled images in memory, and batches of them."""
+"""Labelled images, and batches of them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ..errors import DataError
+from ..errors import DataError, InputError
+
+
+class Images(ABC):
+    """What a run asks of a set of images: labels, batches of unsigned bytes, and their statistics."""
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train_labels: torch.Tensor
+    test_labels: torch.Tensor
+
+    @property
+    def num_train(self) -> int:
+        return len(self.train_labels)
+
+    @property
+    def num_test(self) -> int:
+        return len(self.test_labels)
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash that tells whether the images, labels or classes are others."""
+
+    @abstractmethod
+    def train_batches(self, batches: Sequence[torch.Tensor], augmentation: Augmentation, seed: int,
+                      epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Augmented images uint8 (B, C, H, W) and labels (B,) of each batch of numbers.
+
+        What becomes of an image depends on seed, epoch and its number only.
+        """
+
+    @abstractmethod
+    def test_batches(self, batches: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Test images uint8 (B, C, H, W) and labels (B,) of each batch of numbers."""
+
+    def normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 images to (x / 255 - mean) / std, float32."""
+        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return images.float().div_(255).sub_(mean).div_(std)
 
 
 @dataclass(frozen=True, eq=False)
-class ImageData:
+class ImageData(Images):
     """Training and test images as unsigned bytes.
 
     Args:
@@ -42,6 +85,8 @@ class ImageData:
             if images.dtype != torch.uint8 or images.dim() != 4:
                 raise DataError(f"{self.name}: {part} images must be uint8 (N, C, H, W), got "
                                 f"{images.dtype} of shape {tuple(images.shape)}.")
+            if labels.dtype != torch.int64:
+                raise DataError(f"{self.name}: {part} labels must be int64, got {labels.dtype}.")
             if len(images) == 0 or labels.shape != (len(images),):
                 raise DataError(f"{self.name}: {part} has {len(images)} images and "
                                 f"{tuple(labels.shape)} labels; expected as many, and at least one.")
@@ -55,10 +100,15 @@ class ImageData:
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise DataError(f"{self.name}: training images are {tuple(self.train_images.shape[1:])} "
                             f"(C, H, W) but test images {tuple(self.test_images.shape[1:])}.")
-        if not self.mean:
+        if not self.mean and not self.std:
             mean, std = channel_statistics(self.train_images)
             object.__setattr__(self, "mean", mean)
             object.__setattr__(self, "std", std)
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise DataError(f"{self.name}: mean and std need one value for each of the {self.channels} "
+                            f"channels, got {self.mean} and {self.std}.")
+        if not min(self.std) > 0:
+            raise DataError(f"{self.name}: std must be above 0, got {self.std}.")
 
     @property
     def channels(self) -> int:
@@ -78,16 +128,14 @@ class ImageData:
         digest.update("\0".join(self.classes).encode())
         return digest.hexdigest()[:16]
 
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 images to (x / 255 - mean) / std, float32."""
-        mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))
-        return images.float().div_(255).sub_(mean).div_(std)
+    def train_batches(self, batches, augmentation, seed, epoch):
+        for chosen in batches:
+            drawn = draws(seed, epoch, chosen.numpy(), 3)
+            yield augmentation(self.train_images[chosen], drawn), self.train_labels[chosen]
 
-    def test_batches(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Normalised test images and labels in order."""
-        for start in range(0, len(self.test_images), batch_size):
-            part = slice(start, start + batch_size)
-            yield self.normalise(self.test_images[part]), self.test_labels[part]
+    def test_batches(self, batches):
+        for chosen in batches:
+            yield self.test_images[chosen], self.test_labels[chosen]
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -113,22 +161,46 @@ class Augmentation:
     padding: int = 0
     flip: bool = False
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Augments uint8 images (B, C, H, W), each by its own draw."""
+    def __call__(self, images: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
+        """Augments uint8 images (B, C, H, W) by three numbers in [0, 1) each, (B, 3)."""
         batch, channels, height, width = images.shape
         if self.padding:
             p = self.padding
             padded = np.zeros((batch, channels, height + 2 * p, width + 2 * p), dtype=np.uint8)
             padded[:, :, p:p + height, p:p + width] = images.numpy()
-            offsets = torch.randint(0, 2 * p + 1, (batch, 2), generator=generator).tolist()
+            offsets = (drawn[:, :2] * (2 * p + 1)).astype(int).tolist()
             cropped = np.empty((batch, channels, height, width), dtype=np.uint8)
             for image, (top, left) in enumerate(offsets):
                 cropped[image] = padded[image, :, top:top + height, left:left + width]
             images = torch.from_numpy(cropped)
         if self.flip:
-            flipped = torch.rand(batch, generator=generator) < 0.5
+            flipped = torch.from_numpy(drawn[:, 2] < 0.5)
             images = images.where(~flipped.view(-1, 1, 1, 1), images.flip(-1))
         return images
+
+
+DRAWS = 32  # at most, for one image in one epoch
+
+
+def draws(seed: int, epoch: int, index: np.ndarray, count: int) -> np.ndarray:
+    """Uniform numbers in [0, 1) for each of these images in this epoch, (B, count).
+
+    Number j of image i is the output 32 i + j of SplitMix64 ("Fast Splittable Pseudorandom Number
+    Generators", Steele, Lea and Flood, 2014), which starts from a hash of seed and epoch: the draws of
+    an image do not depend on which others are drawn, by whom or in which order.
+    """
+    if count > DRAWS:
+        raise InputError(f"expected at most {DRAWS} draws for one image, got {count}.")
+    start = np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)
+    place = index.astype(np.uint64)[:, None] * np.uint64(DRAWS) + np.arange(1, count + 1, dtype=np.uint64)
+    return (splitmix64(start + place * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
+
+
+def splitmix64(state: np.ndarray) -> np.ndarray:
+    """The output function of SplitMix64 on states of 64 bits."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
 
 
 def training_order(num_images: int, seed: int, epoch: int) -> torch.Tensor:

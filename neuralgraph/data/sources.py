@@ -7,17 +7,15 @@ import io
 import os
 import pickle
 import tarfile
-import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 
-from ..errors import DataError, UnknownNameError, listed
-from .images import ImageData
+from ..errors import DataError, InputError, UnknownNameError, listed
+from .files import FileList, ImageFiles, available_workers, decode
+from .images import ImageData, Images
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
                    "truck")
@@ -32,8 +30,8 @@ CIFAR10_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 HELD_OUT = 5  # without a test part, every fifth image
+IN_MEMORY = 2**31  # bytes; more than this stays on disk
 
 
 def digits() -> ImageData:
@@ -48,42 +46,68 @@ def digits() -> ImageData:
         images, labels = arrays["images"], arrays["labels"]
     images = torch.from_numpy((images.astype(np.uint16) * 255 // 16).astype(np.uint8))[:, None]
     labels = torch.from_numpy(labels.astype(np.int64))
-    return _hold_out("digits", images, labels, tuple("0123456789"))
+    test = _is_held_out(torch.arange(len(images)))
+    return ImageData("digits", images[~test], labels[~test], images[test], labels[test],
+                     tuple("0123456789"))
 
 
-def class_folders(path: Path, image_size: int | None = None) -> ImageData:
+def class_folders(path: Path, image_size: int | None = None, resized_crop: bool = False,
+                  workers: int | None = None) -> Images:
     """Images in one folder per class, below ``train`` and ``test`` (or ``val``) or right here.
 
     Without a test part every fifth image of each class, by file name, is held out. The class names are
-    those of the folders, in alphabetical order.
+    those of the folders, in alphabetical order. The images are decoded into memory at once, or, if
+    they need more than 2 GiB or ``resized_crop`` is asked for, as they are needed.
 
     Args:
         path: the folder.
         image_size: resize to this many pixels on each side; by default all must have one size.
+        resized_crop: see :class:`neuralgraph.data.ImageFiles`.
+        workers: processes that decode; by default one per processor, at most 8.
 
     Raises:
-        DataError: for fewer than two classes, a class that is only in one part, an unreadable image
-            or images of different size, naming the file.
+        DataError: for fewer than two classes, a class that is only in one part, an unreadable image,
+            one with transparent pixels or more than 8 bits per channel, or images of different
+            size, naming the file.
+        InputError: for ``resized_crop`` without ``image_size``.
     """
+    train, test, classes = _parts(path)
+    workers = available_workers() if workers is None else workers
+    pixels = (image_size or 1)**2  # of images as they are, decoding will tell
+    if resized_crop or 3 * pixels * (len(train) + len(test)) > IN_MEMORY:
+        if image_size is None:
+            raise InputError("resized_crop needs image_size (--set image_size=N), in pixels.")
+        return ImageFiles(str(path), train, test, classes, image_size, resized_crop, workers)
+    images = decode(train + test, image_size, workers, IN_MEMORY)
+    cut = len(train)
+    return ImageData(str(path), images[:cut], train.labels, images[cut:], test.labels, classes)
+
+
+def _parts(path: Path) -> tuple[FileList, FileList, tuple[str, ...]]:
+    """Training and test files below a folder, and the classes."""
     train = path / "train"
     tests = [path / name for name in ("test", "val") if (path / name).is_dir()]
     if not train.is_dir():
         if tests:
             raise DataError(f"{path} has a folder {tests[0].name!r} but no folder 'train' beside it.")
-        files, labels, classes = _list_images(path)
-        images = _decode(files, image_size)
-        return _hold_out(str(path), images, labels, classes)
+        files, classes = FileList.below(path)
+        place = torch.cat([torch.arange(int(n)) for n in torch.bincount(files.labels)])
+        held_out = _is_held_out(place)
+        return files[~held_out], files[held_out], classes
     if not tests:
         raise DataError(f"{path} has a folder 'train' but neither 'test' nor 'val' beside it.")
-    train_files, train_labels, classes = _list_images(train)
-    test_files, test_labels, test_classes = _list_images(tests[0])
+    files, classes = FileList.below(train)
+    test_files, test_classes = FileList.below(tests[0])
     if classes != test_classes:
         odd = sorted(set(classes) ^ set(test_classes))
         raise DataError(f"{path}: the classes of 'train' and {tests[0].name!r} differ: "
                         f"{listed(odd)} is only in one of them.")
-    images = _decode(train_files + test_files, image_size)
-    cut = len(train_files)
-    return ImageData(str(path), images[:cut], train_labels, images[cut:], test_labels, classes)
+    return files, test_files, classes
+
+
+def _is_held_out(place: torch.Tensor) -> torch.Tensor:
+    """Whether an image becomes a test image: every fifth by its place."""
+    return place % HELD_OUT == HELD_OUT - 1
 
 
 def cifar10(path: Path) -> ImageData:
@@ -133,13 +157,13 @@ def npz(path: Path) -> ImageData:
     """A NumPy archive with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
 
     ``x_train``, ``y_train``, ``x_test``, ``y_test`` are understood too. Images are uint8, (N, H, W),
-    (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are integers from 0. Pickled content is
-    refused.
+    (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are integers from 0, and the largest of the
+    training labels says how many classes there are. Pickled content is refused.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except Exception as error:  # NumPy's reader passes on whatever its parsers raise
         raise DataError(f"{path} is not a readable .npz archive (truncated, or with pickled objects): "
                         f"{error}") from error
     parts = []
@@ -152,38 +176,54 @@ def npz(path: Path) -> ImageData:
                 raise DataError(f"{path} has no array {name!r}; it has {listed(sorted(arrays))}.")
         parts += [_channels_first(arrays[names[0]], path, names[0]),
                   _integer_labels(arrays[names[1]], path, names[1])]
-    count = int(max(parts[1].max(), parts[3].max())) + 1 if len(parts[1]) and len(parts[3]) else 0
+    count = int(parts[1].max()) + 1 if len(parts[1]) else 0
+    if count > len(parts[1]):
+        raise DataError(f"{path}: {names[1].replace('test', 'train')!r} asks for {count} classes, more "
+                        f"than the {len(parts[1])} training images; labels count from 0 without gaps.")
     return ImageData(str(path), *parts, classes=tuple(str(i) for i in range(count)))
 
 
 DATASETS = {"digits": digits}
 
 
-def load(source: str | os.PathLike, image_size: int | None = None) -> ImageData:
+def load(source: str | os.PathLike, image_size: int | None = None, resized_crop: bool = False,
+         workers: int | None = None) -> Images:
     """Images by name or path.
 
     Args:
         source: a key of :data:`DATASETS`; or a folder of class folders, CIFAR-10's official archive or
             unpacked folder, or a ``.npz`` file.
         image_size: for class folders, resize to this many pixels on each side.
+        resized_crop: for class folders, see :class:`neuralgraph.data.ImageFiles`.
+        workers: processes that decode class folders; by default one per processor, at most 8.
 
     Raises:
         DataError: if the data cannot be read or used.
+        InputError: for a size that is none.
         UnknownNameError: if there is neither such a name nor such a path.
     """
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int)
+                                   or image_size < 1):
+        raise InputError(f"image_size must be a number of pixels, at least 1, got {image_size!r}.")
+    if workers is not None and workers < 0:
+        raise InputError(f"workers must be at least 0, got {workers!r}.")
     path = Path(source)
-    if str(source) in DATASETS:
-        return _no_resize(DATASETS[str(source)](), image_size)
-    if path.is_dir():
+    if path.is_dir() and str(source) not in DATASETS:
         for folder in (path, path / CIFAR10_FOLDER):
             if (folder / "data_batch_1").exists():
-                return _no_resize(cifar10(folder), image_size)
-        return class_folders(path, image_size)
+                path = folder
+                break
+        else:
+            return class_folders(path, image_size, resized_crop, workers)
+    if resized_crop:
+        raise InputError(f"resized_crop needs class folders of images, but {source} is none; leave it out.")
+    if str(source) in DATASETS:
+        return _no_resize(DATASETS[str(source)](), image_size)
+    if path.is_dir() or path.name.endswith((".tar.gz", ".tgz", ".tar")) and path.is_file():
+        return _no_resize(cifar10(path), image_size)
+    if path.suffix == ".npz" and path.is_file():
+        return _no_resize(npz(path), image_size)
     if path.is_file():
-        if path.suffix == ".npz":
-            return _no_resize(npz(path), image_size)
-        if path.name.endswith((".tar.gz", ".tgz", ".tar")):
-            return _no_resize(cifar10(path), image_size)
         raise DataError(f"{path} is neither a .npz nor CIFAR-10's archive; for images give the folder "
                         "that holds the class folders.")
     if len(path.parts) > 1 or path.suffix:
@@ -196,55 +236,6 @@ def _no_resize(data: ImageData, image_size: int | None) -> ImageData:
         raise DataError(f"image_size={image_size} resizes class folders only, but {data.name} has "
                         f"images of {data.size[0]}x{data.size[1]}; leave image_size out.")
     return data
-
-
-def _hold_out(name, images, labels, classes) -> ImageData:
-    """Every fifth image of the list becomes a test image."""
-    test = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1
-    return ImageData(name, images[~test], labels[~test], images[test], labels[test], classes)
-
-
-def _list_images(path: Path) -> tuple[list[Path], torch.Tensor, tuple[str, ...]]:
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if len(folders) < 2:
-        names = listed([f.name for f in folders]) or "none"
-        raise DataError(f"{path} must hold one folder of images per class, at least two; found "
-                        f"{len(folders)} ({names}).")
-    files, labels = [], []
-    for number, folder in enumerate(folders):
-        inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_ENDINGS)
-        if not inside:
-            raise DataError(f"the class folder {folder} holds no image "
-                            f"({', '.join(sorted(IMAGE_ENDINGS))}).")
-        files += inside
-        labels += [number] * len(inside)
-    return files, torch.tensor(labels), tuple(folder.name for folder in folders)
-
-
-def _decode(files: list[Path], image_size: int | None) -> torch.Tensor:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
-        arrays = list(pool.map(lambda file: _read_image(file, image_size), files, chunksize=64))
-    grey = all(array.ndim == 2 for array in arrays)
-    shape = arrays[0].shape[:2]
-    images = np.empty((len(arrays), 1 if grey else 3, *shape), dtype=np.uint8)
-    for file, array, target in zip(files, arrays, images):
-        if array.shape[:2] != shape:
-            raise DataError(f"{file} is {array.shape[1]}x{array.shape[0]} pixels but {files[0]} "
-                            f"{shape[1]}x{shape[0]}; give image_size (--set image_size=N) to resize.")
-        target[...] = array if array.ndim == 2 else array.transpose(2, 0, 1)
-    return torch.from_numpy(images)
-
-
-def _read_image(file: Path, image_size: int | None) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-            if image_size is not None:
-                image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-            return np.asarray(image)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError,
-            Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read the image {file}: {error}") from error
 
 
 def _checked(name: str, content: bytes, path: Path) -> bytes:
@@ -262,6 +253,8 @@ def _channels_first(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
         raise DataError(f"{path}: {name!r} must be uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), got "
                         f"{array.dtype} of shape {array.shape}.")
+    if 0 in array.shape[1:]:
+        raise DataError(f"{path}: {name!r} has shape {array.shape}; expected at least one pixel.")
     if array.ndim == 3:
         array = array[:, None]
     elif array.shape[1] not in (1, 3):
@@ -274,4 +267,6 @@ def _channels_first(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
 def _integer_labels(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
     if array.dtype.kind not in "iu":
         raise DataError(f"{path}: {name!r} must be integers, got {array.dtype}.")
+    if array.shape not in ((array.size,), (array.size, 1)):
+        raise DataError(f"{path}: {name!r} must have shape (N,) or (N, 1), got {array.shape}.")
     return torch.from_numpy(array.astype(np.int64).reshape(-1))

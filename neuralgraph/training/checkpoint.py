@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,12 @@ from safetensors.torch import save
 
 from ..errors import CheckpointError, RunError
 
-FORMAT = 1
-CHECKPOINT = "checkpoint.safetensors"
+FORMAT = 2
+CHECKPOINT, RECIPE = "checkpoint.safetensors", "recipe.json"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces ``path`` by ``content`` in one step; on any failure the old file stays.
+    """Replaces ``path`` by ``content`` in one step; on any failure, a kill too, the old file stays.
 
     Raises:
         RunError: if the disk is full or the folder gone.
@@ -33,13 +34,26 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         try:
             partial.unlink(missing_ok=True)
         except OSError:
             pass  # the folder itself may be gone
+        if not path.parent.is_dir():
+            raise RunError(f"cannot write {path}: the folder is gone; what was saved there went with "
+                           "it.") from error
         raise RunError(f"cannot write {path}: {error.strerror or error}. What was saved before is "
                        "untouched; make room, then continue with --resume.") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a renaming last through a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -57,7 +71,7 @@ def read_json(path: Path) -> dict:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}; is {path.parent} the folder of a run?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: expected a JSON object.")
@@ -76,9 +90,19 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict) -> None:
     """Tensors and JSON state in one safetensors file, so that they cannot disagree."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    header = {"neuralgraph": json.dumps({"format": FORMAT, **state})}
-    write_atomically(path, save(tensors, metadata=header))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, **state, "digest": digest(tensors)}
+    write_atomically(path, save(tensors, metadata={"neuralgraph": json.dumps(header)}))
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """A hash of names, types, shapes and values."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()[:16]
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -93,30 +117,43 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, MemoryError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
     try:
         state = json.loads(header["neuralgraph"])
         version = state["format"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         raise CheckpointError(f"{path} was not written by neuralgraph (it lacks the entry "
                               "'neuralgraph' in its header).") from None
     if version != FORMAT:
         raise CheckpointError(f"{path} has the format {version}; this version of neuralgraph reads "
                               f"format {FORMAT}.")
+    if state.get("digest") != digest(tensors):
+        raise CheckpointError(f"{path} is damaged: its values are not those that were written.")
     return tensors, state
 
 
-def load_state(load: Callable[[dict], object], tensors: dict[str, torch.Tensor], prefix: str,
-               path: Path) -> None:
-    """Gives the tensors under ``prefix.`` to ``load``, naming the file if they do not fit."""
-    part = {name[len(prefix) + 1:]: tensor for name, tensor in tensors.items()
+def part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors under ``prefix.``, by the rest of their names."""
+    return {name.removeprefix(prefix + "."): tensor for name, tensor in tensors.items()
             if name.startswith(prefix + ".")}
-    try:
-        load(part)
-    except (RuntimeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path} does not fit the run's model: {reason}") from error
+
+
+def check_fits(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path,
+               complete: bool = True) -> None:
+    """Compares names, shapes and types with those expected, of which some may be missing if not complete.
+
+    Raises:
+        CheckpointError: that names the tensor, what it is and what it should be.
+    """
+    for name in (*expected, *tensors):
+        if name not in tensors and not complete:
+            continue
+        got, wanted = (None if name not in side else
+                       f"{side[name].dtype} {tuple(side[name].shape)}" for side in (tensors, expected))
+        if got != wanted:
+            raise CheckpointError(f"{path} does not fit the run's model: {name!r} is {got or 'missing'}, "
+                                  f"expected {wanted or 'no such tensor'}.")
 
 
 def write_wirings(path: Path, masks: list[torch.Tensor], weights: list[torch.Tensor]) -> None:
@@ -136,9 +173,27 @@ def write_wirings(path: Path, masks: list[torch.Tensor], weights: list[torch.Ten
 
 
 def read_wirings(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(mask of real edges (E,), their weights (k,)) of each network; see :func:`write_wirings`."""
-    with np.load(path, allow_pickle=False) as arrays:
-        count = sum(name.startswith("real_") for name in arrays.files)
-        return [(torch.from_numpy(np.unpackbits(arrays[f"real_{n}"], count=int(arrays[f"edges_{n}"]))
-                                  .astype(bool)),
-                 torch.from_numpy(arrays[f"weight_{n}"])) for n in range(count)]
+    """(mask of real edges (E,), their weights (k,)) of each network; see :func:`write_wirings`.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or foreign.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            count = sum(name.startswith("real_") for name in arrays.files)
+            return [_wiring(*(arrays[f"{name}_{n}"] for name in ("real", "edges", "weight")))
+                    for n in range(count)]
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file {path}.") from None
+    except Exception as error:  # NumPy's reader passes on whatever its parsers raise
+        raise CheckpointError(f"{path} is damaged or holds no wirings: {error}") from error
+
+
+def _wiring(bits: np.ndarray, edges: np.ndarray, weight: np.ndarray):
+    if bits.dtype != np.uint8 or edges.shape or edges.dtype != np.int64 or \
+            bits.shape != (-(-int(edges) // 8),):
+        raise ValueError(f"a mask of {bits.dtype} {bits.shape} for {edges} edges")
+    real = np.unpackbits(bits, count=int(edges)).astype(bool)
+    if weight.dtype != np.float32 or weight.shape != (real.sum(),):
+        raise ValueError(f"weights of {weight.dtype} {weight.shape} for {real.sum()} real edges")
+    return torch.from_numpy(real), torch.from_numpy(weight)
