@@ -30,6 +30,8 @@ _PUBLIC = {
     "sparsify": ("layers", "sparsify"),
     "densify": ("layers", "densify"),
     "models": ("models", None),
+    "inference": ("inference", None),
+    "compile": ("inference", "compile"),
     "analysis": ("analysis", None),
     "data": ("data", None),
     "training": ("training", None),

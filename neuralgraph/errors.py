@@ -22,6 +22,11 @@ class InputError(NeuralGraphError, ValueError):
     """A tensor or an argument of the wrong kind, shape or value."""
 
 
+ONLY_FIRST_DERIVATIVES = (
+    "compiled and message-passing backends have first derivatives only, but this gradient was asked for "
+    "with create_graph=True: use network.backend = 'dense'.")
+
+
 class SolverError(NeuralGraphError, RuntimeError):
     """A differential equation that the solver could not integrate."""
 

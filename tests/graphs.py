@@ -51,8 +51,8 @@ def random_dag(seed, max_hidden=9):
     place = {old: new for new, old in enumerate(order)}
     return ng.wirings.from_edges(
         [(place[u], place[v]) for u, v in edges],
-        inputs=[place[v] for v in range(num_inputs)],
-        outputs=[place[v] for v in range(num_inputs + hidden, total)],
+        inputs=sorted(place[v] for v in range(num_inputs)),
+        outputs=sorted(place[v] for v in range(num_inputs + hidden, total)),
         functions=[functions[old] for old in order],
     )
 
@@ -69,5 +69,5 @@ STATIC_GENERATORS = {
     "chain-mlp": lambda: ng.wirings.chain([3, 6, 5, 2], FUNCTIONS[6]),
     "complete_dag": lambda: ng.wirings.complete_dag(9, inputs=2, outputs=3),
     "from_edges": lambda: ng.wirings.from_edges([(0, 1), (1, 3), (0, 3), (0, 2)],
-                                                inputs=[0], outputs=[3, 2]),
+                                                inputs=[0], outputs=[2, 3]),
 }

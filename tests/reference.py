@@ -90,9 +90,20 @@ def static_forward(wiring, values, weight, x, training):
     return y, sums, messages
 
 
-def edge_gradient(wiring, sums, messages):
-    """dL/dw_uv = <Z_u, dL/dI_v> for every candidate edge, after backward (methods: Algorithm 1)."""
-    zero = torch.zeros(())
-    return torch.stack([
-        (messages[u].detach() * sums[v].grad).sum() if sums[v].grad is not None else zero
-        for u, v in zip(wiring.src.tolist(), wiring.dst.tolist())])
+def edge_gradient(wiring, sums, messages, weight):
+    """dL/dw_uv for every candidate edge, after backward.
+
+    Into a node that adds it is <Z_u, dL/dI_v> (methods: Algorithm 1); into one that multiplies
+    <Z_u product of the other real factors, dL/dI_v>.
+    """
+    ends = list(zip(wiring.src.tolist(), wiring.dst.tolist()))
+    gradient = []
+    for edge, (u, v) in enumerate(ends):
+        slope = messages[u].detach().clone()
+        if wiring.function_of(v).aggregate == "product":
+            for other, (t, w) in enumerate(ends):
+                if w == v and other != edge and weight[other] != 0:
+                    slope *= weight[other].detach() * messages[t].detach()
+        upstream = sums[v].grad
+        gradient.append((slope * upstream).sum() if upstream is not None else torch.zeros(()))
+    return torch.stack(gradient)

@@ -1,6 +1,7 @@
 """Discrete- and continuous-time networks: exact references, exact solutions."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -260,18 +261,103 @@ def test_solver_failures(float64):
     stiff = linear_system([[-1e4]], max_evaluations=50)
     with pytest.raises(SolverError, match="cap of 50 evaluations.*stiff"):
         stiff(torch.ones(1, 1, 1, 1))
+    with pytest.raises(SolverError, match="scipy_solver' failed.*must be finite"), torch.no_grad():
+        linear_system([[1.0]], solver="scipy_solver")(torch.full((1, 1, 1, 1), math.inf))
     explosive = linear_system([[1e200]], solver="dopri5")
     with pytest.raises(SolverError, match="grows without bound|stiff"):
         explosive(torch.full((1, 1, 1, 1), 1e200))
 
 
+def strided_input():
+    """An input node that is updated, by a strided convolution of what arrives."""
+    return ng.wirings.from_edges([(0, 0), (0, 1)], inputs=[0], outputs=[1],
+                                 functions=[NodeFunction(receive="conv", stride=2), NodeFunction()])
+
+
+@pytest.mark.parametrize("solver, options", [
+    ("dopri5", {}), ("dopri5", {"max_num_steps": 5}), ("bosh3", {}), ("scipy_solver", {"solver": "RK45"})])
+@pytest.mark.filterwarnings("ignore")  # scipy and its wrapper warn of much
+def test_failures_of_the_adjoint_are_solver_errors(solver, options, float64):
+    """A tame solve whose gradient is too large to be integrated backwards."""
+    network = linear_system([[-1.0]], solver=solver, adjoint=True, options=options)
+    y = network(torch.ones(1, 1, 1, 1))
+    for gradient in (float("inf"), 1.7e308):
+        with pytest.raises(SolverError, match="in the adjoint equation"):
+            y.backward(torch.full_like(y, gradient), retain_graph=True)
+    assert network.weight.grad is None
+
+
+def test_the_adjoint_can_be_differentiated_twice_from_one_graph(float64):
+    network = linear_system([[-1.0]], adjoint=True)
+    y = network(torch.ones(1, 1, 1, 1)).sum()
+    first, = torch.autograd.grad(y, network.weight, retain_graph=True)
+    second, = torch.autograd.grad(y, network.weight)
+    assert torch.equal(first, second)
+
+
+def test_two_solves_before_one_backward_count_apart(float64):
+    network = linear_system([[-1.0]], solver="rk4", adjoint=True, max_evaluations=64)
+    x = torch.ones(1, 1, 1, 1)
+    first, second = network(x), network(2 * x)  # 32 evaluations each, 64 with the adjoint
+    assert network.evaluations == 32
+    (first + second).sum().backward()
+    assert network.evaluations == 64
+    with pytest.raises(SolverError, match="cap of 63"):
+        linear_system([[-1.0]], solver="rk4", adjoint=True, max_evaluations=63)(x).sum().backward()
+
+
+@pytest.mark.parametrize("solver, accepted", [
+    ("dopri5", {"first_step", "max_num_steps", "max_step", "min_step", "norm", "safety"}),
+    ("rk4", {"step_size", "grid_constructor", "interp", "perturb"}),
+    ("implicit_adams", {"step_size", "max_iters", "max_order"}),
+    ("scipy_solver", {"solver", "max_step"})])
+def test_options_of_a_solver_are_checked(solver, accepted):
+    with pytest.raises(UnknownNameError) as error:
+        linear_system([[-1.0]], solver=solver, options={"stepsize": 0.1})
+    known = str(error.value).partition("Known: ")[2].rstrip(".").split(", ")
+    assert accepted <= set(known) and not {"func", "y0", "rtol", "atol", "self"} & set(known)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"step_size": 0}, "step_size must be a number above 0, got 0"),
+    ({"step_size": 0.1, "grid_constructor": lambda f, y, t: t}, "step_size or grid_constructor"),
+    ([("step_size", 0.1)], "options must be a dict"),
+])
+def test_bad_options(options, message):
+    with pytest.raises(InputError, match=message):
+        linear_system([[-1.0]], solver="rk4", options=options)
+
+
+def test_methods_of_scipy_are_checked():
+    with pytest.raises(UnknownNameError, match="did you mean 'RK45'"):
+        linear_system([[-1.0]], solver="scipy_solver", options={"solver": "RK4"})
+
+
+def test_all_solvers_take_their_options(float64):
+    """No option that is accepted makes torchdiffeq warn that it does not know it."""
+    x = torch.ones(1, 1, 1, 1)
+    for solver, options in {"dopri5": {"max_num_steps": 100, "first_step": 0.1, "safety": 0.8},
+                            "bosh3": {"dfactor": 0.3}, "euler": {"step_size": 0.5, "perturb": True},
+                            "explicit_adams": {"max_order": 5, "step_size": 0.05}}.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            linear_system([[-1.0]], solver=solver, options=options)(x)
+
+
 @pytest.mark.parametrize("make, error, message", [
+    (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), adjoint="no"), InputError, "adjoint must be True or False, got 'no'"),
+    (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), rectify_state=1), InputError, "rectify_state must be True or False"),
+    (lambda w: ng.DiscreteTimeNeuralGraph(w, ng.TopK(5), tied="no"), InputError, "tied must be True or False"),
+    (lambda w: ng.DiscreteTimeNeuralGraph(w, ng.TopK(5), seed=2**70), InputError, "integer seed.*64 bits"),
+    (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), options={"first_step": "a"}), InputError, "first_step must be a number above 0"),
+    (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), time=math.inf), InputError, "time must be"),
     (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), solver="dopri"), UnknownNameError, "did you mean 'dopri"),
     (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), rtol=0), InputError, "rtol must be a number above 0"),
     (lambda w: ng.ContinuousTimeNeuralGraph(w, ng.TopK(5), max_evaluations=-1), InputError, "max_evaluations"),
     (lambda w: ng.DiscreteTimeNeuralGraph(w, ng.TopK(5), steps=0), InputError, "steps must be an integer of at least 1"),
     (lambda w: ng.DiscreteTimeNeuralGraph(w, ng.TopK(5), steps=None, tied=False), InputError, "untied"),
     (lambda w: ng.ContinuousTimeNeuralGraph(ng.wirings.blocks([2, 3, 2], input_stride=2), ng.TopK(5)), WiringError, "zero_pad=True"),
+    (lambda w: ng.DiscreteTimeNeuralGraph(strided_input(), ng.Complete()), WiringError, "node 0 has or sees a stride"),
     (lambda w: ng.wirings.complete(4, inputs=1, outputs=1, function=NodeFunction("conv", stride=2)), WiringError, "strides disagree"),
     (lambda w: ng.wirings.complete(4, inputs=1, outputs=1, function=NodeFunction("conv", zero_pad=True)), WiringError, "zero_pad=True needs a stride"),
 ])

@@ -6,10 +6,11 @@ from pathlib import Path
 import neuralgraph
 
 ROOT = Path(neuralgraph.__file__).parent
-ROOMS = ["wiring", "nodes", "selectors", "backends", "networks", "layers", "models", "inference", "analysis",
-         "data", "training", "compat", "cli"]
+ROOMS = ["kernels", "wiring", "nodes", "selectors", "backends", "networks", "layers", "models",
+         "inference", "analysis", "data", "training", "compat", "cli"]
 FOR_ALL = {"errors", "_dgl", "_version"}
-ONLY_IN = {"dgl": {"_dgl.py"}, "torchdiffeq": {"networks/continuous.py"}, "click": {"cli"}}
+ONLY_IN = {"numba": {"kernels"}, "llvmlite": {"kernels"}, "dgl": {"_dgl.py"},
+           "torchdiffeq": {"networks/continuous.py"}, "click": {"cli"}}
 
 
 def imports(path):

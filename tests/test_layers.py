@@ -119,6 +119,8 @@ def test_resnet50_counts(density, all_sparse, first_dense):
     (lambda: ng.sparsify(model(), {"4": -1}), InputError, "got -1"),
     (lambda: ng.sparsify(model(), {"44": 0.5}), UnknownNameError, "unknown layer '44'; did you mean '4'"),
     (lambda: ng.sparsify(model(), skip=["1"]), UnknownNameError, "unknown layer '1'"),
+    (lambda: ng.sparsify(model(), skip="3"), InputError, "skip must be a list of names, got '3'"),
+    (lambda: ng.sparsify([model()]), InputError, "expected a torch.nn.Module, got list"),
     (lambda: ng.sparsify(nn.ReLU()), InputError, "no torch.nn.Conv2d"),
     (lambda: ng.sparsify(ng.SparseLinear(3, 3)), InputError, "sparse already"),
 ])
@@ -139,3 +141,73 @@ def test_nan_weights():
     layer.weight.data[0, 0] = float("nan")
     with pytest.raises(SelectionError, match="diverged"):
         layer(torch.zeros(1, 4))
+
+
+def encoder(kind=nn.TransformerEncoderLayer):
+    torch.manual_seed(0)
+    return nn.TransformerEncoder(kind(16, 4, 32, dropout=0.0, batch_first=True), num_layers=2)
+
+
+def encoder_layer():
+    torch.manual_seed(0)
+    return nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True, activation="gelu")
+
+
+@pytest.mark.parametrize("make", [encoder, encoder_layer])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_transformers_do_not_bypass_the_selection(make, training, padded):
+    """Their fast path in evaluation reads the weights of the layers without calling them."""
+    dense = make().train(training)
+    sparse = ng.sparsify(dense, 0.1, first_layer_dense=False)
+    baked = ng.densify(sparse)
+    x = torch.randn(3, 5, 16)
+    mask = torch.arange(5) >= torch.tensor([[5], [3], [4]]) if padded else torch.zeros(3, 5, dtype=torch.bool)
+    with torch.no_grad():
+        y, expected = (net(x, src_key_padding_mask=mask)[~mask] for net in (sparse, baked))
+        assert not torch.allclose(y, dense(x, src_key_padding_mask=mask)[~mask])
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    assert [type(m) for m in baked.modules()] == [type(m) for m in dense.modules()]
+    again = copy.deepcopy(sparse)
+    again.load_state_dict(dense.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(x, src_key_padding_mask=mask)[~mask], y)
+    attention = next(m for m in sparse.modules() if isinstance(m, nn.MultiheadAttention))
+    assert not isinstance(attention.out_proj, ng.SparseLinear)
+
+
+class MyEncoderLayer(nn.TransformerEncoderLayer):
+    pass
+
+
+class MyLinear(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_subclasses_stay_dense_only_if_asked():
+    net = nn.Sequential(nn.Linear(4, 4), MyLinear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(InputError, match=r"'1' \(MyLinear\).*skip"):
+        ng.sparsify(net, 0.5)
+    chosen = ng.sparsify(net, 0.5, skip=["1"])
+    assert [type(layer) for layer in chosen] == [nn.Linear, MyLinear, ng.SparseLinear]
+    assert type(ng.sparsify(net, {"2": 0.5})[1]) is MyLinear
+    with pytest.raises(InputError, match="MyLinear"):
+        ng.sparsify(net, {"1": 0.5})
+    first = ng.sparsify(net[1:], 0.5, skip=["1"])  # the first layer is dense already
+    assert type(first[1]) is ng.SparseLinear
+    mixed = ng.sparsify(ng.sparsify(net, {"2": 0.5}), {"0": 0.5})
+    assert [type(layer) for layer in mixed] == [ng.SparseLinear, MyLinear, ng.SparseLinear]
+    with pytest.raises(InputError, match="MyEncoderLayer.*'layers.0.linear1'"):
+        ng.sparsify(encoder(MyEncoderLayer), 0.5, first_layer_dense=False)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: ng.sparsify(nn.Linear(3, 3), 0.5), "only one.*first_layer_dense=False"),
+    (lambda: ng.sparsify(nn.Linear(3, 3), {}), "names no layer"),
+    (lambda: ng.sparsify(model(), 0.5, skip=["0", "3", "4", "7"]), "skip"),
+])
+def test_nothing_left_to_make_sparse(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

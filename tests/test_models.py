@@ -69,6 +69,10 @@ def test_mobilenet_small_and_wide():
     from neuralgraph.models.mobilenet import Stage
 
     stages = (Stage(32, 64, 1, 1), Stage(64, 128, 2, 2))
+    for width, k in ((0.225, 288), (1, 1280), (1.5, 1920), (2, 2560)):  # of 1280 times nodes
+        model = ng.models.mobilenet_dnw(small=True, width=width, nodes=2, stages=stages, num_classes=10,
+                                        image_size=32)
+        assert (model.networks[-1].selector.k, model.networks[-1].wiring.num_edges) == (k, 2560)
     wide = ng.models.mobilenet_dnw(width=1, nodes=2, stages=stages, num_classes=10, head_edges=500,
                                    image_size=32)
     assert [n.selector.k for n in wide.networks] == [2_048, 24_576, 500]
@@ -199,17 +203,29 @@ def test_unknown_options(options, message):
 @pytest.mark.parametrize("options, message", [
     ({"width": 0}, "width must be above 0"), ({"width": 1.5}, "give more nodes"),
     ({"selector": "complete", "width": 0.5}, "takes no width"), ({"image_size": 8}, "at least 16"),
-    ({"nodes": 0}, "nodes must be a positive integer"),
+    ({"nodes": 0}, "nodes must be a positive integer"), ({"width": "a"}, "width must be a number"),
+    ({"width": True}, "width must be a number"), ({"stages": ()}, "at least one stage"),
+    ({"selector_options": [1]}, "selector_options must be a dict"),
 ])
 def test_bad_mobilenets(options, message):
     with pytest.raises(InputError, match=message):
         ng.models.create("mobilenet-dnw", **options)
 
 
+@pytest.mark.parametrize("width", ["a", True, 0.01, float("nan")])
+def test_bad_width_of_mobilenet_v1(width):
+    with pytest.raises(InputError, match="width must"):
+        ng.models.create("mobilenet-v1", width=width)
+
+
 def test_bad_values():
     with pytest.raises(InputError, match="image_size must be a positive integer"):
         ng.models.create("tiny-static", image_size=0)
     model = ng.models.create("tiny-static")
+    with pytest.raises(InputError, match="images are torch.float64 but the model's weights torch.float32"):
+        model(torch.zeros(2, 3, 32, 32, dtype=torch.float64))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(torch.zeros(2, 3, 32, 32, dtype=torch.bfloat16)).shape == (2, 10)
     for x in (torch.zeros(2, 1, 32, 32), torch.zeros(3, 32, 32),
               torch.zeros(2, 3, 32, 32, dtype=torch.uint8)):
         with pytest.raises(InputError, match="floating-point images"):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import neuralgraph as ng
 from neuralgraph.errors import SelectionError, UnknownNameError
-from neuralgraph.selectors import GRADIENTS, SELECTORS
+from neuralgraph.selectors import GRADIENTS, SELECTORS, soft_gate
 from neuralgraph.selectors.topk import top_k
 
 
@@ -69,20 +69,28 @@ def test_exactly_k_and_the_gradient_rule(name, edges, data):
 @given(seed=st.integers(0, 10**6))
 def test_soft_gate_gradient_equals_straight_through(seed):
     """The author response's gate: w g(w), g = 1 - eps/|w|, has derivative 1 for every eps."""
-    from neuralgraph.selectors.selection import _soft_gate
-
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(30, dtype=torch.float64, generator=generator).requires_grad_()
     real, cotangent = top_k(weight.detach().abs(), 10), torch.randn(30, dtype=torch.float64)
     for epsilon in (1e-9, 1e-6, 1e-3, 0.5):
-        soft, = torch.autograd.grad(_soft_gate(weight, real, epsilon), weight, cotangent)
+        rule = ng.TopK(10, gradient=soft_gate(epsilon)).rule
+        soft, = torch.autograd.grad(rule.effective(weight, real), weight, cotangent)
         hard, = torch.autograd.grad(GRADIENTS["ste"].effective(weight, real), weight, cotangent)
-        torch.testing.assert_close(soft, hard, rtol=1e-12, atol=1e-12)
-        assert torch.equal(hard, cotangent)
-    torch.testing.assert_close(_soft_gate(weight, real), weight * real)
-    zero = torch.zeros(3, requires_grad=True)
-    _soft_gate(zero, torch.tensor([True, False, True])).sum().backward()
-    assert zero.grad.isfinite().all()
+        assert torch.equal(soft, hard) and torch.equal(hard, cotangent)
+        assert torch.equal(rule.effective(weight, real), weight * real)
+
+
+def test_soft_gate_of_zero_and_of_weights_below_epsilon():
+    weight = torch.tensor([0.0, 1e-12, -1e-30, 1e-7, 0.3], requires_grad=True)
+    real = torch.tensor([True, True, False, True, True])
+    effective = GRADIENTS["soft_g"].effective(weight, real)
+    effective.sum().backward()
+    assert torch.equal(effective, weight * real)
+    assert torch.equal(weight.grad, torch.ones(5))
+    assert GRADIENTS["soft_g"].reaches_all
+    for epsilon in (0.0, -1.0, float("nan")):
+        with pytest.raises(SelectionError, match="above 0"):
+            soft_gate(epsilon)
 
 
 @given(seed=st.integers(0, 10**6), k=st.integers(0, 62))
@@ -112,6 +120,17 @@ def test_per_node_is_constant_fan_in(seed, fan_in):
         assert torch.equal(real[inside], by_sorting(weight.detach().abs()[inside], fan_in))
 
 
+def test_per_block_takes_any_block_numbers():
+    wiring = ng.wirings.blocks([3, 4, 4, 2])
+    graph = wiring.graph
+    graph.ndata["block"] = torch.tensor([0, 7, 10**15, 10**12])[wiring.block]
+    few, many = ng.TopK(20, per="block"), ng.TopK(20, per="block")
+    weight = bound(few, wiring)
+    bound(many, ng.Wiring(graph))
+    kept = [int(many.select(weight)[wiring.block[wiring.dst] == block].sum()) for block in (1, 2, 3)]
+    assert kept == [4, 9, 7]  # of 12, 28 and 22: 3.87, 9.03 and 7.10
+
+
 def test_per_node_needs_a_fitting_k():
     wiring = ng.wirings.blocks([3, 4, 4, 2])
     with pytest.raises(SelectionError, match="multiple of 10, got 15; the nearest are 10 and 20"):
@@ -135,6 +154,8 @@ def test_ticket_takes_the_largest_of_other_weights():
     assert torch.equal(selector.select(torch.zeros(20)), by_sorting(trained.abs(), 5))
     with pytest.raises(SelectionError, match="20 candidate edges"):
         selector.draw(torch.zeros(3))
+    with pytest.raises(SelectionError, match="NaN"):
+        selector.draw(torch.full((20,), float("nan")))
 
 
 @pytest.mark.parametrize("shape, power", [("cubic", 3), ("linear", 1)])
@@ -169,13 +190,12 @@ def test_targeted_dropout():
     largest = by_sorting(weight.detach().abs(), 30)
     counts, rounds = torch.zeros(330), 300
     for _ in range(rounds):
-        real = selector.select(weight)
+        real = selector.sample(weight)
         assert real[largest].all()
         counts += real
     rate = counts[~largest].mean().item() / rounds
     assert rate == pytest.approx(0.1, abs=0.005)  # 300 x 300 draws: standard deviation 0.001
     assert counts[~largest].std().item() == pytest.approx((rounds * 0.09)**0.5, rel=0.2)
-    selector.eval()
     assert torch.equal(selector.select(weight), largest)
 
 
@@ -183,10 +203,10 @@ def test_targeted_dropout_continues_where_it_was_saved():
     first, second = (ng.selectors.TargetedDropout(5, drop=0.5) for _ in range(2))
     weight = bound(first, edges=50)
     bound(second, edges=50, seed=9)
-    first.select(weight), first.select(weight)
+    first.sample(weight), first.sample(weight)
     second.load_state_dict(first.state_dict())
     for _ in range(3):
-        assert torch.equal(first.select(weight), second.select(weight))
+        assert torch.equal(first.sample(weight), second.sample(weight))
 
 
 def test_regular_targeted_dropout_targets_each_nodes_weights():
@@ -249,6 +269,13 @@ def test_random_graph_travels_in_the_state_dict():
     (lambda: ng.selectors.create("targeted-dropout", 3, drop=1.5), "expected 0 to 1, got 1.5"),
     (lambda: ng.selectors.create("l1-anneal", 3, start=0.9), "start < end"),
     (lambda: ng.selectors.create("l1-anneal", 3, every=0), "every >= 1"),
+    (lambda: ng.selectors.create("l1-anneal", 3, every=2.5), "every >= 1, got 2.5"),
+    (lambda: ng.selectors.create("l1-anneal", 3, strength=float("nan")), "strength must be a number, expected at least 0, got nan"),
+    (lambda: ng.selectors.create("lottery-ticket", 3).draw(torch.zeros(4)), "serves no network yet"),
+    (lambda: setattr(ng.Complete(), "k", 3), "takes no k"),
+    (lambda: ng.selectors.create("l1-anneal", 3, start=None), "start must be a number"),
+    (lambda: ng.selectors.create("targeted-dropout", 3, drop="half"), "got 'half'"),
+    (lambda: soft_gate("small"), "above 0, got 'small'"),
 ])
 def test_bad_k(make, message):
     with pytest.raises(SelectionError, match=message):

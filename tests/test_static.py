@@ -1,6 +1,10 @@
 """Static networks on every backend against the plain reference, in double precision."""
 
 import copy
+import os
+import pathlib
+import subprocess
+import sys
 
 import networkx as nx
 import pytest
@@ -59,11 +63,7 @@ def agreement(wiring, backend, selector, k_fraction, training, size=(6, 5), batc
 
     close(y, expected)
     close(x.grad, twin.grad)
-    gradient = edge_gradient(wiring, sums, messages)
-    into_product = torch.tensor([f.aggregate == "product" for f in wiring.functions])
-    into_product = into_product[wiring.function[wiring.dst]]
-    through = torch.zeros_like(gradient) if weight.grad is None else weight.grad
-    gradient = torch.where(into_product, through, gradient)  # a product gives real edges only
+    gradient = edge_gradient(wiring, sums, messages, weight)
     close(network.weight.grad, gradient if selector == "dnw" else gradient * real)
     for name, value in values.items():
         if not value.requires_grad:
@@ -170,7 +170,7 @@ def test_straight_through_step_is_algorithm_1(backend, float64):
     optimizer = torch.optim.SGD([network.weight], lr=0.3)
     network(x).tanh().sum().backward()
     optimizer.step()
-    expected = before - 0.3 * edge_gradient(wiring, sums, messages)
+    expected = before - 0.3 * edge_gradient(wiring, sums, messages, before * real)
     torch.testing.assert_close(network.weight.detach(), expected, rtol=1e-11, atol=1e-11)
 
 
@@ -351,3 +351,101 @@ def test_deepcopy_and_state_dict(generator):
     fresh = ng.StaticNeuralGraph(STATIC_GENERATORS[generator](), ng.RandomGraph(3), seed=9).eval()
     fresh.load_state_dict(network.state_dict())
     assert torch.equal(twin(x), network(x)) and torch.equal(fresh(x), network(x))
+
+
+def test_auto_takes_the_dense_way_where_most_edges_are_real_or_work_is_small():
+    used = []
+
+    class Recording(ng.backends.Backend):
+        def __init__(self, name):
+            self.name, self.real = name, ng.backends.create(name)
+
+        def propagate(self, *arguments):
+            used.append(self.name)
+            return self.real.propagate(*arguments)
+
+    auto = ng.backends.create("auto")
+    auto._dense, auto._sparse = Recording("dense"), Recording("sparse")
+    for k, side, expected in ((10, 160, "sparse"), (90, 160, "dense"), (10, 2, "dense")):
+        network = ng.StaticNeuralGraph(ng.wirings.chain([10, 10]), ng.TopK(k), backend=auto)
+        network(torch.randn(1, 10, side, side))
+        assert used.pop() == expected and not used
+
+
+def test_torch_compile_leaves_outputs_alone():
+    network = ng.StaticNeuralGraph(ng.wirings.blocks([2, 8, 8, 3]), ng.TopK(40), backend="sparse").eval()
+    x = torch.randn(2, 2, 6, 6)
+    compiled = torch.compile(network, backend="eager")
+    torch.testing.assert_close(compiled(x), network(x), rtol=0, atol=0)
+
+
+def test_without_numba_torch_does_the_sums():
+    code = """
+import warnings, torch, neuralgraph as ng
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    nets = [ng.StaticNeuralGraph(ng.wirings.blocks([3, 6, 6, 2]), ng.TopK(30), backend=b).double()
+            for b in ("sparse", "dense", "auto")]
+assert sum("numba" in str(w.message) for w in seen) == 1, seen
+x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+outputs = [net(x) for net in nets]
+for y in outputs[1:]:
+    torch.testing.assert_close(y, outputs[0], rtol=1e-10, atol=1e-10)
+for y in outputs:
+    y.square().sum().backward()
+for net in nets[1:]:
+    for p, q in zip(net.parameters(), nets[0].parameters()):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-10)
+"""
+    root = pathlib.Path(ng.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, "NUMBA_DISABLE_JIT": "1", "PYTHONPATH": str(root)})
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("zeros", [0, 1, 2])
+def test_products_pass_gradients_to_hallucinated_edges_and_not_through(backend, zeros, float64):
+    """y = w1 z1 w2 z2 of four factors: also where factors are zero, and for what "masked" leaves out."""
+    multiply = ng.NodeFunction(aggregate="product")
+    weight = torch.tensor([1.5, -2.0, 0.5, -0.25])
+    wiring = ng.wirings.from_edges([(i, 4) for i in range(4)], inputs=range(4), outputs=[4],
+                                   functions=[ng.NodeFunction()] * 4 + [multiply], weight=weight)
+    for gradient in ("ste", "soft_g", "masked"):
+        network = ng.StaticNeuralGraph(wiring, ng.TopK(2, gradient=gradient), backend=backend)
+        z = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(1))
+        z[0, :zeros] = 0
+        z.requires_grad_()
+        upstream = torch.randn(3, 1, 2, 2)
+        y = network(z)
+        (y * upstream).sum().backward()
+        w, x, g = weight, z.detach(), upstream[:, 0]
+        first, second = w[0] * x[:, 0], w[1] * x[:, 1]
+        torch.testing.assert_close(y.detach()[:, 0], first * second)
+        slopes = [x[:, 0] * second, x[:, 1] * first, x[:, 2] * first * second, x[:, 3] * first * second]
+        expected = torch.stack([(slope * g).sum() for slope in slopes])
+        expected[2:] *= gradient != "masked"
+        torch.testing.assert_close(network.weight.grad, expected)
+        to_z = torch.stack([w[0] * second * g, w[1] * first * g, 0 * g, 0 * g], dim=1)
+        torch.testing.assert_close(z.grad, to_z)
+
+
+def test_second_derivatives_are_the_dense_backends_alone():
+    """Otherwise a penalty on gradients would miss what is not real, or all, without a word."""
+    for backend in BACKENDS:
+        network = ng.StaticNeuralGraph(STATIC_GENERATORS["chain"](), ng.TopK(10), backend=backend)
+        x = torch.randn(2, 3, 4, 4, requires_grad=True)
+        y = network(x).square().sum()
+        if backend == "dense":
+            slope, = torch.autograd.grad(y, x, create_graph=True)
+            slope.square().sum().backward()
+        else:
+            with pytest.raises(InputError, match="backend = 'dense'"):
+                torch.autograd.grad(y, x, create_graph=True)
+
+
+def test_batch_norms_of_later_stages_leave_those_of_earlier_ones_alone(float64):
+    """Stage 0 has row 1 of the norms, a view of them, and stage 1 rows 0 and 2, a copy."""
+    wiring = ng.wirings.from_edges([(1, 0), (1, 2), (0, 3), (2, 3)], inputs=[1], outputs=[3],
+                                   functions=[ng.NodeFunction("norm")] * 3 + [ng.NodeFunction()])
+    agreement(wiring, "dense", "dnw", 0.5, training=True)

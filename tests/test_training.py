@@ -143,6 +143,10 @@ def test_recipes_round_trip_and_settings():
                                    "selector": "complete", "image_size": "16"})
     assert (changed.k, changed.lr, changed.flip, changed.milestones) == (None, 0.01, True, (3, 5))
     assert changed.image_size == 16
+    solving = RECIPES["tiny-continuous"].with_settings(
+        {"solver": "rk4", "solver_options": '{"step_size": 0.5}', "adjoint": "yes", "time": "2"})
+    assert (solving.solver_options, solving.adjoint, solving.time) == ({"step_size": 0.5}, True, 2.0)
+    assert Recipe.from_json(json.loads(json.dumps(solving.to_json()))) == solving
 
 
 @pytest.mark.parametrize("settings, error, message", [
@@ -154,6 +158,8 @@ def test_recipes_round_trip_and_settings():
     ({"milestones": "a,b"}, InputError, "integers with commas"),
     ({"schedule": "cosin"}, UnknownNameError, "did you mean 'cosine'"),
     ({"epochs": "-1"}, InputError, "at least 0"),
+    ({"solver_options": "step_size=1"}, InputError, "solver_options must be a JSON object"),
+    ({"solver_options": "[1]"}, InputError, "solver_options must be a JSON object"),
     ({"lr": "nan"}, InputError, "lr must be at least"),
     ({"batch_size": "0"}, InputError, "at least 1"),
     ({"momentum": "0", "nesterov": "true"}, InputError, "momentum above 0"),
@@ -632,6 +638,21 @@ def test_two_phase_runs_need_a_finished_source(data, undisturbed, tmp_path):
 def test_settings_that_do_not_belong(data, tmp_path, changes, message):
     with pytest.raises((InputError, UnknownNameError), match=message):
         Run.create(dataclasses.replace(QUICK, **changes), tmp_path / "r", data)
+
+
+def test_settings_reach_the_network(data, tmp_path):
+    continuous = {"solver": "rk4", "rtol": 1e-2, "atol": 1e-4, "time": 2.0, "adjoint": True,
+                  "max_evaluations": 77}
+    recipe = dataclasses.replace(QUICK, model="tiny-continuous", k=None, **continuous,
+                                 solver_options={"step_size": 0.5})
+    network, = Run.create(recipe, tmp_path / "c", data).model.networks
+    assert {name: getattr(network, name) for name in continuous} == continuous
+    assert network.options == {"step_size": 0.5}
+    recipe = dataclasses.replace(QUICK, model="tiny-discrete", k=None, steps=3, tied=False)
+    network, = Run.create(recipe, tmp_path / "d", data).model.networks
+    assert not network.tied and len(network.later_functions) == 2
+    with pytest.raises(InputError, match="has no setting 'tied'"):
+        Run.create(dataclasses.replace(QUICK, tied=True), tmp_path / "s", data)
 
 
 @pytest.mark.parametrize("changes", [{"model": "tiny-discrete", "k": None, "steps": 2},

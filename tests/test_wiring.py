@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import neuralgraph as ng
 from neuralgraph._dgl import dgl
 from neuralgraph.errors import InputError, UnknownNameError, WiringError
-from neuralgraph.wiring import topological_stages
+from neuralgraph.wiring import to_networkx, topological_stages
 from neuralgraph.wiring.function import STEPS, decode_steps, encode_steps
 
 GENERATORS = {**STATIC_GENERATORS, "complete": lambda: ng.wirings.complete(6, inputs=2, outputs=1)}
@@ -167,6 +167,38 @@ def test_labels_survive():
     assert list(ng.to_networkx(network).edges) == [("eye", "mind"), ("mind", "hand")]
 
 
+@pytest.mark.parametrize("format", ["graphml", "gexf", "json"])
+@pytest.mark.parametrize("labels", [("1", "01"), ("1", "a"), ("10", "20"), (1, 0)])
+def test_names_survive_files(tmp_path, format, labels):
+    graph = dgl.graph(([0], [1]))
+    graph.ndata["role"], graph.ndata["block"] = torch.tensor([1, 2]), torch.tensor([0, 1])
+    wiring = ng.Wiring(graph, labels=labels)
+    again = ng.read(ng.write(wiring, tmp_path / f"w.{format}"))
+    numbers = format != "json" and labels == ("10", "20")  # as text these are the numbers
+    assert again.labels == ((10, 20) if numbers else labels)
+
+
+@pytest.mark.parametrize("format", ["graphml", "gexf", "dot"])
+def test_names_that_text_makes_one_are_refused(tmp_path, format):
+    wiring = ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=("1", 1, "a"))
+    with pytest.raises(WiringError, match="'1' and 1 have the same name"):
+        ng.write(wiring, tmp_path / f"w.{format}")
+    assert not list(tmp_path.iterdir())
+    assert ng.read(ng.write(wiring, tmp_path / "w.json")) == wiring
+
+
+@pytest.mark.parametrize("format", ["graphml", "gexf", "json"])
+def test_a_wiring_without_edges_round_trips(tmp_path, format):
+    wiring = learned(ng.wirings.blocks([2, 3, 1], input_stride=2))
+    wiring.selector.real[:] = False
+    wiring = wiring.learned_wiring()
+    assert wiring.num_edges == 0 and wiring.weight.shape == (0,)
+    assert ng.from_networkx(ng.to_networkx(wiring)) == wiring
+    assert ng.read(ng.write(wiring, tmp_path / f"w.{format}")) == wiring
+    bare = ng.Wiring(graph_with(([], []), [1, 0, 2], scale=[1, 1, 1]))
+    assert ng.from_networkx(ng.to_networkx(bare)) == bare
+
+
 def test_dot_is_what_graphviz_reads(tmp_path):
     wiring = learned(ng.wirings.blocks([1, 2, 1])).learned_wiring()
     text = ng.write(wiring, tmp_path / "w.dot").read_text()
@@ -189,6 +221,12 @@ def graph_with(edges, roles, **ndata):
 
 
 LINE = ([0, 1], [1, 2])
+
+
+def weighted(edges, name):
+    graph = graph_with(edges, [1, 0, 2])
+    graph.edata[name] = torch.ones(2)
+    return graph
 
 
 @pytest.mark.parametrize("make, message", [
@@ -220,6 +258,39 @@ LINE = ([0, 1], [1, 2])
     (lambda: ng.wirings.from_edges(torch.rand(3, 2), inputs=[0], outputs=[1]), "pairs of node numbers"),
     (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], weight=torch.ones(2)), r"shape \(1,\)"),
     (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], weight=torch.tensor([float("nan")])), "edge 0 -> 1 has the weight nan"),
+    (lambda: ng.wirings.from_edges([(0, 3), (1, 2)], inputs=[1, 0], outputs=[2, 3]), "inputs must be ascending.*got 1, 0"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1, 1]), "outputs must be ascending"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0.7], outputs=[1]), "node of inputs must be an integer, got 0.7"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=torch.tensor([False, True]), outputs=[1]), "must be an integer"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], num_nodes=2.0), "num_nodes must be an integer"),
+    (lambda: ng.wirings.from_edges([(0.5, 1)], inputs=[0], outputs=[1]), "pairs of node numbers"),
+    (lambda: ng.wirings.from_edges([(0, 1, 1), (1, 2, 1)], inputs=[0], outputs=[2]), "pairs of node numbers"),
+    (lambda: ng.wirings.from_edges([(0, 1), (1,)], inputs=[0], outputs=[1]), "pairs of node numbers"),
+    (lambda: ng.wirings.from_edges([("a", "b")], inputs=[0], outputs=[1]), "pairs of node numbers"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], functions={7: ng.NodeFunction()}), "functions names 7, which is no node: nodes are the numbers 0 to 1"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], functions={1: "conv"}), "function of node 1 must be a NodeFunction, got 'conv'"),
+    (lambda: ng.wirings.blocks([2.7, 3]), "size of a block must be an integer, got 2.7"),
+    (lambda: ng.wirings.chain([2, True]), "must be an integer, got True"),
+    (lambda: ng.wirings.blocks([2, 3], input_stride=1.5), "stride must be an integer"),
+    (lambda: ng.wirings.complete(4.0, inputs=1, outputs=1), "nodes must be an integer, got 4.0"),
+    (lambda: ng.wirings.complete_dag(4, inputs=1, outputs=1.5), "outputs must be an integer, got 1.5"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], strides=[1, 2, 1])), "unknown node data 'strides'; did you mean 'stride'"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], kernels=[0.0] * 3)), "did you mean 'kernel'"),
+    (lambda: ng.Wiring(weighted(LINE, "weights")), "unknown edge data 'weights'; did you mean 'weight'"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], norm=[1, 9, 0])), "node 1: norm has the code 9; codes are 0 = none, 1 = batch"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], stride=[1, 2, 1], zero_pad=[0, 2, 0])), "node 1: zero_pad has the code 2"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], bias=[1.0, 2.0, 3.0])), "no node uses the learned value 'bias'"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], norm_bias=[1, 2, 3])), "'norm_bias' must be floating point of shape .3,., got torch.int64"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], kernel=[1.0, 2.0, 3.0])), "'kernel' must be floating point of shape .3, s, s."),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=[[1], [2], [3]]), "labels must be names"),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=["a", None, "b"]), "labels must be names"),
+    (lambda: ng.from_networkx(nx.DiGraph()), "at least one input"),
+    (lambda: ng.wirings.from_edges([], inputs=[], outputs=[]), "at least one input"),
+    (lambda: ng.wirings.from_edges([(0, 1)], inputs=[0], outputs=[1], weight=[1.0]), "tensor of shape .1,., one an edge, got list"),
+    (lambda: ng.wirings.blocks(5), "sizes must be the numbers of nodes"),
+    (lambda: ng.write(ng.StaticNeuralGraph(ng.wirings.blocks([1, 1]), ng.TopK(1)), "w.graphml"), "network.learned_wiring"),
+    (lambda: ng.write(ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=[frozenset(), "b", "c"]), "w.json"), "JSON cannot hold the names"),
+    (lambda: ng.NodeFunction(send=None), "send must be a text of steps"),
     (lambda: ng.NodeFunction("norm", kernel_size=3), "kernel_size=3 is never used"),
     (lambda: ng.NodeFunction("conv conv"), "one kernel"),
     (lambda: ng.NodeFunction("activation", stride=2), "stride=2 needs a convolution"),
@@ -258,8 +329,12 @@ def networkx_line():
     (lambda g: [g.nodes[n].update(kernel=[1.0] * 8) for n in "ab"], "kernel of 8 numbers.*needs 9"),
     (lambda g: [g.nodes[n].update(kernel="[1, 2") for n in "ab"], "number or a list of numbers"),
     (lambda g: g.edges["a", "b"].update(weight=1.0), "'b' -> 'c' has no 'weight'"),
+    (lambda g: g.edges["a", "b"].update(weigth=1.0), "'a' -> 'b' has the unknown attribute 'weigth'; did you mean 'weight'"),
+    (lambda g: nx.set_edge_attributes(g, "heavy", "weight"), "'a' -> 'b' has the weight 'heavy'; expected a number"),
+    (lambda g: nx.set_edge_attributes(g, True, "weight"), "has the weight True"),
     (lambda g: g.nodes["b"].update(scale=1), "has no 'scale'"),
     (lambda g: [g.nodes[n].update(holds=True) for n in "abc"], "node 'b' has holds=1"),
+    (lambda g: g.nodes["b"].update(holds=torch.ones(2)), "expected true or false"),
     (lambda g: g.nodes["b"].update(holds="no"), "holds 'no'; expected true or false"),
 ])
 def test_bad_networkx(change, message):
@@ -267,6 +342,25 @@ def test_bad_networkx(change, message):
     change(graph)
     with pytest.raises(WiringError, match=message):
         ng.from_networkx(graph)
+
+
+def test_data_of_ones_own_are_left_alone():
+    graph = networkx_line()
+    nx.set_node_attributes(graph, "x", "label")
+    nx.set_edge_attributes(graph, "friend", "rel")
+    assert ng.from_networkx(graph).num_edges == 2
+    graph = graph_with(LINE, [1, 0, 2], feat=[0.1, 0.2, 0.3])
+    graph.edata["rel"] = torch.ones(2)
+    assert torch.equal(ng.Wiring(graph).graph.ndata["feat"], graph.ndata["feat"])
+
+
+def test_to_networkx_checks_what_it_is_given():
+    wiring = ng.wirings.blocks([1, 2])
+    with pytest.raises(WiringError, match="expected a wiring, got DiGraph"):
+        ng.to_networkx(nx.DiGraph())
+    for real in (torch.ones(3, dtype=torch.bool), torch.ones(2)):
+        with pytest.raises(WiringError, match=r"bool mask of shape \(2,\)"):
+            to_networkx(wiring, real=real)
 
 
 def test_other_networkx_graphs_are_refused():
@@ -292,6 +386,20 @@ def test_unreadable_files(tmp_path):
         ng.read(tmp_path / "w.json")
     with pytest.raises(InputError, match="no file"):
         ng.read(tmp_path / "absent.graphml")
+    with pytest.raises(InputError, match="no folder .*absent"):
+        ng.write(ng.wirings.blocks([1, 1]), tmp_path / "absent" / "w.json")
+
+
+@pytest.mark.parametrize("format", ["graphml", "gexf", "json"])
+@pytest.mark.parametrize("damage", [
+    lambda text: text[:len(text) // 2], lambda text: "", lambda text: "[1, 2]", lambda text: "{}",
+    lambda text: text.replace("input", "inptu"), lambda text: text.replace("role", "rule"),
+])
+def test_damaged_files_are_errors_that_name_the_file(tmp_path, format, damage):
+    path = ng.write(learned(ng.wirings.blocks([1, 2, 1])).learned_wiring(), tmp_path / f"w.{format}")
+    path.write_text(damage(path.read_text()))
+    with pytest.raises((InputError, WiringError), match=f"w.{format}"):
+        ng.read(path)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -31,7 +31,9 @@ class DeadNodes:
 
 def degrees(wiring: Wiring, real: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """In- and out-degree of every node, each (V,), over all edges or those of the mask ``real``."""
-    src, dst = (wiring.src, wiring.dst) if real is None else (wiring.src[real], wiring.dst[real])
+    src, dst = wiring.src, wiring.dst
+    if real is not None:
+        src, dst = src[real.cpu()], dst[real.cpu()]
     return (torch.bincount(dst, minlength=wiring.num_nodes),
             torch.bincount(src, minlength=wiring.num_nodes))
 

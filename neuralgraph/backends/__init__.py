@@ -1,24 +1,27 @@
 """Propagation: sums over real edges, by exchangeable ways."""
 
 from ..errors import InputError, lookup
+from .auto import Auto
 from .backend import Backend
 from .dense import Dense
 from .dgl import DGL
+from .sparse import Sparse
 
-BACKENDS: dict[str, type[Backend]] = {"dense": Dense, "dgl": DGL}
+BACKENDS: dict[str, type[Backend]] = {"dense": Dense, "dgl": DGL, "sparse": Sparse,
+                                      "auto": Auto}
 
 
 def create(backend: str | Backend) -> Backend:
-    """A backend by name, or the given one. "auto" is the fastest here, at present "dense".
+    """A backend by name, or the given one; "auto" chooses between "sparse" and "dense" by density.
 
-    >>> create("auto")
+    >>> create("dense")
     Dense()
     """
     if isinstance(backend, Backend):
         return backend
     if not isinstance(backend, str):
         raise InputError(f"expected the name of a backend or a Backend, got {backend!r}.")
-    return lookup("backend", backend, {**BACKENDS, "auto": Dense})()
+    return lookup("backend", backend, BACKENDS)()
 
 
-__all__ = ["BACKENDS", "DGL", "Backend", "Dense", "create"]
+__all__ = ["BACKENDS", "Auto", "DGL", "Backend", "Dense", "Sparse", "create"]

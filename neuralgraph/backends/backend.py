@@ -15,7 +15,11 @@ class Backend(ABC):
 
     A backend has no parameters and can be exchanged at any time. Whatever it prepares for one
     selection goes into ``selection.cache``.
+
+    ``fuses_nodes`` says whether the steps of node functions too are to be compiled together.
     """
+
+    fuses_nodes = False
 
     @abstractmethod
     def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .._dgl import dgl
+from ..errors import ONLY_FIRST_DERIVATIVES, InputError
 from .backend import Backend
 
 
@@ -14,10 +15,15 @@ class DGL(Backend):
     Forward: the message of an edge is w_uv z_u, reduced by sum, on the block of real edges. Backward:
     the same on the reversed block for the nodes, and a dot product per candidate edge for the
     weights. Features are nodes-first and two-dimensional, (n, B H W), the layout in which DGL's
-    kernels fuse the product with the sum. DGL's wheels are CPU-only.
+    kernels fuse the product with the sum, and at least float32: less is computed in float32 and
+    rounded at the end. First derivatives only. DGL's wheels are CPU-only, so tensors elsewhere are
+    refused.
     """
 
     def propagate(self, stage, messages, selection):
+        if messages.device.type != "cpu":
+            raise InputError(f"the DGL backend computes on the CPU, got tensors on {messages.device}: use "
+                             "network.backend='dense' there, or network.cpu().")
         batch, _, height, width = messages.shape
         real = stage.values(selection.real)
         key = (type(self), stage)
@@ -25,10 +31,12 @@ class DGL(Backend):
             selection.cache[key] = stage.block(real), stage.block(real, reverse=True)
         forward, backward = selection.cache[key]
         features = messages.transpose(0, 1).reshape(messages.shape[1], -1)
+        weight = stage.values(selection.weight)
+        dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), torch.float32)
         sums = _MessagePassing.apply(
-            features, stage.values(selection.weight), real, forward, backward,
+            features.to(dtype), weight.to(dtype), real, forward, backward,
             stage.candidates if selection.reaches_all else forward)
-        return sums.view(-1, batch, height, width).transpose(0, 1)
+        return sums.view(-1, batch, height, width).transpose(0, 1).to(messages.dtype)
 
 
 class _MessagePassing(torch.autograd.Function):
@@ -45,6 +53,8 @@ class _MessagePassing(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
+        if torch.is_grad_enabled():
+            raise InputError(ONLY_FIRST_DERIVATIVES)
         features, kept, real = ctx.saved_tensors
         gradient = gradient.contiguous()
         to_features = to_weight = None

@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from ..errors import InputError, UnknownNameError
+from ..errors import InputError, UnknownNameError, listed
 from ..selectors import GRADIENTS, check_finite, top_k
 
 
@@ -83,7 +84,20 @@ class SparseLinear(_Sparse, nn.Linear):
         return F.linear(x, self.effective_weight(), self.bias)
 
 
+class _PlainEncoderLayer(nn.TransformerEncoderLayer):
+    """Without the fast path of evaluation, which reads the weights of the layers and calls none."""
+
+    activation_relu_or_gelu = property(lambda self: 0)
+
+
+class _PlainEncoder(nn.TransformerEncoder):
+    """Without the nested tensors that only the fast path of its layers understands."""
+
+    use_nested_tensor = property(lambda self: False)
+
+
 SPARSE = {nn.Conv2d: SparseConv2d, nn.Linear: SparseLinear}
+PLAIN = {nn.TransformerEncoderLayer: _PlainEncoderLayer, nn.TransformerEncoder: _PlainEncoder}
 
 
 def count(density: float, weights: int) -> int:
@@ -94,16 +108,18 @@ def count(density: float, weights: int) -> int:
     """
     if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
         raise InputError(f"density must be above 0 and at most 1, got {density!r}.")
-    return max(1, weights - math.floor((1 - density) * weights + 1e-9))
+    return max(min(1, weights), weights - math.floor((1 - density) * weights + 1e-9))
 
 
 def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *,
              first_layer_dense: bool = True, skip: Collection[str] = (),
              inplace: bool = False) -> nn.Module:
-    """Turns the convolutions and fully connected layers of any model into sparse ones.
+    """Turns the 2-D convolutions and fully connected layers of any model into sparse ones.
 
-    Parameters keep their names, so that state dicts go both ways; biases and norms stay dense. Every
+    Parameters keep their names, so that state dicts go both ways; biases, norms and the projections
+    inside :class:`torch.nn.MultiheadAttention`, which are no layers of their own, stay dense. Every
     layer keeps its own share ("Discovering Neural Wirings", section 3.4 and Table 4).
+    :class:`torch.nn.TransformerEncoder` and its layers lose their fast path until :func:`densify`.
 
     Args:
         module: the model.
@@ -119,14 +135,19 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *,
         The sparse model.
 
     Raises:
-        InputError: for a density outside (0, 1], or a model without such layers.
+        InputError: for a density outside (0, 1], a model in which no such layer is left, and
+            layers that would stay dense unasked because they are of a class of their own.
         UnknownNameError: if ``density`` or ``skip`` names no convolution or fully connected layer.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     >>> sparsify(model, density=0.5)[2].k
     288
     """
-    layers = {name: layer for name, layer in module.named_modules() if type(layer) in SPARSE}
+    if not isinstance(module, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}.")
+    if isinstance(skip, str):
+        raise InputError(f"skip must be a list of names, got {skip!r}.")
+    layers = {name: layer for name, layer in module.named_modules() if _can_be_sparse(layer)}
     if not layers:
         raise InputError("the model has no torch.nn.Conv2d or torch.nn.Linear to make sparse"
                          + (" (some are sparse already)." if _sparse_layers(module) else "."))
@@ -137,17 +158,48 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *,
     wanted = dict(density) if is_map else dict.fromkeys(layers, density)
     for share in wanted.values():
         count(share, 1)  # also of a layer that stays dense
+    wanted = {name: share for name, share in wanted.items() if name not in skip}
     if first_layer_dense and not is_map:
-        wanted.pop(next(iter(layers)))
-    ks = {name: count(share, layers[name].weight.numel()) for name, share in wanted.items()
-          if name not in skip}
+        wanted.pop(next(iter(layers)), None)
+    if not wanted:
+        raise InputError("nothing is left to make sparse: " + (
+            "the density map names no layer that is not in skip." if is_map else
+            "all layers are in skip." if set(layers) <= set(skip) else
+            "only one layer is not in skip and it is the first; use first_layer_dense=False."))
+    _check_classes(module, {name: layers[name] for name in wanted})
+    ks = {name: count(share, layers[name].weight.numel()) for name, share in wanted.items()}
     if not inplace:
         module = copy.deepcopy(module)
     for name, layer in list(module.named_modules()):
         if name in ks:
             layer.k = ks[name]
             layer.__class__ = SPARSE[type(layer)]
+    for part in module.modules():
+        if type(part) in PLAIN and _sparse_layers(part):
+            part.__class__ = PLAIN[type(part)]
     return module
+
+
+def _can_be_sparse(layer: nn.Module) -> bool:
+    return isinstance(layer, tuple(SPARSE)) and \
+        not isinstance(layer, (_Sparse, NonDynamicallyQuantizableLinear))
+
+
+def _check_classes(module: nn.Module, wanted: Mapping[str, nn.Module]) -> None:
+    """Refuses layers whose class may compute anything, and parts that may not call their layers."""
+    foreign = [f"{name!r} ({type(layer).__name__})" for name, layer in wanted.items()
+               if type(layer) not in SPARSE]
+    if foreign:
+        raise InputError(
+            f"cannot make {listed(foreign)} sparse: only torch.nn.Conv2d and torch.nn.Linear themselves, "
+            "not classes derived from them; name these layers in skip to leave them dense.")
+    for part in module.modules():
+        if isinstance(part, tuple(PLAIN)) and type(part) not in (*PLAIN, *PLAIN.values()):
+            inside = [repr(name) for name, layer in wanted.items() if layer in set(part.modules())]
+            if inside:
+                raise InputError(
+                    f"{type(part).__name__} derives from torch's transformer encoder, whose fast path in "
+                    f"evaluation bypasses its layers {listed(inside)}; name them in skip.")
 
 
 @torch.no_grad()
@@ -169,6 +221,10 @@ def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
         dense = next(base for base, sparse in SPARSE.items() if isinstance(layer, sparse))
         layer.__class__ = dense
         del layer.k
+    for part in module.modules():
+        for base, plain in PLAIN.items():
+            if type(part) is plain:
+                part.__class__ = base
     return module
 
 

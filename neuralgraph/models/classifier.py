@@ -7,6 +7,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..networks import NeuralGraph
+from ..networks.network import autocasts
 
 
 class Classifier(nn.Module):
@@ -33,6 +34,10 @@ class Classifier(nn.Module):
                 f"expected floating-point images (batch, {self.in_channels}, {self.image_size}, "
                 f"{self.image_size}), got {images.dtype} of shape {tuple(images.shape)}."
             )
+        dtype = next(self.parameters(), images).dtype
+        if images.dtype != dtype and not autocasts(images.device.type):
+            raise InputError(f"images are {images.dtype} but the model's weights {dtype}: use "
+                             f"images.to({dtype}) or model.to({images.dtype}).")
         x = self.stem(images)
         for network in self.stages:
             x = network(x)

@@ -17,7 +17,7 @@ from ..wiring import NodeFunction
 from ..wiring.generators import blocks, chain
 from .classifier import Classifier
 from .layers import conv, linear
-from .tiny import GlobalPool
+from .tiny import GlobalPool, make_selector
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,10 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`.
         selector_options: further arguments of the selector.
         small: the classifier too is a set of edges of which only MobileNetV1's number is real
-            (MobileNetV1-DNW-Small): n - floor((1 - d) n) of n = 1024 classes, without bias.
-        nodes: multiplies all numbers of nodes; 2 with width 1 is the wide network of the authors'
-            response, twice the nodes and the edges of MobileNetV1 x 1.
+            (MobileNetV1-DNW-Small): n - floor((1 - d) n) with n = 1024 classes, whatever ``nodes``
+            is, without bias.
+        nodes: multiplies all numbers of nodes; 2 with width 1 and ``small`` is the wide network of the
+            authors' response, twice the nodes and the edges of MobileNetV1 x 1.
         head_edges: number of real edges of a sparse classifier instead of the rule of ``small``.
         backend: see :func:`neuralgraph.backends.create`.
         seed: of everything that is drawn.
@@ -94,15 +95,16 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
         raise InputError(f"nodes must be a positive integer, got {nodes!r}.")
     if selector == "complete" and (width is not None or head_edges is not None):
         raise InputError("the selector 'complete' keeps every edge and takes no width; leave it out.")
-    width = 0.225 if width is None else width
+    if not stages:
+        raise InputError("stages must be at least one stage, got none.")
+    width = 0.225 if width is None else _checked_width(width)
     if not 0 < width <= nodes:
         raise InputError(f"width must be above 0 and at most {nodes}, got {width!r}; for more edges "
                          "give more nodes.")
     generator = as_generator(seed)
 
     def choose(k):
-        return selectors.create(selector, None if selector == "complete" else k,
-                                **(selector_options or {}))
+        return make_selector(selector, None if selector == "complete" else k, selector_options)
 
     networks = [StaticNeuralGraph(blocks([nodes * n for n in stage.sizes], NODE,
                                          input_stride=stage.stride),
@@ -111,8 +113,8 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
     features = nodes * stages[-1].outputs
     head = OrderedDict(norm=nn.BatchNorm2d(features), relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1))
     if small or head_edges is not None:
-        candidates = features * num_classes
-        k = candidates - math.floor((1 - width) * candidates + 1e-9) if head_edges is None else head_edges
+        full = stages[-1].outputs * num_classes
+        k = full - math.floor((1 - width) * full + 1e-9) if head_edges is None else head_edges
         head["edges"] = StaticNeuralGraph(chain([features, num_classes], NodeFunction()), choose(k),
                                           backend, generator)
         head["flatten"] = nn.Flatten()
@@ -151,7 +153,7 @@ def mobilenet_v1(*, width: float = 1.0, image_size: int = 224, num_classes: int 
     """
     if image_size < 16:
         raise InputError(f"image_size must be at least 16 pixels, got {image_size}.")
-    if not width > 0 or int(32 * width) < 1:
+    if not _checked_width(width) > 0 or int(32 * width) < 1:
         raise InputError(f"width must leave at least one channel, so at least 1/32, got {width!r}.")
     generator = as_generator(seed)
     sizes, strides = [int(32 * width)], []
@@ -168,3 +170,9 @@ def mobilenet_v1(*, width: float = 1.0, image_size: int = 224, num_classes: int 
              generator=generator), nn.BatchNorm2d(sizes[0]), nn.ReLU())
     head = nn.Sequential(GlobalPool(), linear(sizes[-1], num_classes, generator=generator))
     return Classifier(stem, [network], head, in_channels=in_channels, image_size=image_size)
+
+
+def _checked_width(width: float) -> float:
+    if isinstance(width, bool) or not isinstance(width, (int, float)):
+        raise InputError(f"width must be a number, got {width!r}.")
+    return width

@@ -97,7 +97,7 @@ def tiny_static(*, num_classes: int = 10, in_channels: int = 3, image_size: int 
 
 def tiny_discrete(*, num_classes: int = 10, in_channels: int = 3, image_size: int = 32,
                   selector: str = "dnw", k: int | None = None, selector_options: dict | None = None,
-                  steps: int = 5, pool: str = "authors", backend: str = "auto",
+                  steps: int = 5, tied: bool = True, pool: str = "authors", backend: str = "auto",
                   seed: int | torch.Generator = 0) -> Classifier:
     """The discrete-time classifier of Table 1: 800 nodes, any of 640,000 edges, 5 steps.
 
@@ -105,7 +105,8 @@ def tiny_discrete(*, num_classes: int = 10, in_channels: int = 3, image_size: in
     authors' code. 32 nodes are inputs and 100 outputs.
 
     Args:
-        steps: L. All others as for :func:`tiny_static`.
+        steps: L.
+        tied: whether all steps share kernels and norms. All others as for :func:`tiny_static`.
 
     >>> import neuralgraph as ng
     >>> model = ng.models.create("tiny-discrete")
@@ -115,31 +116,36 @@ def tiny_discrete(*, num_classes: int = 10, in_channels: int = 3, image_size: in
     generator = as_generator(seed)
     network = DiscreteTimeNeuralGraph(
         complete(NODES, inputs=INPUTS, outputs=OUTPUTS),
-        make_selector(selector, k, selector_options), backend, generator, steps=steps)
+        make_selector(selector, k, selector_options), backend, generator, steps=steps, tied=tied)
     return classifier(network, num_classes, in_channels, image_size, pool, generator)
 
 
 def tiny_continuous(*, num_classes: int = 10, in_channels: int = 3, image_size: int = 32,
                     selector: str = "dnw", k: int | None = None, selector_options: dict | None = None,
                     solver: str = "dopri5", rtol: float = 1e-3, atol: float = 1e-3,
-                    adjoint: bool = False, pool: str = "authors", backend: str = "auto",
+                    time: float = 1.0, adjoint: bool = False, max_evaluations: int = 1000,
+                    solver_options: dict | None = None, pool: str = "authors", backend: str = "auto",
                     seed: int | torch.Generator = 0) -> Classifier:
-    """The continuous-time classifier of Table 1: as :func:`tiny_discrete`, integrated from 0 to 1.
+    """The continuous-time classifier of Table 1: as :func:`tiny_discrete`, integrated from 0 to
+    ``time``.
 
     Args:
-        solver: of torchdiffeq; with ``rtol``, ``atol`` and ``adjoint`` as for
-            :class:`neuralgraph.ContinuousTimeNeuralGraph`. All others as for :func:`tiny_static`.
+        solver: of torchdiffeq; with ``rtol``, ``atol``, ``time``, ``adjoint``, ``max_evaluations`` and
+            (there ``options``) ``solver_options`` as for :class:`neuralgraph.ContinuousTimeNeuralGraph`.
+            All others as for :func:`tiny_static`.
     """
     generator = as_generator(seed)
     network = ContinuousTimeNeuralGraph(
         complete(NODES, inputs=INPUTS, outputs=OUTPUTS),
         make_selector(selector, k, selector_options), backend, generator, solver=solver, rtol=rtol,
-        atol=atol, adjoint=adjoint)
+        atol=atol, time=time, adjoint=adjoint, max_evaluations=max_evaluations, options=solver_options)
     return classifier(network, num_classes, in_channels, image_size, pool, generator)
 
 
 def make_selector(name: str, k: int | None, options: dict | None, default: int = EDGES) -> Selector:
     """The selector with k edges, by default as many as the paper's model has."""
+    if not isinstance(options, (dict, type(None))):
+        raise InputError(f"selector_options must be a dict of the selector's arguments, got {options!r}.")
     if k is None and name != "complete":
         k = default
     return selectors.create(name, k, **(options or {}))

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import math
+from collections.abc import Iterator
+
 import torch
 import torchdiffeq
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torchdiffeq._impl.odeint import SOLVERS as _SOLVERS
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from ..backends import Backend
-from ..errors import InputError, SolverError, lookup
+from ..errors import InputError, NeuralGraphError, SolverError, UnknownNameError, lookup
 from ..selectors import Selection, Selector
 from ..wiring import Wiring
 from .dynamic import DynamicNeuralGraph
+from .network import check_bool
 
 FIXED_STEPS = 8  # of a solver with a fixed grid, unless options say otherwise
+# options of solvers
+POSITIVE = {"step_size", "first_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps",
+            "max_iters", "max_order"}
+SCIPY_METHODS = ("LSODA", "RK45", "RK23", "DOP853", "Radau", "BDF")
 
 
 class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
@@ -42,16 +53,20 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
         adjoint: gradients from the adjoint equation (Chen et al., 2018), in memory independent of the
             number of evaluations, instead of through the solver's operations.
         max_evaluations: of the derivative per solve, with its adjoint; beyond it is an error.
-        options: of the solver, as torchdiffeq takes them.
+        options: of the solver, as torchdiffeq takes them; those of its own that the solver has.
         rectify_state: apply ReLU in place to whatever state the solver hands over, which changes the
             solver's own state too, at the start and after every step of "dopri5". Not an ODE any more:
             what the authors' code does through its in-place ReLU, for their checkpoints only. Not with
             ``adjoint``.
+        dtype: of weights and node values; by default torch's default.
 
-    ``evaluations`` tells how often the derivative of the last solve was computed so far.
+    ``evaluations`` tells how often the derivative was computed so far in the solve that last computed it,
+    its adjoint included.
 
     Raises:
-        SolverError: if the cap is reached, the step size underflows or the state is not finite.
+        SolverError: if the cap is reached, the step size underflows or the state is not finite, from
+            ``forward`` and with ``adjoint`` also from ``backward``.
+        UnknownNameError: for a solver or an option of it that torchdiffeq does not have.
 
     Shape:
         x: (B, inputs, H, W); y: (B, outputs, H, W).
@@ -66,16 +81,18 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
                  seed: int | torch.Generator = 0, *, solver: str = "dopri5", rtol: float = 1e-3,
                  atol: float = 1e-3, time: float = 1.0, adjoint: bool = False,
                  max_evaluations: int = 1000, options: dict | None = None,
-                 rectify_state: bool = False):
-        super().__init__(wiring, selector, backend, seed)
+                 rectify_state: bool = False, dtype: torch.dtype | None = None):
         lookup("solver", solver, _SOLVERS)
         for name, value in {"rtol": rtol, "atol": atol, "time": time,
                             "max_evaluations": max_evaluations}.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            if not _is_positive(value) or (value == math.inf and name != "max_evaluations"):
                 raise InputError(f"{name} must be a number above 0, got {value!r}.")
-        self.solver, self.rtol, self.atol, self.time = solver, rtol, atol, time
+        check_bool(adjoint=adjoint, rectify_state=rectify_state)
         if rectify_state and adjoint:
             raise InputError("rectify_state=True has no adjoint equation; use adjoint=False.")
+        options = _checked_options(solver, options)
+        super().__init__(wiring, selector, backend, seed, dtype)
+        self.solver, self.rtol, self.atol, self.time = solver, rtol, atol, time
         self.adjoint, self.max_evaluations, self.options = adjoint, max_evaluations, options
         self.rectify_state = rectify_state
         self.evaluations = 0
@@ -85,54 +102,51 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
         if self.solver == "scipy_solver" and not self.adjoint and torch.is_grad_enabled():
             raise InputError("solver='scipy_solver' cannot be differentiated through: use adjoint=True, "
                              "or torch.no_grad() where no gradient is needed.")
-        derivative = _Derivative(self, self.selection())
+        derivative = _Derivative(self, self._forward_selection())
         settings = dict(rtol=self.rtol, atol=self.atol, method=self.solver,
                         options=self._solver_options())
         interval = torch.tensor([0.0, self.time], dtype=x.dtype, device=x.device)
-        try:
-            if self.adjoint and torch.is_grad_enabled():
-                trainable = [derivative.selection.weight, *self.functions.parameters()]
-                states = torchdiffeq.odeint_adjoint(
-                    derivative, self._at_inputs(x), interval, **settings,
-                    adjoint_params=tuple(p for p in trainable if p.requires_grad))
-            else:
-                states = torchdiffeq.odeint(derivative, self._at_inputs(x), interval, **settings)
-        except AssertionError as error:  # torchdiffeq asserts what depends on the data
-            raise SolverError(
-                f"the solver {self.solver!r} failed after {self.evaluations} evaluations "
-                f"({str(error) or 'an internal check'}): the derivative grows without bound or is not "
-                "finite; use a norm in the node function, a smaller time or smaller weights."
-            ) from error
+        states = self._at_inputs(x)
+        if self.adjoint and torch.is_grad_enabled():
+            trainable = [p for p in (derivative.selection.weight, *self.functions.parameters())
+                         if p.requires_grad]
+            states = _Adjoint.apply(
+                derivative, lambda states: torchdiffeq.odeint_adjoint(
+                    derivative, states, interval, **settings, adjoint_params=tuple(trainable)),
+                states, *trainable)
+        else:
+            with derivative.failures_reported():
+                states = torchdiffeq.odeint(derivative, states, interval, **settings)
         if len(states) != 2 or not states[-1].isfinite().all():
             raise SolverError(f"the solver {self.solver!r} did not reach time {self.time} with a finite "
                               "state: the derivative grows without bound; use a norm in the node "
                               "function, a smaller time or smaller weights.")
         return self._outputs_of(states[-1])
 
-    def _solver_options(self) -> dict | None:
-        options = dict(self.options or {})
+    def _solver_options(self) -> dict:
         if issubclass(_SOLVERS[self.solver], FixedGridODESolver) and \
-                not {"step_size", "grid_constructor"} & set(options):
-            options["step_size"] = self.time / FIXED_STEPS
-        return options or None
+                not {"step_size", "grid_constructor"} & set(self.options):
+            return {**self.options, "step_size": self.time / FIXED_STEPS}
+        return self.options
 
     def extra_repr(self):
         return f"{super().extra_repr()}, solver={self.solver!r}, rtol={self.rtol}, atol={self.atol}"
 
 
 class _Derivative(nn.Module):
-    """The right-hand side of one solve, with its one selection; the network counts its evaluations."""
+    """The right-hand side of one solve, with its one selection; counts its own evaluations."""
 
     def __init__(self, network: ContinuousTimeNeuralGraph, selection: Selection):
         super().__init__()
         object.__setattr__(self, "network", network)  # not a part: its parameters are not ours
         self.selection = selection
-        network.evaluations = 0
+        self.evaluations = network.evaluations = 0
 
     def forward(self, t, states):
         network = self.network
-        network.evaluations += 1
-        if network.evaluations > network.max_evaluations:
+        self.evaluations += 1
+        network.evaluations = self.evaluations
+        if self.evaluations > network.max_evaluations:
             raise SolverError(
                 f"the solver {network.solver!r} reached the cap of {network.max_evaluations} "
                 f"evaluations at time {t.item():.3g} of {network.time}: the equation is stiff at "
@@ -143,3 +157,80 @@ class _Derivative(nn.Module):
             states = states.relu_()
         rate = network._updated(states, self.selection, network.functions)
         return network._without_holding(rate)
+
+    @contextlib.contextmanager
+    def failures_reported(self, of: str = "") -> Iterator[None]:
+        """Says what failed where torchdiffeq asserts, or scipy refuses, what depends on the data.
+
+        Args:
+            of: the part of the solve, for the message.
+        """
+        scipys = (ValueError, RuntimeError, IndexError)  # refused, or stopped early
+        try:
+            yield
+        except NeuralGraphError:
+            raise
+        except scipys if self.network.solver == "scipy_solver" else AssertionError as error:
+            raise SolverError(
+                f"the solver {self.network.solver!r} failed{of} after {self.evaluations} evaluations "
+                f"({str(error) or 'an internal check'}): the derivative or a gradient grows without "
+                "bound or is not finite; use a norm in the node function, a smaller time or smaller "
+                "weights."
+            ) from error
+
+
+class _Adjoint(torch.autograd.Function):
+    """A solve with torchdiffeq's adjoint, in whose backward failures are reported too."""
+
+    @staticmethod
+    def forward(ctx, derivative, solve, states, *trainable):
+        ctx.derivative = derivative
+        with torch.enable_grad(), derivative.failures_reported():
+            ctx.inputs = (states.detach().requires_grad_(), *trainable)
+            ctx.solution = solve(ctx.inputs[0])
+        return ctx.solution.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        with ctx.derivative.failures_reported(of=" in the adjoint equation"):
+            return None, None, *torch.autograd.grad(ctx.solution, ctx.inputs, gradient,
+                                                    retain_graph=True)
+
+
+def _checked_options(solver: str, options: dict | None) -> dict:
+    """A copy of the options of a solver, all of which it has."""
+    if options is not None and not isinstance(options, dict):
+        raise InputError(f"options must be a dict such as {{'step_size': 0.1}}, got {options!r}.")
+    options = dict(options or {})
+    for name in options:
+        if name not in options_of(solver):
+            raise UnknownNameError(f"option of the solver {solver!r}", name, options_of(solver))
+    if {"step_size", "grid_constructor"} <= set(options):
+        raise InputError("give step_size or grid_constructor, not both.")
+    for name in POSITIVE & set(options):
+        if not _is_positive(options[name]):
+            raise InputError(f"{name} must be a number above 0, got {options[name]!r}.")
+    lookup("method of scipy", options.get("solver", SCIPY_METHODS[0]), dict.fromkeys(SCIPY_METHODS))
+    if options.get("interp", "linear") not in ("linear", "cubic"):
+        raise InputError(f"interp must be 'linear' or 'cubic', got {options['interp']!r}.")
+    return options
+
+
+def options_of(solver: str) -> set[str]:
+    """The options that a solver of torchdiffeq has, beside the tolerances.
+
+    >>> "step_size" in options_of("rk4"), "step_size" in options_of("dopri5")
+    (True, False)
+    """
+    names: set[str] = set()
+    for ancestor in _SOLVERS[solver].__mro__:
+        if "__init__" in vars(ancestor) and ancestor is not object:
+            parameters = inspect.signature(ancestor.__init__).parameters.values()
+            names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    # "implicit" tells the two Adams solvers apart, which have names
+    return names - {"self", "func", "y0", "rtol", "atol", "implicit"}
+
+
+def _is_positive(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and value > 0

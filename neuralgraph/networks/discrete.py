@@ -11,7 +11,7 @@ from ..nodes import NodeFunctions
 from ..selectors import Selector
 from ..wiring import Wiring
 from .dynamic import DynamicNeuralGraph
-from .network import as_generator
+from .network import as_generator, check_bool
 
 
 class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
@@ -33,6 +33,7 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
         steps: L, at least 1; None to take as many as the sequence is long.
         tied: whether all steps share kernels and norms (edge weights are shared always). Untied, step
             l has its own, and wirings taken from the network carry edge weights only.
+        dtype: of weights and node values; by default torch's default.
 
     Shape:
         x: (B, inputs, H, W), or a sequence (B, L, inputs, H, W); y: (B, outputs, H, W).
@@ -46,16 +47,19 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend = "auto",
-                 seed: int | torch.Generator = 0, *, steps: int | None = 5, tied: bool = True):
+                 seed: int | torch.Generator = 0, *, steps: int | None = 5, tied: bool = True,
+                 dtype: torch.dtype | None = None):
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise InputError(f"steps must be an integer of at least 1, got {steps!r}.")
+        check_bool(tied=tied)
         if steps is None and not tied:
             raise InputError("untied steps need a number: tied=False with steps=None makes no sense.")
         generator = as_generator(seed)
-        super().__init__(wiring, selector, backend, generator)
+        super().__init__(wiring, selector, backend, generator, dtype)
         self.steps, self.tied = steps, tied
         later = 0 if tied else steps - 1
-        self.later_functions = nn.ModuleList(NodeFunctions(wiring, generator) for _ in range(later))
+        self.later_functions = nn.ModuleList(
+            NodeFunctions(wiring, generator, self.weight.dtype) for _ in range(later))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for states in self._run(x):
@@ -79,7 +83,7 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
         elif steps is None:
             raise InputError("steps=None takes the number of steps from a sequence (batch, steps, "
                              f"{self._inputs}, height, width), got {tuple(x.shape)}.")
-        selection = self.selection()
+        selection = self._forward_selection()
         arriving = self._at_inputs(x[:, 0] if is_sequence else x)
         held = None if is_sequence or not self._holding.any() else \
             self._at_inputs(x * self._holding.view(-1, 1, 1))

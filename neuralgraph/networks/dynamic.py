@@ -20,9 +20,8 @@ class DynamicNeuralGraph(NeuralGraph):
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
-                 seed: int | torch.Generator):
-        super().__init__(wiring, selector, backend, seed)
-        self.stages = synchronous_stages(wiring)
+                 seed: int | torch.Generator, dtype: torch.dtype | None):
+        super().__init__(wiring, selector, backend, seed, dtype)
         self._chunks = [chunk for stage in self.stages for chunk in stage.chunks]
         self._rows = [self.functions.rows(chunk.nodes) for chunk in self._chunks]
         order = torch.cat([stage.nodes for stage in self.stages])
@@ -32,6 +31,8 @@ class DynamicNeuralGraph(NeuralGraph):
         self.register_buffer("_input_place", place[inputs], persistent=False)
         self.register_buffer("_output_place", place[wiring.outputs], persistent=False)
         self.register_buffer("_holding", wiring.holds[inputs], persistent=False)
+
+    _schedule = staticmethod(synchronous_stages)
 
     def _num_sources(self):
         return self.wiring.num_nodes
@@ -48,10 +49,11 @@ class DynamicNeuralGraph(NeuralGraph):
                  functions: NodeFunctions) -> torch.Tensor:
         """receive_v( sum over real edges (u,v) of w_uv send_u(s_u) ) of all nodes, (B, V, H, W)."""
         sizes = [len(chunk.nodes) for chunk in self._chunks]
-        messages = _cat([functions.send(chunk.function, rows, part) for chunk, rows, part
+        fused = self.backend.fuses_nodes
+        messages = _cat([functions.send(chunk.function, rows, part, fused) for chunk, rows, part
                          in zip(self._chunks, self._rows, states.split(sizes, dim=1))])
         totals = _cat([self._aggregate(stage, messages, selection) for stage in self.stages])
-        return _cat([functions.receive(chunk.function, rows, part) for chunk, rows, part
+        return _cat([functions.receive(chunk.function, rows, part, fused) for chunk, rows, part
                      in zip(self._chunks, self._rows, totals.split(sizes, dim=1))])
 
     def _without_holding(self, states):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -23,11 +24,12 @@ class NeuralGraph(nn.Module, ABC):
     ``weight`` is a Parameter (E,) in the edge order of ``wiring.graph``. Values that the wiring carries
     are taken over; otherwise edge weights start uniform in (-1/sqrt(n), 1/sqrt(n)), where n is the
     number of nodes that can have children (the authors' initialisation: the columns of their stage
-    matrix), and kernels as :class:`~neuralgraph.nodes.DepthwiseConv` says.
+    matrix), and kernels as :class:`~neuralgraph.nodes.DepthwiseConv` says. All are of ``dtype``, whatever
+    the wiring's values are: give it where they say more than torch's default type can hold.
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
-                 seed: int | torch.Generator):
+                 seed: int | torch.Generator, dtype: torch.dtype | None):
         super().__init__()
         if not isinstance(wiring, Wiring):
             raise InputError(
@@ -41,11 +43,13 @@ class NeuralGraph(nn.Module, ABC):
             )
         generator = as_generator(seed)
         self.wiring = wiring
-        self.functions = NodeFunctions(wiring, generator)
-        self.weight = nn.Parameter(self._initial_weight(generator))
-        selector.bind(wiring, self.weight, generator)
-        self.selector = selector
+        dtype = _checked_dtype(dtype)
         self.backend = backend
+        self.stages = self._schedule(wiring)
+        self.functions = NodeFunctions(wiring, generator, dtype)
+        self.weight = nn.Parameter(self._initial_weight(generator, dtype))
+        selector.bind(wiring, self.weight, generator)  # last: what fails before leaves it unused
+        self.selector = selector
         self._inputs, self._outputs = len(wiring.inputs), len(wiring.outputs)
         self._chosen: _Chosen | None = None
 
@@ -61,43 +65,67 @@ class NeuralGraph(nn.Module, ABC):
     def backend(self, backend: str | Backend) -> None:
         self._backend = backends.create(backend)
 
-    def selection(self) -> Selection:
-        """The real edges and their weights.
+    @staticmethod
+    @abstractmethod
+    def _schedule(wiring: Wiring) -> tuple[Stage, ...]:
+        """The order in which nodes are computed; refuses a wiring that this network cannot run."""
 
-        Chosen anew at every call in training; in evaluation kept until a weight, the selector or its
-        settings change.
+    def selection(self) -> Selection:
+        """The real edges and their weights as evaluation has them, for the caller to keep.
+
+        Looking changes nothing: the edges that targeted dropout lets in at random while it trains are
+        not among them.
 
         Raises:
             SelectionError: if weights are NaN or infinite.
         """
+        return self._weighted(self._evaluation().real.clone(), {})
+
+    def _forward_selection(self) -> Selection:
+        """The selection of one forward: made anew in training, kept in evaluation."""
+        if self.training:
+            self._chosen = None
+            return self._weighted(self._mask(self.selector.sample), {})
+        chosen = self._evaluation()
+        return self._weighted(chosen.real, chosen.cache)
+
+    def _evaluation(self) -> _Chosen:
+        """The real edges, kept until a weight, the selector or its settings change."""
         fingerprint = self.selector.fingerprint()
-        chosen = self._chosen
-        if self.training or chosen is None or not chosen.still_holds(self.weight, fingerprint):
-            check_finite(self.weight)
-            real = self.selector.select(self.weight)
-            if real.shape != self.weight.shape or real.dtype != torch.bool:
-                raise SelectionError(
-                    f"{type(self.selector).__name__}.select must return a bool mask of shape "
-                    f"{tuple(self.weight.shape)}, got {real.dtype} of shape {tuple(real.shape)}."
-                )
-            chosen = _Chosen(real, None if self.training else self.weight.detach().clone(),
-                             fingerprint)
-            self._chosen = None if self.training else chosen
+        if self._chosen is None or not self._chosen.still_holds(self.weight, fingerprint):
+            self._chosen = _Chosen(self._mask(self.selector.select), self.weight.detach().clone(),
+                                   fingerprint)
+        return self._chosen
+
+    @torch.inference_mode(False)  # what is chosen while evaluating must serve training too
+    def _mask(self, choose: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        weight = self.weight.detach()
+        check_finite(weight)
+        real = choose(weight)
+        if real.shape != weight.shape or real.dtype != torch.bool:
+            raise SelectionError(
+                f"{type(self.selector).__name__} must select a bool mask of shape "
+                f"{tuple(weight.shape)}, got {real.dtype} of shape {tuple(real.shape)}."
+            )
+        return real
+
+    def _weighted(self, real: torch.Tensor, cache: dict) -> Selection:
         rule = self.selector.rule
-        return Selection(chosen.real, rule.effective(self.weight, chosen.real), rule.reaches_all,
-                         chosen.cache)
+        return Selection(real, rule.effective(self.weight, real), rule.reaches_all, cache)
 
     @property
     def graph(self) -> dgl.DGLGraph:
         """The live network as a :class:`dgl.DGLGraph` one can call ``update_all`` on.
 
         Node data are those of the wiring and the learned values (copies); edge data are ``weight``,
-        the parameter itself, and ``real``, the mask of real edges.
+        the parameter itself, and ``real``, the mask of real edges (a copy). The graph is on the CPU; of
+        a network on another device all are copies, ``weight`` one that passes gradients on to the
+        parameter.
         """
         graph = self.wiring.graph
-        graph.ndata.update(self._node_values())
-        graph.edata["weight"] = self.weight
-        graph.edata["real"] = self.selection().real
+        graph.ndata.update({name: value.cpu() for name, value in self._node_values().items()})
+        graph.edata["weight"] = self.weight.cpu()
+        graph.edata["real"] = self.selection().real.cpu()
         return graph
 
     def learned_wiring(self) -> Wiring:
@@ -106,8 +134,8 @@ class NeuralGraph(nn.Module, ABC):
 
     def complete_wiring(self) -> Wiring:
         """The :class:`Wiring` of all candidate edges, carrying weights and learned values."""
-        return self.wiring.subgraph(torch.ones_like(self.selection().real), self.weight,
-                                    self._node_values())
+        every = torch.ones_like(self.weight, dtype=torch.bool)
+        return self.wiring.subgraph(every, self.weight, self._node_values())
 
     def _node_values(self) -> dict[str, torch.Tensor]:
         """The learned values of the nodes as a wiring carries them."""
@@ -121,13 +149,19 @@ class NeuralGraph(nn.Module, ABC):
         return {**self.__dict__, "_chosen": None}
 
     def _aggregate(self, stage: Stage, messages: torch.Tensor, selection: Selection) -> torch.Tensor:
-        """Sums or products of the weighted messages of the stage's sources, (B, n_dst, H, W)."""
+        """Sums or products of the weighted messages of the stage's sources, (B, n_dst, H, W).
+
+        The factor of an edge that is not real is 1 + w z with its effective weight w = 0 and z a
+        constant: 1, with a gradient to w as the gradient rule has it and none through z.
+        """
         if stage.aggregate == "sum":
             return self.backend.propagate(stage, messages, selection)
-        factors = stage.values(selection.weight).view(-1, 1, 1) * messages[:, stage.src]
-        one = factors.new_ones(())
-        factors = factors.where(stage.values(selection.real).view(-1, 1, 1), one)
-        factors = torch.cat([factors, one.expand_as(factors[:, :1])], dim=1)  # slot -1
+        real = stage.values(selection.real).view(-1, 1, 1)
+        z = messages[:, stage.src]
+        factors = stage.values(selection.weight).view(-1, 1, 1) * z.where(real, z.detach())
+        factors = factors.where(real, 1 + factors)
+        one = factors.new_ones(()).expand_as(factors[:, :1])
+        factors = torch.cat([factors, one], dim=1)  # slot -1
         return factors[:, stage.slots].prod(dim=2)
 
     def _check_input(self, x: torch.Tensor) -> None:
@@ -144,24 +178,35 @@ class NeuralGraph(nn.Module, ABC):
             )
         if 0 in x.shape:
             raise InputError(f"expected at least one sample and one pixel, got {tuple(x.shape)}.")
-        if x.dtype != self.weight.dtype and not _autocasts(x.device.type):
+        if x.device != self.weight.device:
+            raise InputError(f"x is on {x.device} but the network on {self.weight.device}: move one with "
+                             ".to(device).")
+        if x.dtype != self.weight.dtype and not autocasts(x.device.type):
             raise InputError(
                 f"x is {x.dtype} but the network's weights are {self.weight.dtype}: use "
                 f"x.to({self.weight.dtype}) or network.to({x.dtype})."
             )
 
-    def _initial_weight(self, generator: torch.Generator) -> torch.Tensor:
+    def _initial_weight(self, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
         if self.wiring.weight is not None:
-            return self.wiring.weight.to(torch.get_default_dtype()).clone()
+            return self.wiring.weight.to(dtype, copy=True)
         bound = self._num_sources() ** -0.5
-        return torch.empty(self.wiring.num_edges).uniform_(-bound, bound, generator=generator)
+        return torch.empty(self.wiring.num_edges).uniform_(-bound, bound, generator=generator).to(dtype)
 
     def _num_sources(self) -> int:
         """How many nodes can have children: in a static graph all but the outputs."""
         return int((self.wiring.role != OUTPUT).sum())
 
 
-def _autocasts(device_type: str) -> bool:
+def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype:
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(f"dtype must be a real floating-point type such as torch.float64, got {dtype!r}.")
+    return dtype
+
+
+def autocasts(device_type: str) -> bool:
+    """Whether torch chooses the types of operations on that device itself."""
     try:
         return torch.is_autocast_enabled(device_type)
     except TypeError:  # before torch 2.4 there was one function per device
@@ -177,7 +222,7 @@ class _Chosen:
 
     def still_holds(self, weight, fingerprint) -> bool:
         # Compared by value: writes through weight.data leave no trace in the version counter.
-        return (fingerprint == self.fingerprint and self.weight is not None
+        return (fingerprint == self.fingerprint
                 and weight.device == self.weight.device and weight.dtype == self.weight.dtype
                 and torch.equal(weight.detach(), self.weight))
 
@@ -186,6 +231,13 @@ def as_generator(seed: int | torch.Generator) -> torch.Generator:
     """A generator from a seed; a generator is used as it is."""
     if isinstance(seed, torch.Generator):
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise InputError(f"expected an integer seed or a torch.Generator, got {seed!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -2**63 <= seed < 2**64:
+        raise InputError(f"expected an integer seed of 64 bits or a torch.Generator, got {seed!r}.")
     return torch.Generator().manual_seed(seed)
+
+
+def check_bool(**settings: bool) -> None:
+    """Refuses what is neither True nor False; any text would count as True."""
+    for name, value in settings.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name} must be True or False, got {value!r}.")

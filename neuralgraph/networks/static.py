@@ -27,6 +27,7 @@ class StaticNeuralGraph(NeuralGraph):
         selector: which edges are real, e.g. ``TopK(k=1000)``.
         backend: "dense", "dgl" or "auto".
         seed: of the initial weights and the selector's draws; an integer or a generator.
+        dtype: of weights and node values; by default torch's default.
 
     Shape:
         x: (B, inputs, H, W), floating point; y: (B, outputs, H', W') with H' = ceil(H / strides).
@@ -44,9 +45,8 @@ class StaticNeuralGraph(NeuralGraph):
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend = "auto",
-                 seed: int | torch.Generator = 0):
-        super().__init__(wiring, selector, backend, seed)
-        self.stages = topological_stages(wiring)
+                 seed: int | torch.Generator = 0, *, dtype: torch.dtype | None = None):
+        super().__init__(wiring, selector, backend, seed, dtype)
         self._rows = [[self.functions.rows(chunk.nodes) for chunk in stage.chunks]
                       for stage in self.stages]
         order = torch.cat([chunk.nodes for stage in self.stages for chunk in stage.chunks
@@ -55,9 +55,11 @@ class StaticNeuralGraph(NeuralGraph):
         self.register_buffer("_output_order", None if in_order else order.argsort(),
                              persistent=False)
 
+    _schedule = staticmethod(topological_stages)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._check_input(x)
-        selection = self.selection()
+        selection, fused = self._forward_selection(), self.backend.fuses_nodes
         messages: dict[tuple[int, int], torch.Tensor] = {}
         outputs = []
         for number, stage in enumerate(self.stages):
@@ -66,11 +68,11 @@ class StaticNeuralGraph(NeuralGraph):
             for c, (chunk, rows) in enumerate(zip(stage.chunks, self._rows[number])):
                 part = sums[:, start:start + len(chunk.nodes)]
                 start += len(chunk.nodes)
-                state = self.functions.receive(chunk.function, rows, part) if number else part
+                state = self.functions.receive(chunk.function, rows, part, fused) if number else part
                 if chunk.is_output:
                     outputs.append(state)
                 else:
-                    messages[number, c] = self.functions.send(chunk.function, rows, state)
+                    messages[number, c] = self.functions.send(chunk.function, rows, state, fused)
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return y if self._output_order is None else y[:, self._output_order]
 

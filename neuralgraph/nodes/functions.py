@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import WiringError
 from ..wiring import NodeFunction, Wiring
-from ..wiring.exchange import value_name
+from ..wiring.function import value_name
 from .operations import Operation, Rows, build
 
 
@@ -41,9 +41,10 @@ class NodeFunctions(nn.Module):
     Args:
         wiring: learned values it carries are taken over; the others are drawn.
         generator: for the kernels.
+        dtype: of all parameters; by default torch's default.
     """
 
-    def __init__(self, wiring: Wiring, generator: torch.Generator):
+    def __init__(self, wiring: Wiring, generator: torch.Generator, dtype: torch.dtype | None = None):
         super().__init__()
         self.groups = nn.ModuleList(
             NodeGroup(function, (wiring.function == number).nonzero().flatten())
@@ -53,6 +54,7 @@ class NodeFunctions(nn.Module):
             self._row[group.nodes] = torch.arange(len(group.nodes))
             for operation in (*group.receive, *group.send):
                 operation.reset(generator)
+        self.to(dtype)
         self.load(wiring.parameters)
 
     def rows(self, nodes: torch.Tensor) -> Rows:
@@ -63,17 +65,23 @@ class NodeFunctions(nn.Module):
             return slice(first, first + len(rows))
         return rows
 
-    def receive(self, function: int, rows: Rows, total: torch.Tensor) -> torch.Tensor:
-        """From the weighted sum to the state, for nodes of one function."""
-        for operation in self.groups[function].receive:
-            total = operation(total, rows)
-        return total
+    def receive(self, function: int, rows: Rows, total: torch.Tensor,
+                fused: bool = False) -> torch.Tensor:
+        """From the weighted sum to the state, for nodes of one function; ``fused``: compiled."""
+        return self._run(self.groups[function].receive, rows, total, fused)
 
-    def send(self, function: int, rows: Rows, state: torch.Tensor) -> torch.Tensor:
-        """From the state to the message, for nodes of one function."""
-        for operation in self.groups[function].send:
-            state = operation(state, rows)
-        return state
+    def send(self, function: int, rows: Rows, state: torch.Tensor, fused: bool = False) -> torch.Tensor:
+        """From the state to the message, for nodes of one function; ``fused``: compiled."""
+        return self._run(self.groups[function].send, rows, state, fused)
+
+    @staticmethod
+    def _run(operations, rows, x, fused):
+        if fused:
+            from . import fused as compiled  # which needs numba
+            return compiled.apply(operations, x, rows)
+        for operation in operations:
+            x = operation(x, rows)
+        return x
 
     def export(self) -> dict[str, torch.Tensor]:
         """The learned values of all nodes, name to (V, ...); zero where a node has none."""

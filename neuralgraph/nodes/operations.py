@@ -54,17 +54,22 @@ class BatchNorm(Operation):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x, rows):
+    def check(self, x: torch.Tensor) -> None:
+        """Refuses to train on a single value, which has no variance."""
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             raise InputError(
                 "batch norm in training needs more than one value per channel, got a batch of one "
                 "1x1 map: use a larger batch, or network.eval()."
             )
+
+    def forward(self, x, rows):
+        self.check(x)
         mean, var = self.running_mean[rows], self.running_var[rows]
         y = F.batch_norm(x, mean, var, self.weight[rows], self.bias[rows], self.training, MOMENTUM,
                          EPSILON)
         if self.training and isinstance(rows, torch.Tensor):  # a copy was updated, not a view
-            self.running_mean[rows], self.running_var[rows] = mean, var
+            # .data, since autograd keeps the views of other stages and would take this for a change
+            self.running_mean.data[rows], self.running_var.data[rows] = mean, var
         return y
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from ..errors import SelectionError, UnknownNameError, lookup
 from .fixed import Complete, Frozen, RandomGraph, Ticket
 from .pruning import L1Anneal, TargetedDropout
-from .selection import GRADIENTS, GradientRule, Selection
+from .selection import GRADIENTS, GradientRule, Selection, soft_gate
 from .selector import Selector, check_finite
 from .topk import NoUpdate, TopK, top_k
 
@@ -48,4 +48,4 @@ def create(name: str, k: int | None = None, **options) -> Selector:
 
 __all__ = ["FROM_TRAINED", "GRADIENTS", "SELECTORS", "Complete", "Frozen", "GradientRule", "L1Anneal",
            "NoUpdate", "RandomGraph", "Selection", "Selector", "TargetedDropout", "Ticket", "TopK",
-           "check_finite", "create", "top_k"]
+           "check_finite", "create", "soft_gate", "top_k"]

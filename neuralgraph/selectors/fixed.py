@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import SelectionError
-from .selector import MaskSelector, Selector, check_k
+from .selector import MaskSelector, Selector, check_finite, check_k
 from .topk import top_k
 
 
@@ -15,14 +15,6 @@ class Frozen(MaskSelector):
     Args:
         k: number of real edges, 0 to the number of candidates.
     """
-
-    def __init__(self, k: int):
-        super().__init__()
-        self.k = check_k(k)
-
-    @property
-    def num_real(self):
-        return self.k
 
     def extra_repr(self):
         return f"k={self.k}"
@@ -68,9 +60,12 @@ class Ticket(Frozen):
 
     def draw(self, weight: torch.Tensor) -> None:
         """Keeps the k largest magnitudes of these weights, (E,)."""
+        if self.real is None:
+            raise SelectionError("this Ticket serves no network yet: make the network first, then draw.")
         if weight.shape != self.real.shape:
             raise SelectionError(f"expected the weights of {len(self.real)} candidate edges, got shape "
                                  f"{tuple(weight.shape)}.")
+        check_finite(weight)
         self.real.copy_(top_k(weight.detach().abs(), self.k))
 
 
@@ -79,6 +74,14 @@ class Complete(Selector):
 
     def __init__(self, k: None = None):
         super().__init__("masked")
+        self.k = k
+
+    @property
+    def k(self) -> None:
+        return None
+
+    @k.setter
+    def k(self, k: None) -> None:
         if k is not None:
             raise SelectionError(
                 f"the selector 'complete' keeps every candidate edge and takes no k, got k={k!r}: "

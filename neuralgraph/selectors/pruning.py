@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from ..errors import SelectionError, lookup
-from .selector import MaskSelector, Selector, check_k
-from .topk import Groups, top_k
+from .selector import MaskSelector, check_k, check_number
+from .topk import Groups, RankingSelector, top_k
 
 
 class L1Anneal(MaskSelector):
@@ -32,13 +32,13 @@ class L1Anneal(MaskSelector):
 
     def __init__(self, k: int, strength: float = 1e-5, start: float = 0.0, end: float = 0.75,
                  every: int = 100, shape: str = "cubic"):
-        super().__init__()
-        self.k = check_k(k)
+        super().__init__(k)
         self._power = lookup("shape", shape, {"cubic": 3, "linear": 1})
-        if not 0 <= start < end <= 1:
+        if not check_number("start", start, 0, 1) < check_number("end", end, 0, 1):
             raise SelectionError(f"expected 0 <= start < end <= 1, got start={start}, end={end}.")
-        if strength < 0 or every < 1:
-            raise SelectionError(f"expected strength >= 0 and every >= 1, got {strength} and {every}.")
+        check_number("strength", strength, 0)
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise SelectionError(f"expected an integer every >= 1, got {every!r}.")
         self.strength, self.start, self.end, self.every = strength, start, end, every
         self.register_buffer("finished", torch.zeros((), dtype=torch.bool))
 
@@ -67,15 +67,11 @@ class L1Anneal(MaskSelector):
             return None
         return self.strength * weight[self.real].abs().sum()
 
-    @property
-    def num_real(self):
-        return int(self.real.sum())
-
     def extra_repr(self):
         return f"k={self.k}, strength={self.strength}, end={self.end}"
 
 
-class TargetedDropout(Selector):
+class TargetedDropout(RankingSelector):
     """While training, drop each of the smallest |w| with probability rho; afterwards all of them.
 
     The E - k edges of smallest magnitude are targeted (gamma = 1 - k / E); in training each of them is
@@ -92,42 +88,34 @@ class TargetedDropout(Selector):
     """
 
     def __init__(self, k: int, drop: float = 0.95, regular: bool = False):
-        super().__init__("masked")
-        if not 0 <= drop <= 1:
-            raise SelectionError(f"drop is a probability, expected 0 to 1, got {drop!r}.")
-        self.k, self.drop, self.regular = check_k(k), drop, regular
-        self._groups: Groups | None = None
+        super().__init__(k, "masked")
+        check_number("drop, a probability,", drop, 0, 1)
+        self.drop, self.regular = drop, regular
         # the draws of each forward follow from these, so that a run can be continued exactly
         self.register_buffer("seed", torch.zeros((), dtype=torch.long))
         self.register_buffer("draws", torch.zeros((), dtype=torch.long))
 
     def prepare(self, wiring, weight, generator):
-        check_k(self.k, self.num_edges)
+        super().prepare(wiring, weight, generator)
         self.seed.fill_(int(torch.randint(2**31, (), generator=generator)))
-        if self.regular:
-            size = torch.bincount(wiring.dst, minlength=wiring.num_nodes)
-            # integers, so that floor(gamma n) does not depend on rounding
-            targeted = size * (self.num_edges - self.k) // max(1, self.num_edges)
-            self._groups = Groups(wiring.dst, size - targeted)
-            self._num_real = int((size - targeted).sum())
 
-    def select(self, weight):
-        score = weight.detach().abs()
-        real = self._groups.top(score) if self.regular else top_k(score, self.k)
-        if self.training:
-            words = np.random.SeedSequence((int(self.seed), int(self.draws))).generate_state(2)
-            generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
-            self.draws += 1
-            survives = torch.rand(len(real), generator=generator) >= self.drop
-            real = real | survives.to(real.device)
-        return real
+    def fit(self):
+        if not self.regular:
+            return None
+        size = torch.bincount(self.wiring.dst, minlength=self.wiring.num_nodes)
+        # integers, so that floor(gamma n) does not depend on rounding
+        targeted = size * (self.num_edges - self.k) // max(1, self.num_edges)
+        return Groups(self.wiring.dst, size - targeted)
+
+    def sample(self, weight):
+        words = np.random.SeedSequence((int(self.seed), int(self.draws))).generate_state(2)
+        generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+        self.draws += 1
+        survives = torch.rand(len(weight), generator=generator) >= self.drop
+        return self.select(weight) | survives.to(weight.device)
 
     def fingerprint(self):
-        return (self.k,)
-
-    @property
-    def num_real(self):
-        return self._num_real if self.regular else self.k
+        return (self.k, self.regular)
 
     def extra_repr(self):
         return f"k={self.k}, drop={self.drop}" + (", regular" if self.regular else "")

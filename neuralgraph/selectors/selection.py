@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
+
+from ..errors import SelectionError
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +47,11 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
-def _soft_gate(weight: torch.Tensor, real: torch.Tensor, epsilon: float = 1e-6) -> torch.Tensor:
-    """Forward w 1{real}; backward the derivative of w g(w) with g(w) = 1 - epsilon / |w|.
-
-    The surrogate of the paper's author response: w g(w) = w - epsilon sgn(w), whose derivative is 1
-    for every epsilon wherever w is not 0. It is computed by autograd as written.
-    """
-    safe = weight.where(weight != 0, weight.detach() + epsilon)
-    surrogate = safe * (1 - epsilon / safe.abs())
-    return surrogate + (weight.where(real, weight.new_zeros(())) - surrogate).detach()
+def _soft_gate(weight: torch.Tensor, real: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """w 1{real} forward, the derivative of w - epsilon sgn(w) backward."""
+    surrogate = weight - epsilon * weight.detach().sign()
+    value = weight.detach().where(real, weight.new_zeros(()))
+    return value + (surrogate - surrogate.detach())  # the bracket is 0: the value is exact
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,29 @@ class GradientRule:
     reaches_all: bool
 
 
+def soft_gate(epsilon: float = 1e-6) -> GradientRule:
+    """Forward w 1{real}; backward the derivative of w g(w) with g(w) = 1 - epsilon / |w|.
+
+    The surrogate of the author response to "Discovering Neural Wirings": w g(w) = w - epsilon sgn(w),
+    whose derivative is 1 for every epsilon, as "ste" has it.
+
+    Args:
+        epsilon: above 0.
+
+    >>> import neuralgraph as ng
+    >>> selector = ng.TopK(k=2, gradient=ng.selectors.soft_gate(epsilon=1e-3))
+    """
+    if not isinstance(epsilon, (int, float)) or not 0 < epsilon < math.inf:
+        raise SelectionError(f"epsilon must be a finite number above 0, got {epsilon!r}.")
+    return GradientRule(partial(_soft_gate, epsilon=epsilon), reaches_all=True)
+
+
 GRADIENTS = {
     # d(effective)/dw = 1 on every candidate: appendix F of the paper
     "ste": GradientRule(_StraightThrough.apply, reaches_all=True),
     # d(effective)/dw = 1 on real edges, 0 elsewhere
     "masked": GradientRule(lambda weight, real: weight.where(real, weight.new_zeros(())),
                            reaches_all=False),
-    # the same as "ste" up to rounding, derived from a gate
-    "soft_g": GradientRule(_soft_gate, reaches_all=True),
+    # the same as "ste", derived from a gate
+    "soft_g": soft_gate(),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 
@@ -20,28 +22,43 @@ class Selector(nn.Module, ABC):
     that it is saved with the network. It serves one network.
 
     Args:
-        gradient: a key of :data:`GRADIENTS`.
+        gradient: a key of :data:`GRADIENTS`, or a :class:`GradientRule`.
     """
 
-    def __init__(self, gradient: str):
+    def __init__(self, gradient: str | GradientRule):
         super().__init__()
-        lookup("gradient rule", gradient, GRADIENTS)
         self.gradient = gradient
-        self.num_edges: int | None = None
+        self.wiring: Wiring | None = None
+        self.rule  # refuses an unknown name
 
     @property
     def rule(self) -> GradientRule:
-        return GRADIENTS[self.gradient]
+        if isinstance(self.gradient, GradientRule):
+            return self.gradient
+        return lookup("gradient rule", self.gradient, GRADIENTS)
+
+    @property
+    def num_edges(self) -> int | None:
+        """The candidates of the network that this selector serves; None as long as there is none."""
+        return None if self.wiring is None else self.wiring.num_edges
 
     def bind(self, wiring: Wiring, weight: torch.Tensor, generator: torch.Generator) -> None:
-        """Called once by the network that takes this selector; draws what is random."""
+        """Called once by the network that takes this selector; draws what is random.
+
+        A selector that cannot serve this network can still serve another.
+        """
         if self.num_edges is not None:
             raise SelectionError(
                 f"this {type(self).__name__} already serves a network with {self.num_edges} "
                 "candidate edges; make a new one for each network."
             )
-        self.num_edges = wiring.num_edges
-        self.prepare(wiring, weight.detach(), generator)
+        self.wiring = wiring
+        try:
+            with torch.inference_mode(False):  # what it keeps must serve training too
+                self.prepare(wiring, weight.detach(), generator)
+        except BaseException:
+            self.wiring = None
+            raise
 
     def prepare(self, wiring: Wiring, weight: torch.Tensor, generator: torch.Generator) -> None:
         """Checks the settings against the candidates and makes the state."""
@@ -55,10 +72,14 @@ class Selector(nn.Module, ABC):
 
     @abstractmethod
     def select(self, weight: torch.Tensor) -> torch.Tensor:
-        """The real edges, a mask (E,), from finite weights (E,).
+        """The real edges, a new mask (E,) of exactly ``num_real`` ones, from finite weights (E,).
 
-        Exactly ``num_real`` ones; only targeted dropout lets others in at random while it trains.
+        Changes nothing, in training neither.
         """
+
+    def sample(self, weight: torch.Tensor) -> torch.Tensor:
+        """The edges of one forward in training, a mask (E,): the real ones, or what is drawn."""
+        return self.select(weight)
 
     @abstractmethod
     def fingerprint(self) -> tuple[Hashable, ...]:
@@ -74,17 +95,41 @@ class MaskSelector(Selector):
     """A selector whose choice is a mask it keeps: the buffer ``real``, made when it is bound.
 
     Only real edges receive gradients.
+
+    Args:
+        k: number of real edges (in the end), 0 to the number of candidates.
     """
 
-    def __init__(self):
+    def __init__(self, k: int):
         super().__init__("masked")
         self.register_buffer("real", None)
+        self.k = k
+
+    @property
+    def k(self) -> int:
+        """The number of real edges (in the end); cannot change once the mask is made."""
+        return self._k
+
+    @k.setter
+    def k(self, k: int) -> None:
+        if self.real is not None:
+            raise SelectionError(
+                f"this {type(self).__name__} keeps the edges it chose for k={self.k}, so k cannot become "
+                f"{k!r}: make a network with a new selector, on network.complete_wiring() to keep what "
+                "was learned."
+            )
+        self._k = check_k(k)
 
     def select(self, weight):
-        return self.real
+        return self.real.clone()
 
     def fingerprint(self):
-        return (self.real.data_ptr(), self.real._version)
+        # By value, as the weights are compared: writes through real.data leave no trace.
+        return (self.real.cpu().numpy().tobytes(),)
+
+    @property
+    def num_real(self):
+        return self.k if self.real is None else int(self.real.sum())
 
 
 def check_k(k: int, num_edges: int | None = None) -> int:
@@ -97,9 +142,21 @@ def check_k(k: int, num_edges: int | None = None) -> int:
     return k
 
 
+def check_number(what: str, value: float, least: float, most: float = math.inf) -> float:
+    """A number within least..most and finite, or an error."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or \
+            not least <= value <= most or math.isinf(value):
+        bounds = f"{least} to {most}" if most < math.inf else f"at least {least}"
+        raise SelectionError(f"{what} must be a number, expected {bounds}, got {value!r}.")
+    return value
+
+
 def check_finite(weight: torch.Tensor) -> None:
     """Refuses weights that have no order."""
-    finite = weight.detach().isfinite()
+    weight = weight.detach()
+    if weight.sum().isfinite():  # so all are, in a fraction of the time of looking at each
+        return
+    finite = weight.isfinite()
     if not finite.all():
         edge = int((~finite).nonzero()[0])
         raise SelectionError(

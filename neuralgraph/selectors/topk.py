@@ -2,28 +2,76 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Hashable
+
 import numpy as np
 import torch
 
+from .. import kernels
 from ..errors import SelectionError, lookup
 from ..wiring import Wiring
+from .selection import GradientRule
 from .selector import Selector, check_k
 
+MANY = 2**17  # scores from which on one compiled pass is faster than numpy's partition
 
-class TopK(Selector):
+
+class RankingSelector(Selector):
+    """A selector that ranks |w| anew at every selection: a setting that changes holds from the next one.
+
+    Args:
+        k: number of real edges, 0 to the number of candidates.
+        gradient: a key of :data:`GRADIENTS`, or a :class:`GradientRule`.
+    """
+
+    def __init__(self, k: int, gradient: str | GradientRule):
+        super().__init__(gradient)
+        self.k = check_k(k)
+        self._fitted: tuple[Hashable, Groups | None] = (None, None)
+
+    @abstractmethod
+    def fit(self) -> Groups | None:
+        """What edges compete within under the present settings; None for the whole graph."""
+
+    def prepare(self, wiring, weight, generator):
+        self._groups()
+
+    def select(self, weight):
+        groups, weight = self._groups(), weight.detach()
+        if groups is None:
+            return top_k(weight, self.k, by_magnitude=True)
+        return groups.top(weight.abs())
+
+    @property
+    def num_real(self):
+        groups = None if self.wiring is None else self._groups()
+        return self.k if groups is None else groups.num_kept
+
+    def _groups(self) -> Groups | None:
+        settings = self.fingerprint()
+        if self._fitted[0] != settings:
+            check_k(self.k, self.num_edges)
+            self._fitted = settings, self.fit()
+        return self._fitted[1]
+
+
+class TopK(RankingSelector):
     """E = the k candidates of largest |w| (the paper's Algorithm 1, line 5), chosen at every step.
 
     Forward uses real edges only; the gradient also reaches the others, though never through them:
 
         effective weight  w 1{real};    dL/dw_uv = <Z_u, dL/dI_v>  for every candidate (u,v)
 
-    ("Discovering Neural Wirings", section 2.2 and appendix F). Ties: among edges of equal magnitude
-    the one with the higher number is kept, as a stable ascending sort would have it.
+    ("Discovering Neural Wirings", section 2.2 and appendix F); into a node that multiplies, Z_u is
+    times the other real factors (see ``aggregate`` of :class:`neuralgraph.NodeFunction`). Ties: among
+    edges of equal magnitude the one with the higher number is kept, as a stable ascending sort would
+    have it.
 
     Args:
         k: number of real edges, 0 to the number of candidates.
         gradient: "ste" (default); "masked" to let it reach real edges only (the paper's No Update
-            Rule); "soft_g", the same as "ste" by another way.
+            Rule); "soft_g", the same as "ste" by another way, or :func:`soft_gate` with an epsilon.
         per: what the edges compete within. "graph" (default); "block": k is divided among the
             destination blocks in proportion to their candidates; "node": every node that can have
             in-edges keeps k / nodes of them (constant fan-in), which must be a whole number.
@@ -36,31 +84,16 @@ class TopK(Selector):
     tensor([False,  True, False,  True])
     """
 
-    def __init__(self, k: int, gradient: str = "ste", per: str = "graph"):
-        super().__init__(gradient)
-        lookup("competition", per, dict.fromkeys(("graph", "block", "node")))
-        self.k, self.per = check_k(k), per
-        self._groups: Groups | None = None
+    def __init__(self, k: int, gradient: str | GradientRule = "ste", per: str = "graph"):
+        super().__init__(k, gradient)
+        lookup("competition", per, COMPETITIONS)
+        self.per = per
 
-    def prepare(self, wiring, weight, generator):
-        check_k(self.k, self.num_edges)
-        if self.per == "block":
-            self._groups = Groups.by_block(wiring, self.k)
-        elif self.per == "node":
-            self._groups = Groups.by_node(wiring, self.k)
-
-    def select(self, weight):
-        score = weight.detach().abs()
-        if self._groups is not None:
-            return self._groups.top(score)
-        return top_k(score, check_k(self.k, len(weight)))
+    def fit(self):
+        return lookup("competition", self.per, COMPETITIONS)(self.wiring, self.k)
 
     def fingerprint(self):
-        return (self.k,)
-
-    @property
-    def num_real(self):
-        return self.k
+        return (self.k, self.per)
 
     def extra_repr(self):
         return (f"k={self.k}, gradient={self.gradient!r}"
@@ -90,10 +123,11 @@ class Groups:
     """
 
     def __init__(self, group: torch.Tensor, keep: torch.Tensor):
-        self.group = group
+        self.group, self.num_kept = group, int(keep.sum())
         size = torch.bincount(group, minlength=len(keep))
         # ranks 0..E-1 when sorted by group, then score: the last keep[g] of each group are real
-        self._is_kept = torch.cat([torch.arange(int(n)) >= int(n - k) for n, k in zip(size, keep)])
+        first_kept = (size.cumsum(0) - keep).repeat_interleave(size)
+        self._is_kept = torch.arange(len(group)) >= first_kept
 
     def top(self, score: torch.Tensor) -> torch.Tensor:
         """A mask (E,) of the largest scores of each group, ties as in :func:`top_k`."""
@@ -106,11 +140,10 @@ class Groups:
     @classmethod
     def by_block(cls, wiring: Wiring, k: int) -> Groups:
         """k divided in proportion to the candidates into each block, largest remainders first."""
-        group = wiring.block[wiring.dst]
-        size = torch.bincount(group)
-        exact = size.double() * k / max(1, len(group))
-        keep = exact.floor().long()
-        remainder = (exact - keep).argsort(descending=True, stable=True)[:k - int(keep.sum())]
+        _, group, size = wiring.block[wiring.dst].unique(return_inverse=True, return_counts=True)
+        edges = max(1, len(group))
+        keep = size * k // edges  # integers, so that nothing depends on rounding
+        remainder = (size * k % edges).argsort(descending=True, stable=True)[:k - int(keep.sum())]
         keep[remainder] += 1
         return cls(group, keep)
 
@@ -118,7 +151,7 @@ class Groups:
     def by_node(cls, wiring: Wiring, k: int) -> Groups:
         """The same number for every node that has candidate in-edges."""
         size = torch.bincount(wiring.dst, minlength=wiring.num_nodes)
-        nodes = int((size > 0).sum())
+        nodes = max(1, int((size > 0).sum()))
         if k % nodes:
             raise SelectionError(
                 f"per='node' keeps as many in-edges at each of {nodes} nodes, so k must be a multiple "
@@ -136,19 +169,34 @@ class Groups:
         return cls(wiring.dst, (size > 0).long() * fan_in)
 
 
-def top_k(score: torch.Tensor, k: int) -> torch.Tensor:
-    """A mask (E,) of the k largest scores; of equal ones the last are kept.
+COMPETITIONS = {"graph": lambda wiring, k: None, "block": Groups.by_block, "node": Groups.by_node}
+
+
+def top_k(score: torch.Tensor, k: int, by_magnitude: bool = False) -> torch.Tensor:
+    """A mask (E,) of the k largest scores (or of their magnitudes); of equal ones the last are kept.
 
     Only the k-th largest score is found, nothing is sorted.
     """
     if k == 0:
         return torch.zeros_like(score, dtype=torch.bool)
+    if score.device.type == "cpu" and kernels.AVAILABLE and len(score) >= MANY and \
+            score.dtype in (torch.float32, torch.float64):
+        mask = _bracketed(score.contiguous(), k, by_magnitude)
+        if mask is not None:
+            return mask
+    if by_magnitude:
+        score = score.abs()
     threshold = _kth_largest(score, k)
     mask = score > threshold
     missing = k - int(mask.sum())
     tied = (score == threshold).nonzero().flatten()
     mask[tied[len(tied) - missing:]] = True
     return mask
+
+
+def _bracketed(score, k, by_magnitude):
+    from ..kernels.ranking import bracketed_top_k  # numba is loaded where it is used
+    return bracketed_top_k(score, k, by_magnitude)
 
 
 def _kth_largest(score: torch.Tensor, k: int) -> torch.Tensor:

@@ -21,7 +21,8 @@ from .recipe import Recipe
 RECIPE, METRICS, WIRINGS, INITIAL = "recipe.json", "metrics.csv", "wiring", "initial.safetensors"
 UNFINISHED = ".unfinished"  # in a folder whose making was cut off: it may be made again
 # recipe fields that models take if they have them, and those that selectors take, by their names there
-MODEL_OPTIONS = ("k", "width", "pool", "steps", "solver")
+MODEL_OPTIONS = ("k", "width", "pool", "steps", "tied", "solver", "rtol", "atol", "time", "adjoint",
+                 "max_evaluations", "solver_options")
 SELECTOR_OPTIONS = {"drop": "drop", "l1": "strength"}
 
 

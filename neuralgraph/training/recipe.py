@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import types
 import typing
@@ -26,8 +27,17 @@ class Recipe:
         width: of a MobileNet; this and the other options of models apply to those that have them,
             and None is the model's default.
         pool: of a tiny classifier's head, "authors" or "global".
-        steps: of a discrete-time model.
-        solver: of a continuous-time model.
+        steps: of a discrete-time model, as is ``tied``.
+        tied: whether its steps share kernels and norms.
+        solver: of a continuous-time model, as are ``rtol``, ``atol``, ``time``, ``adjoint``,
+            ``max_evaluations`` and ``solver_options``; see
+            :class:`neuralgraph.ContinuousTimeNeuralGraph`.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        time: the end of the integration.
+        adjoint: gradients from the adjoint equation.
+        max_evaluations: of the derivative per solve.
+        solver_options: what torchdiffeq's solver takes beside these, as text a JSON object.
         drop: of targeted dropout, its probability.
         l1: of l1-anneal, the strength of the penalty.
         source: folder of a finished run of the same model, for the selectors "lottery-ticket" and
@@ -61,7 +71,14 @@ class Recipe:
     width: float | None = None
     pool: str | None = None
     steps: int | None = None
+    tied: bool | None = None
     solver: str | None = None
+    rtol: float | None = None
+    atol: float | None = None
+    time: float | None = None
+    adjoint: bool | None = None
+    max_evaluations: int | None = None
+    solver_options: dict | None = None
     drop: float | None = None
     l1: float | None = None
     source: str | None = None
@@ -172,9 +189,15 @@ def _parse(key: str, text: str, kind) -> object:
                     "0": False}[text.lower()]
         if typing.get_origin(kind) is tuple:
             return tuple(int(part) for part in text.split(",") if part)
+        if kind is dict:
+            value = json.loads(text)
+            if not isinstance(value, dict):
+                raise ValueError
+            return value
         return kind(text)
     except (ValueError, KeyError):
-        name = {bool: "true or false", int: "an integer", float: "a number"}.get(
+        name = {bool: "true or false", int: "an integer", float: "a number",
+                dict: "a JSON object such as {\"step_size\": 0.1}"}.get(
             kind, "integers with commas between them")
         raise InputError(f"{key} must be {name}, got {text!r}.") from None
 

@@ -385,7 +385,7 @@ class Run:
                       [network.weight for network in self.model.networks])
 
     def _real_edges(self) -> list[torch.Tensor]:
-        """The real edges of each network in evaluation, where nothing is left to chance."""
+        """The real edges of each network."""
         self.model.eval()
         return [network.selection().real.cpu().clone() for network in self.model.networks]
 

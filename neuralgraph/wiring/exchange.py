@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import json
+import numbers
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,15 +11,12 @@ import networkx as nx
 import torch
 
 from ..errors import InputError, WiringError, listed, lookup
-from .function import IDENTITY, STATIC, NodeFunction
+from .function import IDENTITY, STATIC, NodeFunction, is_learned, used_values
 from .generators import assemble
-from .wiring import OUTPUT, ROLES, Wiring
+from .wiring import EDGE_DATA, OUTPUT, ROLES, STRUCTURE, Wiring, refuse_near_misses
 
 _FUNCTION_FIELDS = ("send", "receive", "norm", "activation", "kernel_size", "stride",
                     "aggregate", "zero_pad")
-_NODE_FIELDS = ("role", "block", *_FUNCTION_FIELDS, "scale", "holds")
-# Learned values of nodes; a second operation of the same kind has the suffix "_2", and so on.
-_LEARNED = ("kernel", "norm_weight", "norm_bias", "norm_mean", "norm_var", "bias")
 
 
 def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
@@ -35,10 +32,19 @@ def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
     Args:
         wiring: what to convert.
         real: marks the real edges, a mask (E,).
+
+    Raises:
+        WiringError: if this is no wiring, or ``real`` no mask of its edges.
     """
+    if not isinstance(wiring, Wiring):
+        raise WiringError(f"expected a wiring, got {type(wiring).__name__}; a network's is "
+                          "network.learned_wiring().")
+    if real is not None and (real.dtype != torch.bool or real.shape != wiring.src.shape):
+        raise WiringError(f"real must be a bool mask of shape ({wiring.num_edges},), got {real.dtype} of "
+                          f"shape {tuple(real.shape)}.")
     graph = nx.DiGraph()
     parameters = {name: value.tolist() for name, value in wiring.parameters.items()}
-    used = [_used_values(function) for function in wiring.functions]
+    used = [used_values(function) for function in wiring.functions]
     blocks, roles = wiring.block.tolist(), wiring.role.tolist()
     which, scales, holds = wiring.function.tolist(), wiring.scale.tolist(), wiring.holds.tolist()
     for node in range(wiring.num_nodes):
@@ -98,6 +104,8 @@ def from_networkx(graph: nx.DiGraph) -> Wiring:
     labels = list(graph.nodes)
     place = {label: number for number, label in enumerate(labels)}
     nodes = [_read_node(label, data) for label, data in graph.nodes(data=True)]
+    for u, v, data in graph.edges(data=True):
+        refuse_near_misses(f"the edge {u!r} -> {v!r} has the unknown attribute", data, EDGE_DATA)
     edges = sorted(((place[v], place[u], data) for u, v, data in graph.edges(data=True)),
                    key=lambda edge: edge[:2])
     dst, src = torch.tensor([edge[:2] for edge in edges], dtype=torch.long).reshape(-1, 2).unbind(1)
@@ -115,12 +123,7 @@ def from_networkx(graph: nx.DiGraph) -> Wiring:
 
 
 def _read_node(label, data: Mapping) -> dict:
-    for name in data:
-        if name not in _NODE_FIELDS and not _is_learned(name):
-            near = difflib.get_close_matches(str(name), (*_NODE_FIELDS, *_LEARNED), 1, cutoff=0.8)
-            if near:
-                raise WiringError(f"node {label!r} has the unknown attribute {name!r}; did you mean "
-                                  f"{near[0]!r}?")
+    refuse_near_misses(f"node {label!r} has the unknown attribute", data, STRUCTURE, learned=True)
     for name in ("role", "block"):
         if name not in data:
             example = ", ".join(map(repr, ROLES)) if name == "role" else "an integer >= 0"
@@ -141,10 +144,10 @@ def _read_node(label, data: Mapping) -> dict:
         value = data.get(name, 1)
         if isinstance(value, bool) or not isinstance(value, int):
             raise WiringError(f"node {label!r} has {name} {value!r}; expected an integer.")
-    if data.get("holds") not in (None, False, True):
+    if not isinstance(data.get("holds"), (int, type(None))) or data.get("holds") not in (None, 0, 1):
         raise WiringError(f"node {label!r} has holds {data['holds']!r}; expected true or false.")
     learned = {name: _numbers(label, name, value) for name, value in data.items()
-               if _is_learned(name)}
+               if is_learned(name)}
     return {"role": role, "block": data["block"], "scale": data.get("scale"),
             "holds": data.get("holds"), "function": function, "learned": learned}
 
@@ -168,6 +171,10 @@ def _read_weights(labels, edges) -> torch.Tensor | None:
         v, u, _ = edges[weights.index(None)]
         raise WiringError(f"the edge {labels[u]!r} -> {labels[v]!r} has no 'weight' but others have "
                           "one; give it to all edges or to none.")
+    for (v, u, _), weight in zip(edges, weights):
+        if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
+            raise WiringError(f"the edge {labels[u]!r} -> {labels[v]!r} has the weight {weight!r}; "
+                              "expected a number.")
     return torch.tensor([float(weight) for weight in weights], dtype=torch.float64)
 
 
@@ -175,7 +182,7 @@ def _read_parameters(labels, nodes) -> dict[str, torch.Tensor]:
     names = {name for node in nodes for name in node["learned"]}
     parameters = {}
     for name in sorted(names):
-        used = [name in _used_values(node["function"]) for node in nodes]
+        used = [name in used_values(node["function"]) for node in nodes]
         for label, node, uses in zip(labels, nodes, used):
             if uses != (name in node["learned"]):
                 raise WiringError(
@@ -212,34 +219,6 @@ def _stack_kernels(labels, nodes) -> torch.Tensor:
     return kernels
 
 
-def _is_learned(name) -> bool:
-    base, _, number = str(name).rpartition("_")
-    return name in _LEARNED or (base in _LEARNED and number.isdigit())
-
-
-def _used_values(function: NodeFunction) -> set[str]:
-    """The names of the learned values that a node with this function has."""
-    kinds = {"norm": ["norm_weight", "norm_bias"], "conv": ["kernel"], "bias": ["bias"],
-             "activation": []}
-    if function.norm == "batch":
-        kinds["norm"] += ["norm_mean", "norm_var"]
-    seen: dict[str, int] = {}
-    names = set()
-    for step in (*function.receive.split(), *function.send.split()):
-        seen[step] = seen.get(step, 0) + 1
-        names |= {value_name(name, seen[step]) for name in kinds[step]}
-    return names
-
-
-def value_name(name: str, occurrence: int) -> str:
-    """The name of a learned value of the n-th operation of its kind (receive first) in a node.
-
-    >>> value_name("bias", 1), value_name("bias", 2)
-    ('bias', 'bias_2')
-    """
-    return name if occurrence == 1 else f"{name}_{occurrence}"
-
-
 def _numbers(label, name, value) -> list[float]:
     """One number, a list of them, or the JSON text of a list (GraphML and GEXF hold no lists)."""
     try:
@@ -270,7 +249,11 @@ def _flat(graph: nx.DiGraph) -> nx.DiGraph:
 
 
 def _write_json(graph: nx.DiGraph, path: Path) -> None:
-    path.write_text(json.dumps(nx.node_link_data(graph, edges="links")))
+    try:
+        text = json.dumps(nx.node_link_data(graph, edges="links"))
+    except TypeError as error:
+        raise WiringError(f"JSON cannot hold the names of these nodes: {error}.") from None
+    path.write_text(text)
 
 
 def _read_json(path: Path) -> nx.DiGraph:
@@ -285,7 +268,7 @@ def _write_dot(graph: nx.DiGraph, path: Path) -> None:
     def attributes(data):
         return ", ".join(f"{name}={quote(value)}" for name, value in data.items())
 
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         file.write("digraph wiring {\n  rankdir=LR;\n")
         for node, data in _flat(graph).nodes(data=True):
             file.write(f"  {quote(node)} [{attributes(data)}];\n")
@@ -316,12 +299,22 @@ def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
         wiring: usually a learned one, ``network.learned_wiring()``.
         path: the file; it appears whole or not at all.
         format: a key of :data:`FORMATS`; by default the ending of ``path``.
+
+    Raises:
+        InputError: if there is no such folder.
+        WiringError: if the format cannot hold the names: two are one as text, or JSON has no such type.
     """
     path = Path(path)
-    writer = lookup("format", format or path.suffix.lstrip("."), FORMATS)
+    format = format or path.suffix.lstrip(".")
+    writer = lookup("format", format, FORMATS)
+    graph = to_networkx(wiring)
+    if format != "json":
+        _check_texts(graph)
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} to write {path.name} into.")
     partial = path.with_name(path.name + ".partial")
     try:
-        writer(to_networkx(wiring), partial)
+        writer(graph, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -331,7 +324,11 @@ def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
 def read(path: str | Path) -> Wiring:
     """Reads a wiring from a GraphML, GEXF or node-link JSON file; the inverse of :func:`write`.
 
-    GraphML and GEXF turn node names into text.
+    GraphML and GEXF turn node names into text; names that are all whole numbers become numbers again.
+
+    Raises:
+        InputError: if the file is absent or no graph can be read from it.
+        WiringError: if the graph is no wiring.
     """
     path = Path(path)
     reader = lookup("readable format", path.suffix.lstrip("."), READERS)
@@ -342,10 +339,24 @@ def read(path: str | Path) -> Wiring:
     except Exception as error:  # each parser fails in its own way
         raise InputError(f"{path} is not a {path.suffix.lstrip('.')} file of a graph: "
                          f"{type(error).__name__}: {error}") from error
-    graph = nx.relabel_nodes(graph, {node: _number(node) for node in graph})
-    return from_networkx(graph)
+    if reader is not _read_json and all(_is_number(node) for node in graph):
+        graph = nx.relabel_nodes(graph, {node: int(node) for node in graph})
+    try:
+        return from_networkx(graph)
+    except WiringError as error:
+        raise WiringError(f"{path}: {error}") from error
 
 
-def _number(label):
-    """The text formats wrote a node number as text."""
-    return int(label) if isinstance(label, str) and label.isdecimal() else label
+def _is_number(label: str) -> bool:
+    """Whether this text is how a node number is written."""
+    return label.isdecimal() and str(int(label)) == label
+
+
+def _check_texts(graph: nx.DiGraph) -> None:
+    """Refuses names that text makes one, such as 1 and "1"."""
+    seen: dict[str, object] = {}
+    for label in graph:
+        if str(label) in seen:
+            raise WiringError(f"the nodes {seen[str(label)]!r} and {label!r} have the same name as text; "
+                              "rename one, or write JSON.")
+        seen[str(label)] = label

@@ -51,7 +51,13 @@ class NodeFunction:
             ``conv``.
         stride: of the convolution, in pixels.
         aggregate: "sum", or "product" to multiply the weighted messages w_uv send_u(s_u) instead of
-            adding them, as the gates of an LSTM do; without a real in-edge a product is 1.
+            adding them, as the gates of an LSTM do; without a real in-edge a product is 1. A selector
+            whose gradient reaches all candidate edges treats the factor of one that is not real as 1
+            in the forward pass and as 1 + w_uv send_u(s_u) towards w_uv, so that for every candidate
+
+                dL/dw_uv = < send_u(s_u) prod over real (t,v), t != u of w_tv send_t(s_t), dL/dI_v >
+
+            with I_v the product; as in a sum, nothing flows through an edge that is not real.
         zero_pad: after a strided convolution, surround the map with zeros up to its old size, so that
             a graph keeps one resolution throughout (the paper's Figure 2).
 
@@ -77,6 +83,10 @@ class NodeFunction:
     zero_pad: bool = False
 
     def __post_init__(self):
+        for name in ("send", "receive"):
+            if not isinstance(getattr(self, name), str):
+                raise WiringError(f"{name} must be a text of steps such as 'norm activation conv', got "
+                                  f"{getattr(self, name)!r}.")
         steps = (*self.send.split(), *self.receive.split())
         for step in steps:
             lookup("node step", step, dict.fromkeys(STEPS))
@@ -158,6 +168,39 @@ def decode_steps(code: int) -> str:
             )
         steps.append(STEPS[digit - 1])
     return " ".join(reversed(steps))
+
+
+# Learned values of nodes; a second operation of the same kind has the suffix "_2", and so on.
+LEARNED = ("kernel", "norm_weight", "norm_bias", "norm_mean", "norm_var", "bias")
+
+
+def is_learned(name: object) -> bool:
+    """Whether this is the name of a learned value of a node."""
+    base, _, number = str(name).rpartition("_")
+    return name in LEARNED or (base in LEARNED and number.isdigit())
+
+
+def used_values(function: NodeFunction) -> set[str]:
+    """The names of the learned values that a node with this function has."""
+    kinds = {"norm": ["norm_weight", "norm_bias"], "conv": ["kernel"], "bias": ["bias"],
+             "activation": []}
+    if function.norm == "batch":
+        kinds["norm"] += ["norm_mean", "norm_var"]
+    seen: dict[str, int] = {}
+    names = set()
+    for step in (*function.receive.split(), *function.send.split()):
+        seen[step] = seen.get(step, 0) + 1
+        names |= {value_name(name, seen[step]) for name in kinds[step]}
+    return names
+
+
+def value_name(name: str, occurrence: int) -> str:
+    """The name of a learned value of the n-th operation of its kind (receive first) in a node.
+
+    >>> value_name("bias", 1), value_name("bias", 2)
+    ('bias', 'bias_2')
+    """
+    return name if occurrence == 1 else f"{name}_{occurrence}"
 
 
 STATIC = NodeFunction("norm activation conv")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from .._dgl import dgl
-from ..errors import WiringError
+from ..errors import WiringError, listed
 from .function import IDENTITY, STATIC, NodeFunction
 from .stages import longest_path_levels
 from .wiring import _FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, Wiring
@@ -32,7 +33,7 @@ def blocks(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction]
     >>> blocks([2, 3, 1])
     Wiring(6 nodes: 2 input, 3 hidden, 1 output; 11 candidate edges)
     """
-    return _blocks(sizes, function, input_stride, reach=len(sizes))
+    return _blocks(sizes, function, input_stride, reach=None)
 
 
 def chain(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction] = STATIC, *,
@@ -58,7 +59,7 @@ def complete_dag(nodes: int, *, inputs: int, outputs: int, function: NodeFunctio
     >>> complete_dag(5, inputs=2, outputs=1).num_edges      # pairs of 5, less the pair of inputs
     9
     """
-    role = _roles(nodes, inputs, outputs)
+    nodes, inputs, outputs, role = _roles(nodes, inputs, outputs)
     dst, src = torch.ones(nodes, nodes, dtype=torch.bool).tril(-1).nonzero().T
     keep = (role[dst] != INPUT) & (role[src] != OUTPUT)
     block = (torch.arange(nodes) - inputs + 1).clamp(0, nodes - outputs - inputs + 1)
@@ -74,7 +75,7 @@ def complete(nodes: int, *, inputs: int, outputs: int, function: NodeFunction = 
     >>> complete(4, inputs=1, outputs=1)
     Wiring(4 nodes: 1 input, 2 hidden, 1 output; 16 candidate edges)
     """
-    role = _roles(nodes, inputs, outputs)
+    nodes, inputs, outputs, role = _roles(nodes, inputs, outputs)
     dst = torch.arange(nodes).repeat_interleave(nodes)
     src = torch.arange(nodes).repeat(nodes)
     block = torch.tensor([1, 0, 2])[role]
@@ -90,8 +91,9 @@ def from_edges(edges: Iterable[tuple[int, int]] | torch.Tensor, *, inputs: Itera
 
     Args:
         edges: pairs (source, destination) of node numbers, or an integer tensor (E, 2).
-        inputs: the input nodes.
-        outputs: the output nodes.
+        inputs: the input nodes, ascending: the i-th channel of x belongs to the i-th input node in
+            node order.
+        outputs: the output nodes, ascending, likewise.
         num_nodes: V; by default one more than the largest number that occurs.
         functions: one for all nodes but the outputs; or a mapping of exceptions to that default;
             or one for each of the V nodes.
@@ -102,19 +104,12 @@ def from_edges(edges: Iterable[tuple[int, int]] | torch.Tensor, *, inputs: Itera
     >>> from_edges([(0, 1), (1, 2), (0, 2)], inputs=[0], outputs=[2]).block.tolist()
     [0, 1, 2]
     """
-    pairs = edges if isinstance(edges, torch.Tensor) else torch.tensor(
-        list(edges), dtype=torch.long).reshape(-1, 2)
-    if pairs.dim() != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
-        raise WiringError(
-            f"edges must be pairs of node numbers (source, destination), got a tensor of "
-            f"{pairs.dtype} and shape {tuple(pairs.shape)}."
-        )
-    inputs, outputs = [int(v) for v in inputs], [int(v) for v in outputs]
+    pairs = _pairs(edges)
+    inputs, outputs = _channels("inputs", inputs), _channels("outputs", outputs)
     mentioned = [*inputs, *outputs, *([int(pairs.max())] if len(pairs) else [])]
     lowest = min([*inputs, *outputs, *([int(pairs.min())] if len(pairs) else [])], default=0)
     highest = max(mentioned, default=-1)
-    if num_nodes is None:
-        num_nodes = highest + 1
+    num_nodes = highest + 1 if num_nodes is None else _integer("num_nodes", num_nodes)
     if lowest < 0 or highest >= num_nodes:
         wrong = lowest if lowest < 0 else highest
         raise WiringError(f"node {wrong} does not exist: nodes are 0 to {num_nodes - 1}.")
@@ -140,6 +135,10 @@ def from_edges(edges: Iterable[tuple[int, int]] | torch.Tensor, *, inputs: Itera
     if isinstance(functions, NodeFunction):
         functions = _default_functions(role, functions)
     elif isinstance(functions, Mapping):
+        strangers = [node for node in functions if node not in range(num_nodes)]
+        if strangers:
+            raise WiringError(f"functions names {listed(map(repr, strangers))}, which is no node: nodes "
+                              f"are the numbers 0 to {num_nodes - 1}.")
         base = _default_functions(role, STATIC)
         functions = [functions.get(node, base[node]) for node in range(num_nodes)]
     elif len(functions) != num_nodes:
@@ -156,11 +155,14 @@ def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: to
     graph = dgl.graph((src, dst), num_nodes=len(role))
     graph.ndata["role"], graph.ndata["block"] = role, block
     codes: dict[NodeFunction, list[int]] = {}
-    for function in functions:
+    for node, function in enumerate(functions):
+        if not isinstance(function, NodeFunction):
+            raise WiringError(f"the function of node {node} must be a NodeFunction, got {function!r}.")
         if function not in codes:
             codes[function] = [encode(getattr(function, name))
                                for name, (encode, _) in _FUNCTION_CODES.items()]
-    table = torch.tensor([codes[function] for function in functions])
+    table = torch.tensor([codes[function] for function in functions], dtype=torch.long).reshape(
+        -1, len(_FUNCTION_CODES))
     for column, name in enumerate(_FUNCTION_CODES):
         graph.ndata[name] = table[:, column]
     for name, value in (parameters or {}).items():
@@ -169,15 +171,17 @@ def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: to
         if value is not None:
             graph.ndata[name] = value
     if weight is not None:
-        if weight.shape != (len(src),):
-            raise WiringError(f"weight must have shape ({len(src)},), one an edge, "
-                              f"got {tuple(weight.shape)}.")
+        if not isinstance(weight, torch.Tensor) or weight.shape != (len(src),):
+            got = tuple(weight.shape) if isinstance(weight, torch.Tensor) else type(weight).__name__
+            raise WiringError(f"weight must be a tensor of shape ({len(src)},), one an edge, got {got}.")
         graph.edata["weight"] = weight
     return Wiring(graph, labels=labels)
 
 
 def _blocks(sizes, function, input_stride, reach):
-    sizes = [int(size) for size in sizes]
+    if not isinstance(sizes, Iterable):
+        raise WiringError(f"sizes must be the numbers of nodes of two or more blocks, got {sizes!r}.")
+    sizes = [_integer("the size of a block", size) for size in sizes]
     if len(sizes) < 2 or min(sizes) < 1:
         raise WiringError(
             f"sizes must be at least two blocks of at least one node each, got {sizes}."
@@ -188,7 +192,7 @@ def _blocks(sizes, function, input_stride, reach):
         start.append(start[-1] + size)
     src, dst = [], []
     for j in range(1, len(sizes)):
-        sources = torch.arange(start[max(0, j - reach)], start[j])
+        sources = torch.arange(start[0 if reach is None else max(0, j - reach)], start[j])
         src.append(sources.repeat(sizes[j]))
         dst.append(torch.arange(start[j], start[j + 1]).repeat_interleave(len(sources)))
     role = torch.full((len(block),), HIDDEN)
@@ -205,6 +209,9 @@ def _blocks(sizes, function, input_stride, reach):
 
 
 def _roles(nodes, inputs, outputs):
+    """The three numbers, checked, and the role of each node."""
+    nodes, inputs = _integer("nodes", nodes), _integer("inputs", inputs)
+    outputs = _integer("outputs", outputs)
     if inputs < 1 or outputs < 1 or inputs + outputs > nodes:
         raise WiringError(
             f"need at least one input and one output among the nodes, got {inputs} inputs and "
@@ -212,7 +219,47 @@ def _roles(nodes, inputs, outputs):
         )
     role = torch.full((nodes,), HIDDEN)
     role[:inputs], role[nodes - outputs:] = INPUT, OUTPUT
-    return role
+    return nodes, inputs, outputs, role
+
+
+def _integer(what: str, value) -> int:
+    """The number as an int, or an error: nothing is rounded, and True is not 1."""
+    try:
+        if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise WiringError(f"{what} must be an integer, got {value!r}.") from None
+
+
+def _pairs(edges) -> torch.Tensor:
+    """Edges as an integer tensor (E, 2)."""
+    if not isinstance(edges, torch.Tensor):
+        edges = list(edges)
+        try:
+            edges = torch.tensor(edges) if edges else torch.zeros(0, 2, dtype=torch.long)
+        except (TypeError, ValueError) as error:
+            raise WiringError("edges must be pairs of node numbers (source, destination): "
+                              f"{error}.") from None
+    whole = not (edges.is_floating_point() or edges.is_complex() or edges.dtype == torch.bool)
+    if edges.dim() != 2 or edges.shape[1] != 2 or not whole:
+        raise WiringError(
+            f"edges must be pairs of node numbers (source, destination), got a tensor of "
+            f"{edges.dtype} and shape {tuple(edges.shape)}."
+        )
+    return edges
+
+
+def _channels(what: str, nodes: Iterable[int]) -> list[int]:
+    """Nodes that stand for channels, which follow node order."""
+    nodes = [_integer(f"a node of {what}", node) for node in nodes]
+    if any(first >= second for first, second in zip(nodes, nodes[1:])):
+        raise WiringError(
+            f"{what} must be ascending without repetitions, because channels follow the order of node "
+            f"numbers, got {listed(nodes)}: give sorted(set({what})), and number the nodes so that "
+            "this is the order of the channels."
+        )
+    return nodes
 
 
 def _default_functions(role, function):

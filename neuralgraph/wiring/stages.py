@@ -67,12 +67,18 @@ class Stage:
         return self.span is not None and len(self.edges) == len(self.nodes) * len(self.sources) \
             and torch.equal(self.position, torch.arange(len(self.edges)))
 
+    @cached_property
+    def is_sorted(self) -> bool:
+        """Whether the edges are in the order of destinations, those of each in the order of sources."""
+        return bool((self.position.diff() > 0).all())
+
     @property
     def position(self) -> torch.Tensor:
         """The place of each edge in the flattened matrix [dst, src], (E_s,)."""
         return self.dst * len(self.sources) + self.src
 
     @cached_property
+    @torch.inference_mode(False)  # kept, so it must serve training too
     def slots(self) -> torch.Tensor:
         """The edges into each node, by source, as places in ``edges``, (n_dst, most); -1 fills up."""
         counts = torch.bincount(self.dst, minlength=len(self.nodes))
@@ -81,6 +87,11 @@ class Stage:
         slots = torch.full((len(self.nodes), int(counts.max())), -1)
         slots[self.dst[order], column] = order
         return slots
+
+    @cached_property
+    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """``src`` and ``dst`` as compiled kernels want them, int32."""
+        return self.src.int(), self.dst.int()
 
     @cached_property
     def candidates(self) -> dgl.DGLGraph:
@@ -97,6 +108,7 @@ class Stage:
         block.create_formats_()
         return block
 
+    @torch.inference_mode(False)
     def on(self, device: torch.device) -> dict[str, torch.Tensor]:
         """``edges`` and ``position`` on a device, kept for the next call."""
         if device not in self._devices:
@@ -150,7 +162,8 @@ def synchronous_stages(wiring: Wiring) -> tuple[Stage, ...]:
     Raises:
         WiringError: if the nodes do not all have one resolution.
     """
-    wrong = ((wiring.scale != 1) | (wiring.message_scale() != 1)).nonzero().flatten().tolist()
+    strided = torch.tensor([f.send_stride * f.receive_stride != 1 for f in wiring.functions])
+    wrong = ((wiring.scale != 1) | strided[wiring.function]).nonzero().flatten().tolist()
     if wrong:
         raise WiringError(
             "a discrete- or continuous-time graph keeps one resolution throughout, but node "

@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import difflib
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 
 from .._dgl import dgl
 from ..errors import WiringError, listed
-from .function import (ACTIVATIONS, AGGREGATES, IDENTITY, NORMS, STATIC, NodeFunction, decode_steps,
-                       encode_steps)
+from .function import (ACTIVATIONS, AGGREGATES, IDENTITY, LEARNED, NORMS, STATIC, NodeFunction,
+                       decode_steps, encode_steps, is_learned, used_values)
 
 # The position of a role is its code in a DGL graph.
 ROLES = ("hidden", "input", "output")
 HIDDEN, INPUT, OUTPUT = range(3)
 
+
+def _codes(kind: str, names: Sequence) -> tuple[Callable, Callable]:
+    """From a name of that kind to its code, which is its place, and back."""
+    def decode(code: int):
+        if code >= len(names):
+            known = ", ".join(f"{i} = {name}" for i, name in enumerate(names))
+            raise WiringError(f"{kind} has the code {code}; codes are {known}.")
+        return names[code]
+
+    return names.index, decode
+
+
 # Node data that describe the function of a node, with the codes for names.
 _FUNCTION_CODES = {
     "send": (encode_steps, decode_steps),
     "receive": (encode_steps, decode_steps),
-    "norm": (NORMS.__getitem__, list(NORMS).__getitem__),
-    "activation": (list(ACTIVATIONS).index, list(ACTIVATIONS).__getitem__),
+    "norm": _codes("norm", list(NORMS)),
+    "activation": _codes("activation", list(ACTIVATIONS)),
     "kernel_size": (int, int),
     "stride": (int, int),
-    "aggregate": (AGGREGATES.index, AGGREGATES.__getitem__),
-    "zero_pad": (int, bool),
+    "aggregate": _codes("aggregate", AGGREGATES),
+    "zero_pad": _codes("zero_pad", (False, True)),
 }
-_STRUCTURE = ("role", "block", "scale", "holds", *_FUNCTION_CODES)
+STRUCTURE = ("role", "block", "scale", "holds", *_FUNCTION_CODES)
+EDGE_DATA = ("weight",)
 
 
 class Wiring:
@@ -48,7 +62,8 @@ class Wiring:
 
     Floating-point node data (``kernel``, ``norm_weight``, ...) and the edge data ``weight`` (E,) are
     learned values: a network built on this wiring starts from them. A learned wiring is a
-    wiring of the real edges only that carries both.
+    wiring of the real edges only that carries both. A value that no node uses is an error. Data of other names are left alone, unless they
+    look like a misspelt one of these: then it is an error.
 
     The i-th input channel belongs to the i-th input node in node order, likewise for outputs.
 
@@ -69,6 +84,7 @@ class Wiring:
     Wiring(3 nodes: 1 input, 1 hidden, 1 output; 3 candidate edges)
     """
 
+    @torch.inference_mode(False)  # a wiring looked at while evaluating may be trained
     def __init__(self, graph: dgl.DGLGraph, *, labels: Sequence[Hashable] | None = None):
         if not isinstance(graph, dgl.DGLGraph) or not graph.is_homogeneous:
             raise WiringError(
@@ -77,15 +93,20 @@ class Wiring:
             )
         self._graph = _copy(graph.long())
         self.labels = _checked_labels(labels, graph.num_nodes())
+        refuse_near_misses("the graph has the unknown node data", graph.ndata, STRUCTURE, learned=True)
+        refuse_near_misses("the graph has the unknown edge data", graph.edata, EDGE_DATA)
         self.src, self.dst = self._graph.edges()
         self.role = self._integers("role", low=0, high=len(ROLES) - 1)
         self.block = self._integers("block", low=0)
         self._check_roles()
         self._check_duplicates()
         self.functions, self.function = self._read_functions()
+        self._check_learned()
         self.weight = self._read_weight()
         self.scale = self._read_scale()
         self.holds = self._read_holds()
+        if not self.num_edges:  # every edge has a weight, and files cannot say it otherwise
+            self.weight = self._graph.edata["weight"] = torch.zeros(0)
         for name, (encode, _) in _FUNCTION_CODES.items():
             codes = torch.tensor([encode(getattr(f, name)) for f in self.functions])
             self._graph.ndata[name] = codes[self.function]
@@ -121,7 +142,7 @@ class Wiring:
     def parameters(self) -> dict[str, torch.Tensor]:
         """Learned values of the nodes, if the wiring carries any: name to a tensor (V, ...)."""
         return {name: value for name, value in self._graph.ndata.items()
-                if name not in _STRUCTURE and value.is_floating_point()}
+                if name not in STRUCTURE and value.is_floating_point()}
 
     def function_of(self, node: int) -> NodeFunction:
         """What ``node`` computes."""
@@ -168,13 +189,16 @@ class Wiring:
             edges: which edges to keep, a mask (E,).
             weight: of every candidate edge, (E,).
             parameters: of the nodes, each (V, ...).
+
+        The tensors may be on any device; a wiring is on the CPU.
         """
+        edges = edges.cpu()
         graph = dgl.graph((self.src[edges], self.dst[edges]), num_nodes=self.num_nodes)
-        for name in _STRUCTURE:
+        for name in STRUCTURE:
             graph.ndata[name] = self._graph.ndata[name]
         for name, value in parameters.items():
-            graph.ndata[name] = value.detach()
-        graph.edata["weight"] = weight.detach()[edges]
+            graph.ndata[name] = value.detach().cpu()
+        graph.edata["weight"] = weight.detach().cpu()[edges]
         return Wiring(graph, labels=self.labels)
 
     # Reading and checking the graph, once
@@ -240,12 +264,29 @@ class Wiring:
                 for name, code in zip(given, distinct[row].tolist()):
                     fields[name] = _FUNCTION_CODES[name][1](code)
                 function = NodeFunction(**fields)
-            except (WiringError, IndexError, LookupError) as error:
+            except (WiringError, LookupError) as error:
                 raise WiringError(f"node {self.label(node)!r}: {error}") from error
             if function not in functions:
                 functions.append(function)
             place[row] = functions.index(function)
         return tuple(functions), place[which]
+
+    def _check_learned(self):
+        """Refuses learned values that no network on this wiring would take over."""
+        used = set().union(*map(used_values, self.functions))
+        for name, value in self._graph.ndata.items():
+            if not is_learned(name):
+                continue
+            if name not in used:
+                raise WiringError(f"no node uses the learned value {name!r}: leave this node data out, or "
+                                  "give the nodes a function that has it.")
+            square = value.dim() == 3 and value.shape[1] == value.shape[2]
+            if not value.is_floating_point() or not (square if name == "kernel" else value.dim() == 1):
+                sides = ", s, s" if name == "kernel" else ","
+                raise WiringError(
+                    f"node data {name!r} must be floating point of shape ({self.num_nodes}{sides}), got "
+                    f"{value.dtype} of shape {tuple(value.shape)}."
+                )
 
     def _read_weight(self) -> torch.Tensor | None:
         weight = self._graph.edata.get("weight")
@@ -338,10 +379,24 @@ def _copy(graph: dgl.DGLGraph) -> dgl.DGLGraph:
     return graph
 
 
+def refuse_near_misses(complaint: str, names: Iterable[object], known: Sequence[str],
+                       learned: bool = False) -> None:
+    """Refuses names that look like a misspelt one of ``known`` (or of the learned values of nodes)."""
+    for name in names:
+        if name in known or (learned and is_learned(name)):
+            continue
+        family = (*known, *LEARNED) if learned else known
+        near = difflib.get_close_matches(str(name), family, 1, cutoff=0.8)
+        if near:
+            raise WiringError(f"{complaint} {name!r}; did you mean {near[0]!r}?")
+
+
 def _checked_labels(labels, num_nodes):
     if labels is None:
         return None
     labels = tuple(labels)
+    if not all(isinstance(label, Hashable) and label is not None for label in labels):
+        raise WiringError("labels must be names that a networkx node can have: hashable and not None.")
     if len(labels) != num_nodes or len(set(labels)) != num_nodes:
         raise WiringError(
             f"labels must be {num_nodes} different names, got {len(labels)} of which "

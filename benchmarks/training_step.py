@@ -1,0 +1,47 @@
+"""One step of training: forward, backward and update.
+
+    python benchmarks/training_step.py [--authors CHECKOUT] [--models NAME...] [--json FILE]
+
+With a checkout of allenai/dnw the authors' code takes its turn in the same process.
+"""
+
+import argparse
+
+import torch
+import torch.nn.functional as F
+from common import alternate, authors_model, report, save
+
+import neuralgraph as ng
+
+
+def step_of(model, images, labels):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+    def step():
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return step
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["tiny-static", "tiny-discrete", "mobilenet-dnw"])
+    parser.add_argument("--authors")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    results = []
+    for name in arguments.models:
+        images, labels = torch.randn(arguments.batch, 3, 32, 32), torch.randint(10, (arguments.batch,))
+        options = dict(width=0.225) if name.startswith("mobilenet") else {}
+        contenders = {backend: step_of(ng.models.create(name, num_classes=10, image_size=32, backend=backend,
+                                                        **options), images, labels)
+                      for backend in ("auto", "sparse", "dense")}
+        if arguments.authors:
+            contenders["the authors' code"] = step_of(authors_model(arguments.authors, name), images, labels)
+        times = alternate(contenders, arguments.rounds, warm_up=1)
+        report(f"training step of {name}, batch {arguments.batch}", times, list(contenders)[-1], results,
+               model=name, batch=arguments.batch)
+    save(arguments.json, results)

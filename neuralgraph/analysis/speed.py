@@ -1,0 +1,127 @@
+"""How long things take, measured so that they can be compared."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..inference import compile
+from ..models import Classifier
+from .cost import cost
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one contender, in milliseconds.
+
+    Args:
+        median: of all rounds.
+        low, high: the first and third quartile, the spread.
+    """
+
+    median: float
+    low: float
+    high: float
+
+
+def alternate(contenders: dict[str, Callable[[], object]], rounds: int = 9,
+              warm_up: int = 2) -> dict[str, Timing]:
+    """Times contenders in turn, round after round, so that what disturbs one disturbs all."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(warm_up + rounds):
+        for name, run in contenders.items():
+            begin = time.perf_counter()
+            run()
+            if number >= warm_up:
+                times[name].append(1e3 * (time.perf_counter() - begin))
+    return {name: Timing(statistics.median(some), *_quartiles(some)) for name, some in times.items()}
+
+
+def _quartiles(times):
+    if len(times) < 2:
+        return times[0], times[0]
+    first, _, third = statistics.quantiles(times, n=4, method="inclusive")
+    return first, third
+
+
+def environment() -> dict[str, object]:
+    """What a measurement depends on beside the program."""
+    from .. import __version__
+    from .._dgl import dgl
+    return {"neuralgraph": __version__, "torch": torch.__version__, "dgl": dgl.__version__,
+            "numpy": np.__version__, "python": platform.python_version(), "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads()}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One way to run a model.
+
+    Args:
+        timing: of a batch.
+        images_per_second: from the median.
+        useful_gflops: 10^9 multiplications and additions per second that real edges, kernels of live
+            nodes and ordinary layers need, whatever else was computed: 2 multiply-adds per image
+            (:func:`cost`) times images per second.
+        difference: largest, from the outputs of the dense way, relative to the largest output.
+    """
+
+    timing: Timing
+    images_per_second: float
+    useful_gflops: float
+    difference: float
+
+
+def inference_speed(model: Classifier, images: torch.Tensor, backends=("dense", "dgl", "sparse", "auto"),
+                    rounds: int = 9) -> dict[str, Speed]:
+    """The speed of every backend and of the compiled model on a batch, in evaluation, on the CPU.
+
+    Models that cannot be compiled (continuous time) have no entry "compiled".
+    """
+    from ..errors import InputError
+    was_training, before = model.training, [network.backend for network in model.networks]
+    model.eval()
+
+    def by(backend: str) -> Callable[[], torch.Tensor]:
+        def run() -> torch.Tensor:
+            for network in model.networks:
+                network.backend = backend
+            return model(images)
+        return run
+
+    contenders = {backend: by(backend) for backend in backends}
+    try:
+        fast = compile(model)
+        contenders["compiled"] = lambda: fast(images)
+    except InputError:
+        pass
+    try:
+        with torch.no_grad():
+            outputs = {name: run() for name, run in contenders.items()}
+            timings = alternate(contenders, rounds)
+        useful = 2 * cost(model).multiply_adds * len(images)
+    finally:
+        for network, backend in zip(model.networks, before):
+            network.backend = backend
+        model.train(was_training)
+    reference = outputs[backends[0]]
+    scale = reference.abs().max().clamp(min=1e-30)
+    return {name: Speed(timing, 1e3 * len(images) / timing.median, useful / timing.median / 1e6,
+                        float((outputs[name] - reference).abs().max() / scale))
+            for name, timing in timings.items()}

@@ -1,0 +1,7 @@
+"""Making a trained network fast to run."""
+
+from .compiling import CompiledModel, compile
+from .engine import CompiledNetwork
+from .files import load, save
+
+__all__ = ["CompiledModel", "CompiledNetwork", "compile", "load", "save"]

@@ -1,0 +1,281 @@
+"""A plan laid out for maps of one size, and run."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from .. import kernels
+from ..errors import InputError
+from .plan import Group, Part, Plan
+
+if kernels.AVAILABLE:
+    from ..kernels import program
+
+ROW = 64  # numbers that a row of the workspace has at least, where the batch is large enough
+
+
+class CompiledNetwork(nn.Module):
+    """A network that is fast to run and can no longer be trained.
+
+    x (B, inputs, H, W) to y (B, outputs, H', W') for any B, H and W, on the CPU. What depends on the
+    size of maps is laid out when a size is first seen and kept. Outputs nobody reads may be left out:
+    their channels hold anything.
+    """
+
+    def __init__(self, plan: Plan):
+        super().__init__()
+        if not kernels.AVAILABLE:
+            raise InputError("a compiled network needs numba, which is not installed or switched off: "
+                             "pip install numba.")
+        self.plan = plan
+        self._layouts: dict[tuple, _Layout] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        plan = self.plan
+        if not isinstance(x, torch.Tensor) or x.dim() != 4 or x.shape[1] != plan.num_inputs or \
+                x.dtype != plan.dtype or x.device.type != "cpu" or 0 in x.shape:
+            got = f"{x.dtype} {tuple(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) \
+                else type(x).__name__
+            raise InputError(f"a compiled network takes a {plan.dtype} tensor (batch, {plan.num_inputs}, "
+                             f"height, width) on the CPU, got {got}.")
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise InputError("a compiled network has no gradients: use torch.no_grad(), or the network "
+                             "it was compiled from.")
+        return self.into(x.detach(), x.new_empty(self.output_shape(x)))
+
+    def output_shape(self, x: torch.Tensor) -> tuple[int, ...]:
+        """Of the result for x."""
+        scale = self.plan.output_scale
+        return len(x), self.plan.num_outputs, *(-(-side // scale) for side in x.shape[2:])
+
+    def into(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """As ``forward``, unchecked, into a contiguous tensor of the right shape."""
+        height, width = x.shape[2:]
+        if x.stride(3) != 1 and width > 1 or x.stride(2) != width and height > 1:
+            x = x.contiguous()
+        threads = torch.get_num_threads()
+        samples = self._samples(len(x), height, width, threads)
+        team = 1 if -(-len(x) // samples) >= threads else threads
+        key = height, width, samples, team, threads
+        if key not in self._layouts:
+            self._layouts[key] = _Layout(self.plan, height, width, samples, team, threads)
+        self._layouts[key].run(x, out)
+        return out
+
+    def _samples(self, batch: int, height: int, width: int, threads: int) -> int:
+        """Samples per tile: as many as fill a row of the smallest maps, and leave work for all threads."""
+        smallest = min((-(-height // scale) * -(-width // scale) for group in self.plan.groups
+                        for scale in (group.scale,) if group.kind != "input"), default=ROW)
+        return max(1, min(ROW // smallest, batch // threads))
+
+    def extra_repr(self) -> str:
+        plan = self.plan
+        return (f"{plan.num_inputs} inputs, {plan.num_outputs} outputs, "
+                f"{sum(len(group.nodes) for group in plan.groups)} nodes, {len(plan.src)} edges")
+
+    def __getstate__(self):
+        return {**self.__dict__, "_layouts": {}}  # addresses of memory mean nothing elsewhere
+
+    def __deepcopy__(self, memo) -> CompiledNetwork:
+        return CompiledNetwork(self.plan)  # which nothing changes
+
+
+class _Layout:
+    """Where everything is in memory, for one size of maps, and the instructions that say so."""
+
+    def __init__(self, plan: Plan, height: int, width: int, samples: int, team: int, threads: int):
+        self.plan, self.size, self.samples = plan, (height, width), samples
+        self.team, self.threads = team, threads
+        self._keep: list = []  # arrays whose addresses are in instructions
+        count = 1 + max((int(g.nodes.max()) for g in (*plan.groups, *plan.before)), default=0)
+        self.row = np.full(count, -1, np.int64)  # first number of each node's row, in units of LANES
+        self.edges = np.searchsorted(plan.dst, np.arange(count + 1))
+        self.scratch: dict[tuple, int] = {}
+        self.private = self._private()
+        rows = _Rows()
+        for group in plan.before:
+            self.row[group.nodes] = rows.take(self._row_size(group), len(group.nodes))
+        self._place(rows)
+        self.space_size = max(1, rows.size) * program.LANES
+        self.before = self._code(plan.before, 1)
+        self.code = self._code(plan.groups, team)
+        self.free: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def run(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        tiles = -(-len(x) // self.samples)
+        space, private = self.free.pop() if self.free else self._workspace()
+        self._launch(self.code, self.team, tiles, x, out, space, private)
+        self.free.append((space, private))
+
+    def _launch(self, code, team, tiles, x, out, space, private):
+        size = x.element_size()
+        barrier = np.zeros(2, np.int64)
+        units = team if team > 1 else min(tiles, self.threads)
+        program.run(x.dtype, units, team, tiles, self.samples, len(x), code.ctypes.data, len(code),
+                    space.data_ptr(), self.space_size, x.data_ptr(), x.stride(0) * size,
+                    x.stride(1) * size, out.data_ptr(), out.stride(0) * size, private.data_ptr(),
+                    self.private, barrier.ctypes.data)
+
+    def _workspace(self):
+        """Fresh memory, in which what does not depend on the data is computed already."""
+        dtype = self.plan.dtype
+        copies = self.threads if self.team == 1 else 1
+        space = torch.zeros(copies, self.space_size, dtype=dtype)
+        private = torch.zeros(self.threads, self.private, dtype=dtype)
+        if len(self.before):
+            empty = torch.empty(self.samples, 1, 1, 1, dtype=dtype)
+            for one in space:
+                self._launch(self.before, 1, 1, empty, empty, one, private)
+        return space, private
+
+    # ------------------------------------------------------------------------------ where rows are
+
+    def _map(self, scale: int) -> tuple[int, int]:
+        return tuple(-(-side // scale) for side in self.size)
+
+    def _row_size(self, group: Group) -> int:
+        """Of the group's messages, in units of LANES."""
+        height, width = self._map(group.scale * group.stride)
+        units = -(-self.samples * height * width // program.LANES)
+        return units + (units % 64 == 0)  # rows 4096 bytes apart share the same few sets of the cache
+
+    def _place(self, rows: _Rows) -> None:
+        """Gives rows to all nodes, those whose last reader is done again."""
+        plan = self.plan
+        level = np.zeros(len(self.row), int)
+        for group in plan.groups:
+            level[group.nodes] = group.level
+        last = np.full(len(self.row), -1)
+        np.maximum.at(last, plan.src, level[plan.dst])
+        leaving: dict[int, list[tuple[int, np.ndarray]]] = {}
+        done = -1
+        for group in plan.groups:
+            if group.outputs is not None:
+                continue
+            for past in [at for at in leaving if at < group.level]:
+                for size, some in leaving.pop(past):
+                    rows.give(size, some)
+            size = self._row_size(group)
+            self.row[group.nodes] = rows.take(size, len(group.nodes))
+            for at in np.unique(last[group.nodes]).tolist():
+                some = self.row[group.nodes[last[group.nodes] == at]]
+                leaving.setdefault(max(at, group.level), []).append((size, some))
+
+    def _private(self) -> int:
+        """The memory a thread needs for itself: three rows, and a bordered map per kind of convolution."""
+        maps = [self._map(group.scale) for group in (*self.plan.groups, *self.plan.before)]
+        longest = max((h * w for h, w in maps), default=1)
+        row = -(-self.samples * longest // program.LANES) * program.LANES
+        self.between = 3 * row
+        size = self.between + longest
+        for group in (*self.plan.groups, *self.plan.before):
+            for part, height, width in self._sizes(group):
+                if part.kernel is None:
+                    continue
+                side, stride = part.kernel.shape[-1], part.stride
+                key = height, width, side, stride
+                if key not in self.scratch:
+                    self.scratch[key] = size
+                    pitch = self._pitch(width, side, stride)
+                    size += (height + 2 * (side // 2)) * stride * pitch + program.LANES
+        return size
+
+    @staticmethod
+    def _pitch(width: int, side: int, stride: int) -> int:
+        return -(-(width + 2 * (side // 2)) // stride) + program.LANES
+
+    def _sizes(self, group: Group):
+        """Each part with the height and width of the maps it gets."""
+        height, width = self._map(group.scale)
+        for part in group.parts:
+            yield part, height, width
+            if not part.zero_pad:
+                height, width = -(-height // part.stride), -(-width // part.stride)
+
+    # ------------------------------------------------------------------------------ instructions
+
+    def _code(self, groups: list[Group], team: int) -> np.ndarray:
+        code = np.zeros((len(groups), program.INSTRUCTION), np.int64)
+        for number, group in enumerate(groups):
+            is_last = number + 1 == len(groups) or groups[number + 1].level > group.level
+            self._instruct(code[number], group, team, is_last)
+        return code
+
+    def _instruct(self, word, group: Group, team: int, waits: bool) -> None:
+        nodes = group.nodes
+        begin, end = self.edges[nodes], self.edges[nodes + 1]
+        count = end - begin
+        first = np.concatenate([[0], count.cumsum()])
+        edges = np.arange(first[-1]) + (begin - first[:-1]).repeat(count)
+        height, width = self._map(group.scale)
+        out_height, out_width = self._map(group.scale * group.stride)
+        targets = self.row[nodes] if group.outputs is None else group.outputs
+        work = count * height * width + 12 * len(group.parts) * height * width + 1
+        share = np.searchsorted(work.cumsum(), work.sum() * np.arange(1, team) / team)
+        word[program.KIND] = {"sum": program.SUM, "product": program.PRODUCT,
+                              "input": program.INPUT}[group.kind]
+        word[program.NODES] = len(nodes)
+        word[program.FIRST] = self._at(first.astype(np.int32))
+        word[program.INDEX] = self._at(self.row[self.plan.src[edges]].astype(np.int32))
+        word[program.WEIGHT] = self._number(self.plan.weight[edges])
+        word[program.PIXELS] = height * width
+        word[program.PARTS] = len(group.parts)
+        word[program.PARTS_AT] = self._at(np.stack(
+            [self._part(*sizes) for sizes in self._sizes(group)]) if group.parts else np.zeros(1))
+        word[program.TO_OUTPUT] = group.outputs is not None
+        word[program.TARGETS] = self._at(targets.astype(np.int32))
+        word[program.OUT_PIXELS] = out_height * out_width
+        word[program.CHANNELS] = self._at((nodes if group.channels is None else group.channels).astype(
+            np.int32))
+        word[program.BOUNDS] = self._at(np.array([0, *share, len(nodes)], np.int32))
+        word[program.WAITS] = waits
+
+    def _part(self, part: Part, height: int, width: int) -> np.ndarray:
+        word = np.zeros(program.PART, np.int64)
+        word[program.NORM] = {"": program.PLAIN, "affine": program.AFFINE,
+                              "instance": program.INSTANCE}[part.norm]
+        if part.norm:
+            word[program.SCALE], word[program.SHIFT] = self._number(part.scale), self._number(part.shift)
+        word[program.CODE_OF] = program.ACTIVATION_CODES.get(part.activation, 0)
+        word[program.SLOPE] = round(1e9 * {"relu": 0.0, "leaky_relu": 0.01}.get(part.activation, 1.0))
+        word[program.HEIGHT], word[program.WIDTH] = height, width
+        word[program.BETWEEN] = self.between
+        if part.kernel is not None:
+            side = part.kernel.shape[-1]
+            word[program.SIDE], word[program.STRIDE] = side, part.stride
+            word[program.KERNEL] = self._number(part.kernel)
+            word[program.OUT_HEIGHT] = -(-height // part.stride)
+            word[program.OUT_WIDTH] = -(-width // part.stride)
+            word[program.PITCH] = self._pitch(width, side, part.stride)
+            word[program.SCRATCH] = self.scratch[height, width, side, part.stride]
+            word[program.PADDED] = part.zero_pad
+        return word
+
+    def _number(self, values: np.ndarray) -> int:
+        return self._at(values.astype(np.float32 if self.plan.dtype == torch.float32 else np.float64))
+
+    def _at(self, values: np.ndarray) -> int:
+        """The address of a copy that lives as long as this layout."""
+        values = np.ascontiguousarray(values)
+        self._keep.append(values)
+        return values.ctypes.data
+
+
+class _Rows:
+    """Rows of a workspace, taken and given back."""
+
+    def __init__(self):
+        self.size = 0  # in units of LANES
+        self.unused: dict[int, list[int]] = {}
+
+    def take(self, size: int, number: int) -> np.ndarray:
+        old = self.unused.setdefault(size, [])
+        again, self.unused[size] = old[:number], old[number:]
+        fresh = self.size + size * np.arange(number - len(again))
+        self.size += size * len(fresh)
+        return np.array([*again, *fresh], np.int64)
+
+    def give(self, size: int, rows: np.ndarray) -> None:
+        self.unused.setdefault(size, []).extend(rows.tolist())

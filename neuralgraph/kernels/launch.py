@@ -1,0 +1,78 @@
+"""Runs a compiled kernel on several threads.
+
+The threads are those of torch's own OpenMP, so that the two never compete for cores; where torch
+has another runtime, threads of Python (kernels hold no lock of the interpreter).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numba import cfunc, types
+
+HEADER = 2  # integers before a kernel's own: the next unit of work, the next thread
+
+
+class Kernel:
+    """A function of the address of its arguments (int64), compiled at the first call, per dtype.
+
+    Args:
+        name: for messages.
+        variants: dtype to a function for it, of the address of ``HEADER`` counters and arguments.
+    """
+
+    def __init__(self, **variants: Callable[[int], None]):
+        self._sources = {getattr(torch, name): source for name, source in variants.items()}
+        self._compiled: dict[torch.dtype, ctypes._CFuncPtr] = {}
+
+    def __call__(self, dtype: torch.dtype, units: int, *arguments: int) -> None:
+        """Runs on as many of torch's threads as there are ``units`` of work."""
+        if units <= 0:
+            return
+        run = self._compiled.get(dtype) or self._compile(dtype)
+        packed = np.array((0, 0, *arguments), dtype=np.int64)
+        threads = min(torch.get_num_threads(), units)
+        if threads == 1:
+            run(packed.ctypes.data)
+        else:
+            _parallel(run, packed.ctypes.data, threads)
+
+    def _compile(self, dtype):
+        function = cfunc(types.void(types.int64), cache=True)(self._sources[dtype])
+        self._compiled[dtype] = function.ctypes
+        return function.ctypes
+
+
+def _parallel(run, address: int, threads: int) -> None:
+    openmp = _openmp()
+    if openmp is not None:
+        openmp(ctypes.cast(run, ctypes.c_void_p), address, threads, 0)
+        return
+    waiting = [_pool(threads - 1).submit(run, address) for _ in range(threads - 1)]
+    run(address)
+    for future in waiting:
+        future.result()
+
+
+@cache
+def _openmp():
+    """``GOMP_parallel`` of the runtime that torch is linked to, or None."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        function = ctypes.CDLL(str(library)).GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    function.restype = None
+    return function
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="neuralgraph")

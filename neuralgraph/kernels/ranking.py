@@ -1,0 +1,115 @@
+"""The k largest of many numbers in one pass over them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import carray, types
+
+from .launch import HEADER, Kernel
+from .vector import (at, fill, inline, lanes_of, load, load_scalar, magnitude, mark_above, narrow, rolled,
+                     size_of, splat, take_number, trailing_zeros)
+
+SAMPLE = 2**14
+
+
+@inline
+def _split(like, address):
+    """Marks what is above a bracket, and lists what is inside."""
+    a = carray(at(address), 32, types.int64)
+    s = size_of(narrow(like, 1))
+    values, n, by_magnitude, bounds, parts = a[HEADER], a[HEADER + 1], a[HEADER + 2], a[HEADER + 3], \
+        a[HEADER + 4]
+    mask = a[HEADER + 5]
+    inside = carray(at(a[HEADER + 6]), n, types.int32)
+    counts = carray(at(a[HEADER + 7]), 2 * parts, types.int64)
+    low, high = load_scalar(like, bounds), load_scalar(like, bounds + s)
+    lanes, one = lanes_of(like), narrow(like, 1)
+    lows, highs = fill(like, low), fill(like, high)
+    while True:
+        rolled()
+        part = take_number(address)
+        if part >= parts:
+            return
+        begin, end = part * n // parts, (part + 1) * n // parts
+        above, found = 0, begin
+        body = begin + (end - begin) // lanes * lanes
+        for i in range(begin, body, lanes):
+            rolled()
+            value = load(like, values + i * s)
+            if by_magnitude:
+                value = magnitude(value)
+            marks = mark_above(value, lows, highs, mask + i)
+            above += marks >> 16
+            marks &= 65535
+            while marks:
+                lane = trailing_zeros(marks)
+                marks &= marks - 1
+                inside[found] = i + lane
+                found += 1
+        for i in range(body, end):
+            value = load(one, values + i * s)
+            if by_magnitude:
+                value = magnitude(value)
+            marks = mark_above(value, fill(one, low), fill(one, high), mask + i)
+            above += marks >> 16
+            if marks & 65535:
+                inside[found] = i
+                found += 1
+        counts[2 * part] = above
+        counts[2 * part + 1] = found - begin
+
+
+def _split_float32(address):
+    _split(splat(np.float32(0), 16), address)
+
+
+def _split_float64(address):
+    _split(splat(np.float64(0), 16), address)
+
+
+_run_split = Kernel(float32=_split_float32, float64=_split_float64)
+
+
+def bracketed_top_k(values: torch.Tensor, k: int, by_magnitude: bool) -> torch.Tensor | None:
+    """The mask of the k largest values (or magnitudes), of equal ones the last; None if luck fails.
+
+    A sample brackets the k-th largest; one pass marks what is above the bracket and lists what is
+    inside, a small part, which alone is ranked. Luck fails where the sample misleads.
+
+    Args:
+        values: (n,), finite, contiguous, float32 or float64, n of at least ``SAMPLE``.
+        k: from 1 to n.
+    """
+    array, n = values.numpy(), len(values)
+    sample = array[::max(1, n // SAMPLE)]
+    if by_magnitude:
+        sample = np.abs(sample)
+    m, share = len(sample), k / n
+    slack = 4 * np.sqrt(m * share * (1 - share)) + 8
+    low, high = int(m - share * m - slack), int(m - share * m + slack)
+    ranks = [max(low, 0), min(high, m - 1)]
+    bounds = np.partition(sample, ranks)[ranks]
+    if low < 0:
+        bounds[0] = -np.inf
+    if high > m - 1:
+        bounds[1] = np.inf
+    parts = 8 * torch.get_num_threads()
+    mask = torch.empty(n, dtype=torch.bool)
+    inside = np.empty(n, np.int32)
+    counts = np.empty((parts, 2), np.int64)
+    _run_split(values.dtype, parts, values.data_ptr(), n, by_magnitude, bounds.ctypes.data, parts,
+               mask.data_ptr(), inside.ctypes.data, counts.ctypes.data)
+    missing = k - int(counts[:, 0].sum())
+    places = np.concatenate([inside[part * n // parts:][:found]
+                             for part, found in enumerate(counts[:, 1].tolist())])
+    if not 0 <= missing <= len(places):
+        return None
+    if missing:
+        scores = np.abs(array[places]) if by_magnitude else array[places]
+        threshold = np.partition(scores, len(scores) - missing)[len(scores) - missing]
+        marks = mask.numpy()
+        marks[places[scores > threshold]] = True
+        tied = places[scores == threshold]
+        marks[tied[len(tied) - (missing - int((scores > threshold).sum())):]] = True
+    return mask

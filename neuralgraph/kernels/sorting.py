@@ -1,0 +1,57 @@
+"""Counting sorts of edges, compiled."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit
+
+
+def by_row(kept, row, other, num_rows):
+    """As :func:`neuralgraph.kernels.plain.by_row`."""
+    place = np.flatnonzero(kept.numpy())
+    lists = _by_row(place, row.numpy(), other.numpy(), num_rows)
+    return tuple(map(torch.from_numpy, lists))
+
+
+def by_other_end(first, index, place, num_rows):
+    """As :func:`neuralgraph.kernels.plain.by_other_end`."""
+    lists = _by_other_end(first.numpy(), index.numpy(), place.numpy(), num_rows)
+    return tuple(map(torch.from_numpy, lists))
+
+
+@njit(cache=True, nogil=True)
+def _by_row(edges, row, other, num_rows):
+    first = np.zeros(num_rows + 1, np.int32)
+    for edge in edges:
+        first[row[edge] + 1] += 1
+    for v in range(num_rows):
+        first[v + 1] += first[v]
+    index = np.empty(len(edges), np.int32)
+    place = np.empty(len(edges), np.int32)
+    free = first[:-1].copy()
+    for edge in edges:
+        slot = free[row[edge]]
+        free[row[edge]] = slot + 1
+        index[slot] = other[edge]
+        place[slot] = edge
+    return first, index, place
+
+
+@njit(cache=True, nogil=True)
+def _by_other_end(first, index, place, num_rows):
+    starts = np.zeros(num_rows + 1, np.int32)
+    for other in index:
+        starts[other + 1] += 1
+    for u in range(num_rows):
+        starts[u + 1] += starts[u]
+    ends = np.empty_like(index)
+    places = np.empty_like(place)
+    free = starts[:-1].copy()
+    for v in range(len(first) - 1):
+        for e in range(first[v], first[v + 1]):
+            slot = free[index[e]]
+            free[index[e]] = slot + 1
+            ends[slot] = v
+            places[slot] = place[e]
+    return starts, ends, places

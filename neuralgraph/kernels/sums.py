@@ -1,0 +1,363 @@
+"""Sums over real edges, and dot products per edge.
+
+Maps are rows: a tensor (B, n, H, W) is, for each sample, n rows of H W numbers. All rows have unit
+stride inside; strides of samples and rows are free, in bytes. A row is cut into pieces of the
+largest width out of 64, 32, 16, 8, 4, 2, 1 numbers that fits; the last piece ends where the row
+ends and may overlap the one before, so that nothing outside a row is ever touched.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import carray, types
+
+from .launch import HEADER, Kernel
+from .vector import (add, at, fill, fma, inline, lanes_of, load, load_index, load_scalar, narrow, rolled,
+                     size_of, splat, store, store_scalar, take_number, total)
+
+JOINED = 16  # rows that are copied side by side
+
+# ---------------------------------------------------------------------------------- weighted sums
+
+
+@inline
+def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end):
+    """out[v] = sum of weight[e] x[index[e]] over the edges of rows begin..end, four vectors wide."""
+    wide = size_of(like)
+    scalar = size_of(narrow(like, 1))
+    for v in range(begin, end):
+        rolled()
+        a = fill(like, 0.0)
+        b = a
+        c = a
+        d = a
+        for e in range(load_index(first + 4 * v), load_index(first + 4 * v + 4)):
+            w = fill(like, load_scalar(like, weight + e * scalar))
+            row = x + load_index(index + 4 * e) * stride
+            a = fma(w, load(like, row), a)
+            b = fma(w, load(like, row + wide), b)
+            c = fma(w, load(like, row + 2 * wide), c)
+            d = fma(w, load(like, row + 3 * wide), d)
+        target = out + v * out_stride
+        store(a, target)
+        store(b, target + wide)
+        store(c, target + 2 * wide)
+        store(d, target + 3 * wide)
+
+
+@inline
+def _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end):
+    """As :func:`_sum4`, two vectors wide, two edges at a time."""
+    wide = size_of(like)
+    scalar = size_of(narrow(like, 1))
+    for v in range(begin, end):
+        rolled()
+        a = fill(like, 0.0)
+        b = a
+        c = a
+        d = a
+        e = load_index(first + 4 * v)
+        last = load_index(first + 4 * v + 4)
+        while e + 1 < last:
+            w = fill(like, load_scalar(like, weight + e * scalar))
+            row = x + load_index(index + 4 * e) * stride
+            a = fma(w, load(like, row), a)
+            b = fma(w, load(like, row + wide), b)
+            w = fill(like, load_scalar(like, weight + e * scalar + scalar))
+            row = x + load_index(index + 4 * e + 4) * stride
+            c = fma(w, load(like, row), c)
+            d = fma(w, load(like, row + wide), d)
+            e += 2
+        if e < last:
+            w = fill(like, load_scalar(like, weight + e * scalar))
+            row = x + load_index(index + 4 * e) * stride
+            a = fma(w, load(like, row), a)
+            b = fma(w, load(like, row + wide), b)
+        target = out + v * out_stride
+        store(add(a, c), target)
+        store(add(b, d), target + wide)
+
+
+@inline
+def _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end):
+    """As :func:`_sum4`, one vector wide, four edges at a time."""
+    scalar = size_of(narrow(like, 1))
+    for v in range(begin, end):
+        rolled()
+        a = fill(like, 0.0)
+        b = a
+        c = a
+        d = a
+        e = load_index(first + 4 * v)
+        last = load_index(first + 4 * v + 4)
+        while e + 3 < last:
+            w = weight + e * scalar
+            i = index + 4 * e
+            a = fma(fill(like, load_scalar(like, w)), load(like, x + load_index(i) * stride), a)
+            b = fma(fill(like, load_scalar(like, w + scalar)),
+                    load(like, x + load_index(i + 4) * stride), b)
+            c = fma(fill(like, load_scalar(like, w + 2 * scalar)),
+                    load(like, x + load_index(i + 8) * stride), c)
+            d = fma(fill(like, load_scalar(like, w + 3 * scalar)),
+                    load(like, x + load_index(i + 12) * stride), d)
+            e += 4
+        while e < last:
+            w = fill(like, load_scalar(like, weight + e * scalar))
+            a = fma(w, load(like, x + load_index(index + 4 * e) * stride), a)
+            e += 1
+        store(add(add(a, b), add(c, d)), out + v * out_stride)
+
+
+@inline
+def piece_width(length):
+    """The width of the pieces that a row of ``length`` numbers is cut into."""
+    width = 64
+    while width > length:
+        width //= 2
+    return width
+
+
+@inline
+def sum_piece(like, width, x, stride, first, index, weight, out, out_stride, begin, end):
+    """The sums of rows begin..end at one piece of ``width`` numbers; ``like`` has 16 lanes."""
+    if width == 64:
+        _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end)
+    elif width == 32:
+        _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end)
+    elif width == 16:
+        _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end)
+    elif width == 8:
+        _sum1(narrow(like, 8), x, stride, first, index, weight, out, out_stride, begin, end)
+    elif width == 4:
+        _sum1(narrow(like, 4), x, stride, first, index, weight, out, out_stride, begin, end)
+    elif width == 2:
+        _sum1(narrow(like, 2), x, stride, first, index, weight, out, out_stride, begin, end)
+    else:
+        _sum1(narrow(like, 1), x, stride, first, index, weight, out, out_stride, begin, end)
+
+
+@inline
+def _sums(like, address):
+    a = carray(at(address), 32, types.int64)
+    scalar = size_of(narrow(like, 1))
+    batch, length, rows = a[HEADER], a[HEADER + 1], a[HEADER + 2]
+    x, x_sample, x_row = a[HEADER + 3], a[HEADER + 4], a[HEADER + 5]
+    out, out_sample, out_row = a[HEADER + 6], a[HEADER + 7], a[HEADER + 8]
+    first, index, weight = a[HEADER + 9], a[HEADER + 10], a[HEADER + 11]
+    chunks, grabs = a[HEADER + 12], a[HEADER + 13]
+    width = piece_width(length)
+    pieces = (length + width - 1) // width
+    units = batch * chunks * pieces
+    while True:
+        rolled()
+        grab = take_number(address)
+        if grab >= grabs:
+            return
+        for unit in range(grab * units // grabs, (grab + 1) * units // grabs):
+            rolled()
+            piece = unit % pieces
+            chunk = unit // pieces % chunks
+            sample = unit // pieces // chunks
+            offset = min(piece * width, length - width) * scalar
+            sum_piece(like, width, x + sample * x_sample + offset, x_row, first, index, weight,
+                      out + sample * out_sample + offset, out_row,
+                      chunk * rows // chunks, (chunk + 1) * rows // chunks)
+
+
+def _sums_float32(address):
+    _sums(splat(np.float32(0), 16), address)
+
+
+def _sums_float64(address):
+    _sums(splat(np.float64(0), 16), address)
+
+
+_run_sums = Kernel(float32=_sums_float32, float64=_sums_float64)
+
+
+def weighted_sums(x: torch.Tensor, first: torch.Tensor, index: torch.Tensor,
+                  weight: torch.Tensor) -> torch.Tensor:
+    """out[b, v] = sum over e from first[v] to first[v + 1] of weight[e] x[b, index[e]].
+
+    Args:
+        x: (B, n, L) with unit stride in L, float32 or float64.
+        first, index: of an :class:`EdgeList`.
+        weight: of each edge of the list, of the dtype of ``x``, contiguous.
+
+    Returns:
+        (B, rows, L), contiguous.
+    """
+    batch, _, length = x.shape
+    rows = len(first) - 1
+    out = x.new_empty(batch, rows, length)
+    if not out.numel():
+        return out
+    size = x.element_size()
+    pieces = -(-length // piece_width.py_func(length))
+    threads = torch.get_num_threads()
+    chunks = min(rows, -(-4 * threads // (batch * pieces)))
+    grabs = min(batch * pieces * chunks, 8 * threads)
+    _run_sums(x.dtype, grabs, batch, length, rows,
+              x.data_ptr(), x.stride(0) * size, x.stride(1) * size,
+              out.data_ptr(), out.stride(0) * size, out.stride(1) * size,
+              first.data_ptr(), index.data_ptr(), weight.data_ptr(), chunks, grabs)
+    return out
+
+
+# ---------------------------------------------------------------------------------- dot products
+
+
+@inline
+def _dot(like, a, b, length):
+    """Sum over ``length`` numbers of a b."""
+    wide = size_of(like)
+    scalar = size_of(narrow(like, 1))
+    p = fill(like, 0.0)
+    q = p
+    i = 0
+    while i + 2 * lanes_of(like) <= length:
+        p = fma(load(like, a), load(like, b), p)
+        q = fma(load(like, a + wide), load(like, b + wide), q)
+        a += 2 * wide
+        b += 2 * wide
+        i += 2 * lanes_of(like)
+    if i + lanes_of(like) <= length:
+        p = fma(load(like, a), load(like, b), p)
+        a += wide
+        b += wide
+        i += lanes_of(like)
+    value = total(add(p, q))
+    while i < length:
+        value += load_scalar(like, a) * load_scalar(like, b)
+        a += scalar
+        b += scalar
+        i += 1
+    return value
+
+
+@inline
+def _dots(like, address):
+    a = carray(at(address), 32, types.int64)
+    scalar = size_of(narrow(like, 1))
+    batch, length, edges = a[HEADER], a[HEADER + 1], a[HEADER + 2]
+    x, x_sample, x_row = a[HEADER + 3], a[HEADER + 4], a[HEADER + 5]
+    y, y_sample, y_row = a[HEADER + 6], a[HEADER + 7], a[HEADER + 8]
+    src, dst, out, grabs = a[HEADER + 9], a[HEADER + 10], a[HEADER + 11], a[HEADER + 12]
+    four = narrow(like, 4)
+    while True:
+        rolled()
+        grab = take_number(address)
+        if grab >= grabs:
+            return
+        begin, end = grab * edges // grabs, (grab + 1) * edges // grabs
+        for e in range(begin, end):
+            store_scalar(like, out + e * scalar, 0.0)
+        for sample in range(batch):
+            rolled()
+            xs, ys = x + sample * x_sample, y + sample * y_sample
+            for e in range(begin, end):
+                rolled()
+                left = xs + load_index(src + 4 * e) * x_row
+                right = ys + load_index(dst + 4 * e) * y_row
+                value = load_scalar(like, out + e * scalar)
+                if length >= 16:
+                    value += _dot(like, left, right, length)
+                else:
+                    value += _dot(four, left, right, length)
+                store_scalar(like, out + e * scalar, value)
+
+
+def _dots_float32(address):
+    _dots(splat(np.float32(0), 16), address)
+
+
+def _dots_float64(address):
+    _dots(splat(np.float64(0), 16), address)
+
+
+_run_dots = Kernel(float32=_dots_float32, float64=_dots_float64)
+
+
+def edge_dots(x: torch.Tensor, y: torch.Tensor, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
+    """out[e] = sum over b and l of x[b, src[e], l] y[b, dst[e], l].
+
+    Args:
+        x: (B, n, L), unit stride in L.
+        y: (B, m, L), the same dtype, unit stride in L.
+        src, dst: (number of edges,) int32.
+    """
+    out = x.new_zeros(len(src))
+    if not (len(src) and x.numel() and y.numel()):
+        return out
+    size = x.element_size()
+    grabs = min(len(src), 8 * torch.get_num_threads())
+    _run_dots(x.dtype, grabs, x.shape[0], x.shape[2], len(src),
+              x.data_ptr(), x.stride(0) * size, x.stride(1) * size,
+              y.data_ptr(), y.stride(0) * size, y.stride(1) * size,
+              src.data_ptr(), dst.data_ptr(), out.data_ptr(), grabs)
+    return out
+
+
+# ---------------------------------------------------------------------------------- layout
+
+
+@inline
+def _copy(like, source, target, length):
+    """Copies ``length`` numbers."""
+    s = size_of(narrow(like, 1))
+    lanes = lanes_of(like)
+    body = length // lanes * lanes
+    for i in range(0, body, lanes):
+        store(load(like, source + i * s), target + i * s)
+    for i in range(body, length):
+        store_scalar(like, target + i * s, load_scalar(like, source + i * s))
+
+
+@inline
+def _join(like, address):
+    a = carray(at(address), 32, types.int64)
+    s = size_of(narrow(like, 1))
+    batch, length, rows = a[HEADER], a[HEADER + 1], a[HEADER + 2]
+    x, x_sample, x_row = a[HEADER + 3], a[HEADER + 4], a[HEADER + 5]
+    out, out_row = a[HEADER + 6], a[HEADER + 7]
+    small = narrow(like, 4)
+    while True:
+        rolled()
+        first = take_number(address) * JOINED
+        if first >= rows:
+            return
+        for sample in range(batch):
+            rolled()
+            for v in range(first, min(first + JOINED, rows)):
+                rolled()
+                source = x + sample * x_sample + v * x_row
+                target = out + v * out_row + sample * length * s
+                if length >= 16:
+                    _copy(like, source, target, length)
+                else:
+                    _copy(small, source, target, length)
+
+
+def _join_float32(address):
+    _join(splat(np.float32(0), 16), address)
+
+
+def _join_float64(address):
+    _join(splat(np.float64(0), 16), address)
+
+
+_run_join = Kernel(float32=_join_float32, float64=_join_float64)
+
+
+def joined(x: torch.Tensor) -> torch.Tensor:
+    """(B, n, L), unit stride in L, as (n, B L) with a little room after each row.
+
+    Rows a power of two apart would share the same few sets of the cache.
+    """
+    batch, rows, length = x.shape
+    size = x.element_size()
+    out = x.new_empty(rows, batch * length + 64 // size)
+    _run_join(x.dtype, -(-rows // JOINED), batch, length, rows, x.data_ptr(), x.stride(0) * size,
+              x.stride(1) * size, out.data_ptr(), out.stride(0) * size)
+    return out[:, :batch * length]

@@ -1,0 +1,122 @@
+"""Norm, activation and depthwise convolution as one compiled operation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from ..errors import ONLY_FIRST_DERIVATIVES, InputError
+from ..kernels.maps import BATCH, FIXED, INSTANCE, NO_NORM
+from ..kernels.operators import channel_moments, map_backward, map_forward
+from .operations import (EPSILON, MOMENTUM, Activation, BatchNorm, DepthwiseConv, InstanceNorm, Operation,
+                         Rows)
+
+SLOPES = {"identity": 1.0, "relu": 0.0, "leaky_relu": 0.01}
+
+
+def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """What ``operations`` do one after the other, as few compiled passes over x (B, n, H, W)."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        for operation in operations:
+            x = operation(x, rows)
+        return x
+    for part in _parts(operations):
+        x = part(x, rows)
+    return x
+
+
+class _Part:
+    """At most one norm, one activation and one convolution, in this order."""
+
+    def __init__(self):
+        self.norm = self.activation = self.convolution = None
+
+    def takes(self, operation: Operation) -> bool:
+        """Whether the operation can be the next one; if so it is."""
+        if self.convolution is not None:
+            return False
+        if isinstance(operation, DepthwiseConv) and not operation.zero_pad:
+            self.convolution = operation
+        elif isinstance(operation, Activation) and operation.name in SLOPES and not self.activation:
+            self.activation = operation
+        elif isinstance(operation, BatchNorm | InstanceNorm) and not (self.norm or self.activation):
+            self.norm = operation
+        else:
+            return False
+        return True
+
+    def __call__(self, x, rows):
+        norm, kind, mean, rstd = self.norm, NO_NORM, None, None
+        if isinstance(norm, InstanceNorm):
+            if x.shape[2] * x.shape[3] == 1:  # a map that is its own mean
+                x, norm = norm(x, rows), None
+            else:
+                kind = INSTANCE
+        x = _with_contiguous_maps(x)
+        if isinstance(norm, BatchNorm):
+            kind, mean, rstd = _batch_moments(norm, x, rows)
+        weight, bias = (None, None) if norm is None else (norm.weight[rows], norm.bias[rows])
+        kernel, stride = None, 1
+        if self.convolution is not None:
+            kernel, stride = self.convolution.weight[rows], self.convolution.stride
+        slope = SLOPES[self.activation.name] if self.activation is not None else 1.0
+        return _Maps.apply(x, weight, bias, kernel, mean, rstd, kind, slope, stride)
+
+
+def _parts(operations) -> Iterator:
+    """The operations grouped, in order; one that cannot be compiled stands alone."""
+    part = None
+    for operation in operations:
+        if part is not None and part.takes(operation):
+            continue
+        if part is not None:
+            yield part
+        part = _Part()
+        if not part.takes(operation):
+            yield operation
+            part = None
+    if part is not None:
+        yield part
+
+
+def _batch_moments(norm: BatchNorm, x, rows):
+    if not norm.training:
+        return FIXED, norm.running_mean[rows], (norm.running_var[rows] + EPSILON).rsqrt()
+    norm.check(x)
+    mean, rstd, variance = channel_moments(x.detach(), EPSILON)
+    count = x.shape[0] * x.shape[2] * x.shape[3]
+    norm.running_mean.data[rows] = norm.running_mean[rows].lerp(mean, MOMENTUM)
+    norm.running_var.data[rows] = norm.running_var[rows].lerp(variance * (count / (count - 1)), MOMENTUM)
+    return BATCH, mean, rstd
+
+
+class _Maps(torch.autograd.Function):
+    """norm, activation, convolution; gradients can be taken once."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, kernel, mean, rstd, norm, slope, stride):
+        y, own_mean, own_rstd = map_forward(x, weight, bias, mean, rstd, kernel, norm, slope, stride,
+                                            EPSILON)
+        if norm == INSTANCE:
+            mean, rstd = own_mean, own_rstd
+        ctx.save_for_backward(x, weight, bias, kernel, mean, rstd)
+        ctx.settings = norm, slope, stride
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if torch.is_grad_enabled():
+            raise InputError(ONLY_FIRST_DERIVATIVES)
+        x, weight, bias, kernel, mean, rstd = ctx.saved_tensors
+        gradients = map_backward(_with_contiguous_maps(gradient), x, weight, bias, mean, rstd, kernel,
+                                 *ctx.settings)
+        return *(g if t is not None else None for g, t in zip(gradients, (x, weight, bias, kernel))), \
+            None, None, None, None, None
+
+
+def _with_contiguous_maps(x: torch.Tensor) -> torch.Tensor:
+    height, width = x.shape[2:]
+    if (width == 1 or x.stride(3) == 1) and (height == 1 or x.stride(2) == width):
+        return x
+    return x.contiguous()

@@ -1,0 +1,257 @@
+"""Compiled networks give the outputs of what they were compiled from, and are refused where they cannot."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from graphs import random_dag
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+import neuralgraph as ng
+from neuralgraph.errors import CheckpointError, InputError
+from neuralgraph.inference.plan import plan
+
+sizes = st.sampled_from([(1, 1), (5, 5), (6, 4), (2, 3), (17, 9), (1, 8)])
+
+
+def perturb(module, seed=0):
+    """Values of trained norms: constants are not 0, so nothing that is folded goes unseen."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in (*module.named_parameters(), *module.named_buffers()):
+            if name.endswith(("running_var",)):
+                value.copy_(torch.rand(value.shape, generator=g, dtype=value.dtype) + 0.5)
+            elif name.endswith(("bias", "running_mean")) or name.endswith("weight") and value.dim() == 1 \
+                    and "functions" in name:
+                value.copy_(torch.randn(value.shape, generator=g, dtype=value.dtype) * 0.5 + 0.3)
+    return module.eval()
+
+
+def same(network, fast, shape, seed=0, tolerance=1e-10, dtype=torch.float64):
+    x = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        expected = network(x)
+        for _ in range(2):  # the second time in used memory
+            actual = fast(x)
+            scale = max(1.0, expected.abs().max().item())
+            torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.4, 1.0]), batch=st.integers(1, 9),
+       size=sizes)
+@settings(max_examples=60)
+def test_random_graphs(seed, share, batch, size):
+    wiring = random_dag(seed)
+    network = perturb(ng.StaticNeuralGraph(wiring, ng.TopK(round(share * wiring.num_edges)), "dense", seed,
+                                           dtype=torch.float64), seed)
+    same(network, ng.compile(network), (batch, len(wiring.inputs), *size), seed)
+
+
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.3, 1.0]), steps=st.integers(1, 5),
+       tied=st.booleans(), held=st.booleans(), batch=st.integers(1, 9), size=sizes)
+@settings(max_examples=60)
+def test_discrete_time(seed, share, steps, tied, held, batch, size):
+    wiring = ng.wirings.complete(9, inputs=3, outputs=2)
+    if held:
+        wiring = ng.wirings.from_edges([(0, 1), (1, 2), (2, 1), (0, 3), (3, 3), (2, 3), (1, 4), (3, 4)],
+                                       inputs=[0], outputs=[3, 4])
+    network = perturb(ng.DiscreteTimeNeuralGraph(
+        wiring, ng.TopK(round(share * wiring.num_edges)), "dense", seed, steps=steps, tied=tied,
+        dtype=torch.float64), seed)
+    same(network, ng.compile(network), (batch, len(wiring.inputs), *size), seed)
+
+
+@pytest.mark.parametrize("activation", ["elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "leaky_relu"])
+def test_activations(activation):
+    for send in ("activation", "norm activation conv", "conv activation"):
+        function = ng.NodeFunction(send, norm="batch" if "norm" in send else None, activation=activation,
+                                   receive="bias")
+        network = perturb(ng.StaticNeuralGraph(ng.wirings.blocks([2, 5, 3], function), ng.TopK(20),
+                                               dtype=torch.float64))
+        same(network, ng.compile(network), (3, 2, 5, 4))
+
+
+MODELS = [("tiny-static", dict(k=4000), 32), ("tiny-discrete", dict(k=6000), 32),
+          ("mobilenet-dnw", dict(width=0.1), 32), ("mobilenet-dnw-small", dict(width=0.1), 32),
+          ("mobilenet-dnw", dict(width=0.05), 64), ("mobilenet-v1", dict(width=0.25), 32)]
+
+
+@pytest.mark.parametrize("name, options, size", MODELS)
+def test_models(name, options, size):
+    model = perturb(ng.models.create(name, num_classes=7, image_size=size, **options))
+    fast = ng.compile(model)
+    for batch in (1, 5):
+        same(model, fast, (batch, 3, size, size), tolerance=1e-4, dtype=torch.float32)
+    if not name.startswith("tiny"):
+        same(model, fast, (2, 3, size + 7, size - 5), tolerance=1e-4, dtype=torch.float32)
+
+
+def test_dead_nodes_go_and_constants_are_folded():
+    """0 -> 1 -> 5 is all that varies; 2 is read by nobody, 3 and 4 are constants, 3 reads nothing."""
+    edges = [(0, 1), (1, 5), (1, 2), (3, 4), (4, 5), (3, 5), (0, 3)]
+    functions = [ng.NodeFunction("norm activation conv")] * 5 + [ng.NodeFunction()]
+    wiring = ng.wirings.from_edges(edges, inputs=[0], outputs=[5], functions=functions,
+                                   weight=torch.tensor([7.0, 6, 5, 4, 3, 2, 1]))
+    network = perturb(ng.StaticNeuralGraph(wiring, ng.TopK(6), dtype=torch.float64), seed=3)
+    made = plan(network)
+    assert sum(len(group.nodes) for group in made.groups) == 3
+    varying = np.concatenate([group.nodes for group in made.groups])
+    assert np.isin(made.dst, varying).sum() == 3  # two edges, and one constant for both 3 and 4
+    same(network, ng.compile(network), (2, 1, 6, 7))
+
+
+def test_what_no_graph_reads_of_another_is_left_out():
+    model = perturb(ng.models.create("mobilenet-dnw", width=0.03, num_classes=4, image_size=32))
+    fast = ng.compile(model)
+    alone = [sum(len(g.nodes) for g in plan(network).groups) for network in model.stages]
+    together = [sum(len(g.nodes) for g in network.plan.groups) for network in fast.networks]
+    assert together[-1] == alone[-1] and all(t < a for t, a in zip(together[:-1], alone[:-1]))
+    same(model, fast, (3, 3, 32, 32), tolerance=1e-4, dtype=torch.float32)
+
+
+def test_a_network_without_real_edges_is_constant():
+    network = perturb(ng.StaticNeuralGraph(ng.wirings.blocks([2, 3, 2], ng.NodeFunction(
+        "norm activation conv", "norm")), ng.TopK(0), dtype=torch.float64))
+    same(network, ng.compile(network), (3, 2, 4, 4))
+
+
+def test_modules_that_contain_networks():
+    network = perturb(ng.StaticNeuralGraph(ng.wirings.blocks([4, 8, 3]), ng.TopK(20)))
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), network, nn.Flatten()).eval()
+    fast = ng.compile(module)
+    same(module, fast, (2, 1, 6, 6), tolerance=1e-5, dtype=torch.float32)
+    assert isinstance(module[1], ng.StaticNeuralGraph)
+    assert not isinstance(fast[1], ng.StaticNeuralGraph)
+
+
+def test_many_threads_at_once():
+    network = perturb(ng.StaticNeuralGraph(ng.wirings.blocks([3, 20, 20, 4]), ng.TopK(200)))
+    fast = ng.compile(network)
+    images = [torch.randn(1 + i % 3, 3, 8, 8) for i in range(24)]
+    with torch.no_grad():
+        expected = [network(x) for x in images]
+        with ThreadPoolExecutor(4) as pool:
+            for actual, wanted in zip(pool.map(lambda x: fast(x.clone()), images), expected):
+                torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_compiled_says_so():
+    wiring = ng.wirings.complete(6, inputs=2, outputs=1)
+    for network in (ng.ContinuousTimeNeuralGraph(wiring, ng.TopK(9)),
+                    ng.DiscreteTimeNeuralGraph(wiring, ng.TopK(9), steps=None)):
+        with pytest.raises(InputError, match="not known before it runs"):
+            ng.compile(network)
+    with pytest.raises(InputError, match="nothing to compile"):
+        ng.compile(nn.Linear(2, 2))
+    with pytest.raises(InputError, match="network or a module"):
+        ng.compile("runs/tiny")
+    fast = ng.compile(ng.StaticNeuralGraph(ng.wirings.chain([2, 3]), ng.TopK(4)))
+    for wrong in (torch.zeros(1, 3, 4, 4), torch.zeros(2, 4, 4), torch.zeros(1, 2, 4, 4).double(),
+                  torch.zeros(0, 2, 4, 4), None):
+        with pytest.raises(InputError, match="takes a torch.float32 tensor"):
+            fast(wrong)
+    with pytest.raises(InputError, match="no gradients"):
+        fast(torch.zeros(1, 2, 4, 4, requires_grad=True))
+    model = ng.compile(ng.models.create("tiny-static", k=100))
+    with pytest.raises(InputError, match="cannot be trained"):
+        model.train()
+    with pytest.raises(InputError, match="images"):
+        model(torch.zeros(1, 1, 32, 32))
+
+
+# ---------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("name, options, size", MODELS[:4])
+def test_files_round_trip_bit_for_bit(tmp_path, name, options, size):
+    model = perturb(ng.models.create(name, num_classes=3, image_size=size, **options))
+    fast = ng.compile(model)
+    fast.save(tmp_path / "fast.ng")
+    again = ng.inference.load(tmp_path / "fast.ng")
+    x = torch.randn(2, 3, size, size)
+    assert torch.equal(again(x), fast(x))
+    assert [p.name for p in tmp_path.iterdir()] == ["fast.ng"]
+
+
+def small_file(path):
+    functions = ng.NodeFunction("norm activation conv", stride=1)
+    network = perturb(ng.StaticNeuralGraph(ng.wirings.blocks([2, 4, 4, 2], functions), ng.TopK(14)))
+    fast = ng.compile(network)
+    ng.inference.save(fast, path)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_wrong_numbers_in_a_file_are_found_or_harmless(tmp_path_factory, data):
+    """Whatever integers stand in a file, what is read runs within its memory or is refused."""
+    path = tmp_path_factory.mktemp("files") / "fast.ng"
+    arrays, metadata = small_file(path)
+    whole = sorted(name for name, value in arrays.items() if value.dtype == torch.int64)
+    name = data.draw(st.sampled_from(whole))
+    place = data.draw(st.integers(0, arrays[name].numel() - 1))
+    arrays[name][place] = data.draw(st.sampled_from([-2**40, -1, 0, 1, 3, 10**6, 2**40]))
+    save_file(arrays, path, metadata=metadata)
+    try:
+        fast = ng.inference.load(path)
+    except CheckpointError:
+        return
+    assert fast(torch.zeros(1, 2, 4, 4)).shape == (1, 2, 4, 4)
+
+
+@pytest.mark.parametrize("change", [
+    lambda header: header.update(format=2),
+    lambda header: header.pop("network"),
+    lambda header: header["network"].update(dtype="float64"),
+    lambda header: header["network"].update(num_inputs=0),
+    lambda header: header["network"].update(num_outputs=True),
+    lambda header: header["network"].update(output_scale=2),
+    lambda header: header["network"]["groups"].reverse(),
+    lambda header: header["network"]["groups"].pop(0),
+    lambda header: header["network"]["groups"][1].update(scale=2),
+    lambda header: header["network"]["groups"][1].update(level=0),
+    lambda header: header["network"]["groups"][1]["parts"][0].update(stride=2),
+    lambda header: header["network"]["groups"][1]["parts"][0].update(activation="__import__"),
+    lambda header: header["network"]["groups"][1]["parts"][0].update(norm=""),
+    lambda header: header["network"]["groups"][1]["parts"].append({}),
+    lambda header: header.update(network=[]),
+])
+def test_wrong_headers_are_refused(tmp_path, change):
+    arrays, metadata = small_file(tmp_path / "fast.ng")
+    header = json.loads(metadata["neuralgraph compiled"])
+    change(header)
+    save_file(arrays, tmp_path / "fast.ng", metadata={"neuralgraph compiled": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="fast.ng"):
+        ng.inference.load(tmp_path / "fast.ng")
+
+
+def test_damaged_files_are_refused(tmp_path):
+    path = tmp_path / "fast.ng"
+    arrays, metadata = small_file(path)
+    content = path.read_bytes()
+    for wrong in (b"", content[:50], content[:-10], b"x" * 1000):
+        path.write_bytes(wrong)
+        with pytest.raises(CheckpointError, match="damaged"):
+            ng.inference.load(path)
+    with pytest.raises(CheckpointError, match="no file"):
+        ng.inference.load(tmp_path / "other.ng")
+    save_file(arrays, path)
+    with pytest.raises(CheckpointError, match="no compiled model"):
+        ng.inference.load(path)
+    for missing in arrays:
+        save_file({name: value for name, value in arrays.items() if name != missing}, path,
+                  metadata=metadata)
+        with pytest.raises(CheckpointError):
+            ng.inference.load(path)
+    fast = ng.compile(ng.StaticNeuralGraph(ng.wirings.chain([2, 3]), ng.TopK(4)))
+    with pytest.raises(InputError, match="cannot write"):
+        ng.inference.save(fast, tmp_path / "nowhere" / "fast.ng")
+    with pytest.raises(InputError, match="neuralgraph.compile"):
+        ng.inference.save(nn.Linear(1, 1), path)
