@@ -123,8 +123,10 @@ class Run:
         if not run.ranks.is_first:
             return run
         try:
-            (folder / WIRINGS).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / UNFINISHED).touch()
+            (folder / WIRINGS).mkdir(exist_ok=True)
+            (folder / INITIAL).unlink(missing_ok=True)  # of a making that was cut off
         except OSError as error:
             raise RunError(f"cannot make the folder {folder}: {error.strerror}.") from error
         if recipe.selector == "complete":  # a lottery ticket may be drawn from it
