@@ -130,6 +130,28 @@ def test_a_run_on_own_images_resumes_from_another_folder(tmp_path, monkeypatch):
     assert "are not those" in error("train", "tiny-static", "--resume", "--out", "../run")
 
 
+def test_recipes_are_listed_in_groups():
+    from neuralgraph.training import RECIPES
+
+    lines = call("recipes").output.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert sum(line.startswith("the paper's Table") for line in lines) == 3
+    assert {line.split()[0] for line in lines if line.startswith("  ")} == set(RECIPES)
+
+
+def test_a_saved_recipe_is_trained_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = call("train", "tiny-static", "--epochs", "0", "--set", "k=100", "--out", "first")
+    assert first.exit_code == 0
+    for source in ("first", "first/recipe.json"):
+        result = call("train", source, "--set", "seed=3")
+        assert result.exit_code == 0 and "100 of 325760 edges" in result.output
+    recipes = [json.loads((tmp_path / folder / "recipe.json").read_text())["recipe"]
+               for folder in ("first", "runs/tiny-static", "runs/tiny-static-2")]
+    assert {**recipes[0], "seed": 3} == recipes[1] == recipes[2]
+    assert "in first" in call("train", "first", "--resume").output
+
+
 def error(*arguments):
     result = call(*arguments)
     assert result.exit_code == 2, result.output
@@ -145,6 +167,9 @@ def test_bad_input(run, tmp_path, monkeypatch):
     (tmp_path / "cifar.tar.gz").write_bytes(b"\x1f\x8b\x08 half of it")
     cases = [
         (("train", "tiny-statc"), "did you mean 'tiny-static'"),
+        (("train", "table1-static-dnw"), "name some with --data"),
+        (("train", "no/such/recipe.json"), "there is no recipe no/such/recipe.json"),
+        (("train", folder, "--resume", "--out", "x"), "leave out --out"),
         (("train", "tiny-static", "--set", "epoch=3"), "did you mean 'epochs'"),
         (("train", "tiny-static", "--set", "lr"), "KEY=VALUE"),
         (("train", "tiny-static", "--set", "lr=quick"), "lr must be a number"),

@@ -75,11 +75,9 @@ def with_place(function):
 @main.command()
 def recipes():
     """List what can be trained."""
-    from ..training import RECIPES
+    from . import training
 
-    width = max(map(len, RECIPES))
-    for recipe in RECIPES.values():
-        click.echo(f"{recipe.name:{width}}  {recipe.description}")
+    training.recipes()
 
 
 @main.command()
@@ -99,7 +97,9 @@ def recipes():
 @with_place
 @with_threads
 def train(recipe, data, epochs, settings, out, resume, accept_changes, device, workers, check_ranks):
-    """Train RECIPE (see `neuralgraph recipes`) and keep everything in a folder.
+    """Train RECIPE and keep everything in a folder.
+
+    RECIPE is a name of `neuralgraph recipes`, a JSON file, or the folder of a run: its recipe again.
 
     Several processes or machines: torchrun --nproc-per-node N -m neuralgraph train RECIPE ...
     """

@@ -10,7 +10,8 @@ import click
 from tqdm import tqdm
 
 from ..errors import InputError, RunError, lookup
-from ..training import RECIPES, Interrupted, Run, Watcher, join, read_recipe
+from ..training import RECIPES, Interrupted, Recipe, Run, Watcher, join, read_recipe
+from ..training.recipes import GROUPS
 
 COLUMNS = (
     ("epoch", "epoch", "{:>5}"), ("train_loss", "loss", "{:>7.4f}"),
@@ -55,10 +56,17 @@ class Display(Watcher):
             self.bar.close()
 
 
+def recipes() -> None:
+    width = max(map(len, RECIPES))
+    for title, group in GROUPS.items():
+        click.echo(f"\n{title}")
+        for recipe in group:
+            click.echo(f"  {recipe.name:{width}}  {recipe.description}")
+
+
 def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str, ...],
           out: Path | None, resume: bool, accept_changes: bool, device: str,
           workers: int | None, check_ranks: bool) -> None:
-    chosen = lookup("recipe", recipe, RECIPES)
     given = dict(_split(setting) for setting in settings)
     if data is not None:
         given["data"] = data
@@ -72,12 +80,13 @@ def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str
             folder = _found(recipe, out)
             run = Run.open(folder, settings=given, accept_changes=accept_changes, **place)
         else:
-            folder = ranks.from_first(out or _free_folder(recipe))
-            run = Run.create(chosen.with_settings(given), folder, **place)
-        _train(run, recipe, check_ranks)
+            chosen = _recipe(recipe).with_settings(given)
+            folder = ranks.from_first(out or _free_folder(chosen.name))
+            run = Run.create(chosen, folder, **place)
+        _train(run, check_ranks)
 
 
-def _train(run: Run, recipe: str, check_ranks: bool) -> None:
+def _train(run: Run, check_ranks: bool) -> None:
     """Trains and says so, in the first process only."""
     first = run.ranks.is_first
     display = Display() if first else Watcher()
@@ -86,8 +95,8 @@ def _train(run: Run, recipe: str, check_ranks: bool) -> None:
     except Interrupted as stop:
         if first:
             display.close()
-            click.echo(f"{stop}\nContinue with: neuralgraph train {recipe} --resume --out {run.folder}",
-                       err=True)
+            click.echo(f"{stop}\nContinue with: neuralgraph train {run.recipe.name} --resume --out "
+                       f"{run.folder}", err=True)
         raise SystemExit(130) from None
     finally:
         if first:
@@ -109,11 +118,24 @@ def evaluate(folder: Path, backend: str | None, device: str, workers: int | None
                f"{count / seconds:.0f} images/s with {used}")
 
 
+def _recipe(name: str) -> Recipe:
+    """A recipe by its name, or from a file or the folder of a run."""
+    if name not in RECIPES and Path(name).exists():
+        return Recipe.read(name)
+    if len(Path(name).parts) > 1 or Path(name).suffix == ".json":
+        raise InputError(f"there is no recipe {name}; give a name of `neuralgraph recipes`, a JSON file "
+                         "or the folder of a run.")
+    return lookup("recipe", name, RECIPES)
+
+
 def _found(recipe: str, out: Path | None) -> Path:
     """The folder of the run to resume."""
-    folder = out or _latest_folder(recipe)
+    is_run = recipe not in RECIPES and Path(recipe).is_dir()
+    if is_run and out is not None:
+        raise InputError(f"{recipe} is the run to resume, so leave out --out.")
+    folder = Path(recipe) if is_run else out or _latest_folder(recipe)
     saved, _ = read_recipe(folder)
-    if saved.name != recipe:
+    if saved.name != recipe and not is_run:
         raise RunError(f"{folder} holds a run of {saved.name!r}, not of {recipe!r}: "
                        f"neuralgraph train {saved.name} --resume --out {folder}")
     return folder

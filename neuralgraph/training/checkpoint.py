@@ -18,7 +18,7 @@ from safetensors.torch import save
 from ..errors import CheckpointError, RunError
 
 FORMAT = 2
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT, RECIPE = "checkpoint.safetensors", "recipe.json"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -15,10 +15,10 @@ from .. import models
 from ..data import DATASETS, Images
 from ..errors import CheckpointError, InputError, RunError
 from ..models import Classifier
-from .checkpoint import CHECKPOINT, check_fits, part, read_checkpoint, read_json
+from .checkpoint import CHECKPOINT, RECIPE, check_fits, part, read_checkpoint, read_json
 from .recipe import Recipe
 
-RECIPE, METRICS, WIRINGS, INITIAL = "recipe.json", "metrics.csv", "wiring", "initial.safetensors"
+METRICS, WIRINGS, INITIAL = "metrics.csv", "wiring", "initial.safetensors"
 UNFINISHED = ".unfinished"  # in a folder whose making was cut off: it may be made again
 # recipe fields that models take if they have them, and those that selectors take, by their names there
 MODEL_OPTIONS = ("k", "width", "pool", "steps", "solver")

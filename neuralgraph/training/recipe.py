@@ -7,8 +7,10 @@ import math
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import InputError, UnknownNameError, lookup
+from .checkpoint import RECIPE, read_json
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Recipe:
     Args:
         name: of the recipe.
         description: one line for the list.
-        data: a data set by name, or the path of one; see :func:`neuralgraph.data.load`.
+        data: a data set by name, or the path of one; see :func:`neuralgraph.data.load`. None where
+            the images have to be named.
         image_size: resize class folders to this side in pixels; None keeps the size they have.
         model: a name of :func:`neuralgraph.models.names`.
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`.
@@ -53,7 +56,7 @@ class Recipe:
 
     name: str
     description: str
-    data: str = "digits"
+    data: str | None = "digits"
     image_size: int | None = None
     model: str = "tiny-static"
     selector: str = "dnw"
@@ -84,6 +87,8 @@ class Recipe:
     def __post_init__(self):
         for name, kind in typing.get_type_hints(Recipe).items():
             _check_type(name, getattr(self, name), kind)
+        if self.name != Path(self.name).name:
+            raise InputError(f"name must do for a folder too, got {self.name!r}.")
         for name, least in {"epochs": 0, "batch_size": 1, "lr": 0.0, "momentum": 0.0, "seed": 0,
                             "weight_decay": 0.0, "crop_padding": 0, "lr_factor": 0.0}.items():
             if not getattr(self, name) >= least:
@@ -108,7 +113,7 @@ class Recipe:
             UnknownNameError: for a field that does not exist, with the nearest one.
             InputError: for a text that is no value of the field's type.
 
-        >>> RECIPES["tiny-static"].with_settings({"lr": "0.05", "k": "none"}).k
+        >>> Recipe("mine", "", k=300).with_settings({"lr": "0.05", "k": "none"}).k
         """
         types_ = typing.get_type_hints(Recipe)
         for key in settings:
@@ -131,6 +136,33 @@ class Recipe:
         if isinstance(fields.get("milestones"), list):
             fields = {**fields, "milestones": tuple(fields["milestones"])}
         return cls(**fields)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Recipe:
+        """The recipe of a run (its folder, or ``recipe.json`` there), or fields written by hand.
+
+        Raises:
+            CheckpointError: if there is no such file or it holds no JSON object.
+            InputError: for fields that make no recipe.
+        """
+        path = Path(path)
+        path = path / RECIPE if path.is_dir() else path
+        content = read_json(path)
+        fields = content.get("recipe", content)
+        try:
+            return cls.from_json({"name": path.stem, "description": "", **fields})
+        except (TypeError, InputError, UnknownNameError) as error:
+            raise InputError(f"{path} holds no recipe: {error}") from error
+
+    def shortened(self, epochs: int) -> Recipe:
+        """This recipe in another number of epochs; milestones keep their share of the run.
+
+        >>> Recipe("r", "", epochs=160, schedule="step", milestones=(80, 120)).shortened(20).milestones
+        (10, 15)
+        """
+        share = epochs / self.epochs if self.epochs else 1.0
+        return dataclasses.replace(self, epochs=epochs,
+                                   milestones=tuple(round(m * share) for m in self.milestones))
 
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """The rate of the update number ``step`` (from 0).
@@ -177,31 +209,3 @@ def _parse(key: str, text: str, kind) -> object:
         name = {bool: "true or false", int: "an integer", float: "a number"}.get(
             kind, "integers with commas between them")
         raise InputError(f"{key} must be {name}, got {text!r}.") from None
-
-
-RECIPES = {recipe.name: recipe for recipe in (
-    Recipe(
-        "tiny-static", "the static classifier of the paper's Table 1, on the embedded digits",
-        k=300, epochs=12, batch_size=32, crop_padding=0, flip=False,
-    ),
-    Recipe(
-        "tiny-discrete", "the discrete-time classifier of Table 1, on the embedded digits",
-        model="tiny-discrete", lr=0.05, epochs=5, batch_size=32, crop_padding=0, flip=False,
-    ),
-    Recipe(
-        "tiny-continuous", "the continuous-time classifier of Table 1, on the embedded digits",
-        model="tiny-continuous", lr=0.05, epochs=3, batch_size=32, crop_padding=0, flip=False,
-    ),
-    Recipe(
-        "mobilenet-dnw", "MobileNetV1-DNW x 0.225, 160 epochs for CIFAR-10 (give --data)",
-        model="mobilenet-dnw", width=0.225,
-    ),
-    Recipe(
-        "mobilenet-dnw-small", "MobileNetV1-DNW-Small x 0.225, 160 epochs for CIFAR-10 (give --data)",
-        model="mobilenet-dnw-small", width=0.225,
-    ),
-    Recipe(
-        "mobilenet-v1", "the hand-made MobileNetV1 x 0.25, 160 epochs for CIFAR-10 (give --data)",
-        model="mobilenet-v1", selector="complete", width=0.25,
-    ),
-)}

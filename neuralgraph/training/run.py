@@ -19,10 +19,10 @@ from ..analysis import dead_nodes
 from ..data import Augmentation, Images, load, lost_readers, training_order
 from ..errors import CheckpointError, InputError, RunError
 from ..selectors import FROM_TRAINED
-from .checkpoint import (CHECKPOINT, check_fits, digest, part, read_checkpoint, write_checkpoint,
-                         write_csv, write_json, write_wirings)
+from .checkpoint import (CHECKPOINT, RECIPE, check_fits, digest, part, read_checkpoint,
+                         write_checkpoint, write_csv, write_json, write_wirings)
 from .distributed import choose_device, current
-from .folder import (INITIAL, METRICS, RECIPE, UNFINISHED, WIRINGS, Progress, alone_in, check_free,
+from .folder import (INITIAL, METRICS, UNFINISHED, WIRINGS, Progress, alone_in, check_free,
                      describe, listed_changes, load_model, make_model, read_progress, read_recipe,
                      with_whole_paths)
 from .recipe import Recipe
@@ -111,6 +111,8 @@ class Run:
         recipe = with_whole_paths(recipe)
         if current().is_first:
             check_free(folder)
+        if recipe.data is None and data is None:
+            raise InputError(f"the recipe {recipe.name!r} has no images of its own; name some with --data.")
         run = cls(recipe, folder, data or _load_images(recipe, workers), device)
         _take_over(run)
         run.last_real = run._real_edges()

@@ -1,0 +1,167 @@
+"""Recipes: each builds what the paper describes and trains; saved ones come back."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from neuralgraph.data import ImageData
+from neuralgraph.errors import CheckpointError, InputError
+from neuralgraph.models import mobilenet
+from neuralgraph.networks import static
+from neuralgraph.training import RECIPES, Recipe, Run, Watcher
+from neuralgraph.training.recipes import GROUPS
+
+K = {0.15: 70_643, 0.225: 158_944, 0.3: 282_565, 0.49: 753_816}  # edges of the five graphs together
+
+
+def pictures(side, count=8):
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, (count, 3, side, side), dtype=np.uint8))
+    labels = torch.arange(count)
+    return ImageData("noise", images, labels, images[:4], labels[:4],
+                     tuple(f"c{i}" for i in range(10)))
+
+
+@pytest.fixture(scope="module")
+def shared_wirings():
+    """Wirings are frozen, so all MobileNets of this file may have the same ones."""
+    wirings, stages = {}, {}
+    make_blocks, make_stages = mobilenet.blocks, static.topological_stages
+
+    def blocks(sizes, function, **options):
+        key = (*sizes, options["input_stride"])
+        if key not in wirings:
+            wirings[key] = make_blocks(sizes, function, **options)
+        return wirings[key]
+
+    def topological_stages(wiring):
+        if id(wiring) not in stages:
+            stages[id(wiring)] = (wiring, make_stages(wiring))  # kept alive, so that ids are unique
+        return stages[id(wiring)][1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mobilenet, "blocks", blocks)
+        patch.setattr(static, "topological_stages", topological_stages)
+        yield
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_its_model_and_takes_a_step(name, shared_wirings, tmp_path):
+    recipe = RECIPES[name]
+    quick = {"epochs": 1, "batch_size": 4, "image_size": None,
+             "solver": "euler" if recipe.model == "tiny-continuous" else None}
+    data = pictures(16 if recipe.model.startswith("mobilenet") else 8)
+    run = Run(dataclasses.replace(recipe, **quick), tmp_path, data)
+    edges = [network.selector.num_real for network in run.model.networks]
+    if recipe.model.startswith("tiny"):
+        assert edges == [recipe.k or 32_000]
+    elif recipe.selector == "complete":
+        assert recipe.model == "mobilenet-v1" or sum(edges) == 6_981_632
+    elif recipe.selector == "l1-anneal":
+        assert sum(edges) == 6_981_632
+        assert sum(n.selector.k for n in run.model.networks) == K[recipe.width]
+    else:
+        assert sum(edges[:5]) == K[recipe.width]
+        if recipe.model == "mobilenet-dnw-small":
+            assert edges[5] == 10_240 - math.floor((1 - recipe.width) * 10_240 + 1e-9)
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    run._step(torch.arange(8), Watcher())
+    assert math.isfinite(run.progress.loss)
+    moved = [not torch.equal(old, new) for old, new in zip(before, run.model.parameters())]
+    assert all(moved)
+
+
+def test_table_1_is_the_released_recipe():
+    rows = {name: recipe for name, recipe in RECIPES.items() if name.startswith("table1-")}
+    assert len(rows) == 6
+    assert {(r.model, r.selector) for r in rows.values()} == {
+        (f"tiny-{kind}", selector) for kind in ("static", "discrete", "continuous")
+        for selector in ("random", "dnw")}
+    for r in rows.values():
+        assert (r.epochs, r.batch_size, r.lr, r.schedule, r.milestones, r.lr_factor) == (
+            160, 512, 0.1, "step", (80, 120), 0.1)
+        assert (r.momentum, r.nesterov, r.weight_decay, r.crop_padding, r.flip, r.k) == (
+            0.9, False, 1e-4, 4, True, 32_000)
+
+
+def test_table_2_is_the_papers():
+    rows = {name.removeprefix("table2-"): r for name, r in RECIPES.items() if name.startswith("table2-")}
+    assert {name: (r.selector, r.width, r.lr) for name, r in rows.items()} == {
+        "mobilenet-v1": ("complete", 0.25, 0.1), "rg": ("random", 0.225, 0.1),
+        "no-update": ("no-update", 0.225, 0.1), "l1-anneal": ("l1-anneal", 0.225, 0.1),
+        "targeted-dropout": ("targeted-dropout", 0.225, 0.1), "complete": ("complete", None, 0.1),
+        "lottery-ticket": ("lottery-ticket", 0.225, 0.1), "fine-tune-0.1": ("fine-tune", 0.225, 0.1),
+        "fine-tune-0.01": ("fine-tune", 0.225, 0.01), "fine-tune-0.001": ("fine-tune", 0.225, 0.001),
+        "dnw": ("dnw", 0.225, 0.1)}
+    assert rows["targeted-dropout"].drop == 0.95
+    for r in rows.values():
+        assert (r.epochs, r.batch_size, r.schedule, r.momentum, r.weight_decay, r.crop_padding,
+                r.flip) == (160, 128, "cosine", 0.9, 1e-4, 4, True)
+
+
+def test_table_3_is_the_papers():
+    rows = [r for name, r in RECIPES.items() if name.startswith("imagenet-")]
+    assert sorted((r.model, r.selector, r.width) for r in rows) == sorted([
+        ("mobilenet-v1", "complete", 0.25), ("mobilenet-v1", "complete", 0.5),
+        ("mobilenet-dnw", "random", 0.225), ("mobilenet-dnw", "random", 0.49),
+        ("mobilenet-dnw-small", "dnw", 0.15), ("mobilenet-dnw-small", "dnw", 0.225),
+        *(("mobilenet-dnw", "dnw", width) for width in (0.225, 0.3, 0.49))])
+    for r in rows:
+        assert (r.epochs, r.batch_size, r.schedule, r.lr, r.weight_decay, r.image_size) == (
+            250, 512, "cosine", 0.1, 5e-5, 224)
+
+
+def test_names_are_unique_and_frozen():
+    assert len(RECIPES) == sum(map(len, GROUPS.values()))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        RECIPES["tiny-static"].lr = 1
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Recipe)
+                                   if f.name not in ("name", "description")])
+def test_every_field_can_be_set_from_text(field):
+    recipe = RECIPES["table1-static-dnw"]
+    values = {"milestones": ("3,5", (3, 5)), "schedule": ("constant", "constant")}
+    value = getattr(recipe, field)
+    text, expected = values.get(field) or {
+        bool: ("false", False) if value else ("true", True), float: ("0.25", 0.25), int: ("7", 7),
+    }.get(type(value), ("3", None))
+    changed = getattr(recipe.with_settings({field: text}), field)
+    assert changed == expected if expected is not None else changed in ("3", 3)
+
+
+def test_a_saved_recipe_comes_back(tmp_path):
+    recipe = RECIPES["table1-discrete-rg"].with_settings({"lr": "0.05", "data": "digits", "epochs": "0"})
+    run = Run.create(recipe, tmp_path / "run")
+    for place in (run.folder, run.folder / "recipe.json"):
+        assert Recipe.read(place) == recipe
+    by_hand = tmp_path / "mine.json"
+    by_hand.write_text(json.dumps({"lr": 0.3, "milestones": [1, 2]}))
+    assert Recipe.read(by_hand) == Recipe("mine", "", lr=0.3, milestones=(1, 2))
+
+
+@pytest.mark.parametrize("text, error, message", [
+    ("{", CheckpointError, "damaged"), ('{"lrr": 1}', InputError, "mine.json holds no recipe.*did you mean 'lr'"),
+    ('{"lr": "quick"}', InputError, "mine.json holds no recipe: lr must be"),
+    ('{"recipe": 3}', InputError, "mine.json holds no recipe"),
+    ('{"name": "../../etc"}', InputError, "must do for a folder")])
+def test_files_that_hold_no_recipe(tmp_path, text, error, message):
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(error, match=message):
+        Recipe.read(tmp_path / "mine.json")
+
+
+def test_a_recipe_without_images_asks_for_them(tmp_path):
+    with pytest.raises(InputError, match="no images of its own; name some with --data"):
+        Run.create(RECIPES["table1-static-dnw"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_milestones_keep_their_share():
+    recipe = RECIPES["table1-static-dnw"].shortened(20)
+    assert (recipe.epochs, recipe.milestones) == (20, (10, 15))
+    assert RECIPES["table2-dnw"].shortened(3).milestones == ()
