@@ -24,6 +24,7 @@ from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, rea
 from neuralgraph.training import checkpoint as checkpoint_module
 from neuralgraph.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
 from neuralgraph.training.folder import alone_in
+from neuralgraph.training.log import read_metrics
 
 QUICK = dataclasses.replace(RECIPES["tiny-static"], epochs=2, batch_size=40, k=3000, crop_padding=1,
                             flip=True)
@@ -106,6 +107,66 @@ def test_rows_are_true(undisturbed, data):
     with torch.no_grad():
         answers = undisturbed.model(data.normalise(data.test_images)).argmax(1)
     assert rows[-1]["test_accuracy"] == pytest.approx(100 * (answers == data.test_labels).double().mean().item())
+    with torch.no_grad():
+        logits = undisturbed.model(data.normalise(data.test_images))
+    better = (logits > logits.gather(1, data.test_labels[:, None])).sum(1)
+    assert rows[-1]["test_top5_accuracy"] == pytest.approx(100 * (better < 5).double().mean().item())
+    for epoch, row in enumerate(rows, start=1):
+        ever = torch.stack([mask[0] for mask in masks[:epoch + 1]]).any(0)
+        assert row["never_used_edges"] == int((~ever).sum())
+    assert rows[0]["never_used_edges"] > rows[1]["never_used_edges"] > 0
+    assert rows[-1]["multiply_adds"] == ng.analysis.cost(undisturbed.model).multiply_adds
+
+
+def scalars(folder):
+    """What TensorBoard reads: tag -> [(epoch, value)]."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def assert_logs_hold(run):
+    rows = run.progress.rows
+    assert read_metrics(run.folder) == rows
+    shown = scalars(run.folder)
+    assert shown.keys() == rows[0].keys() - {"epoch", "seconds"}
+    for tag, points in shown.items():
+        assert points == [(row["epoch"], pytest.approx(row[tag])) for row in rows]
+
+
+def test_logs_hold_every_epoch_once(data, tmp_path):
+    """Stopped, cut off after the log but before the checkpoint, and torn in the middle of an event."""
+    recipe = dataclasses.replace(QUICK, epochs=3)
+    run = Run.create(recipe, tmp_path / "run", data)
+    with pytest.raises(Interrupted):
+        run.train(StopAfter(4))
+    assert_logs_hold(run)
+    before = (run.folder / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(Interrupted):
+        Run.open(run.folder, data).train(StopAfter(3))
+    (run.folder / "checkpoint.safetensors").write_bytes(before)
+    event_file, = run.folder.glob("events*")
+    event_file.write_bytes(event_file.read_bytes()[:-7])
+    again = Run.open(run.folder, data)
+    again.train()
+    assert len(again.progress.rows) == 3
+    assert_logs_hold(again)
+    assert list(run.folder.glob("events*")) == [event_file]
+
+
+def test_without_tensorboard_there_is_a_csv(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    run = Run.create(dataclasses.replace(QUICK, epochs=1), tmp_path / "run", data)
+    run.train()
+    assert read_metrics(run.folder) == run.progress.rows and not list(run.folder.glob("events*"))
+
+
+def test_damaged_metrics(tmp_path):
+    with pytest.raises(CheckpointError, match="the folder of a run"):
+        read_metrics(tmp_path)
+    (tmp_path / "metrics.csv").write_text("epoch,loss\n1,much\n")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_metrics(tmp_path)
 
 
 def test_first_step_is_sgd(data, tmp_path):

@@ -110,12 +110,12 @@ def _train(run: Run, check_ranks: bool) -> None:
 def evaluate(folder: Path, backend: str | None, device: str, workers: int | None) -> None:
     run = Run.open(folder, backend=backend, device=device, workers=workers)
     began = time.perf_counter()
-    accuracy, loss = run.evaluate()
+    accuracy, top5, loss = run.evaluate()
     seconds = time.perf_counter() - began
     count = run.data.num_test
     used = ", ".join(sorted({repr(network.backend) for network in run.model.networks}))
-    click.echo(f"test accuracy {accuracy:.2f} %, loss {loss:.4f} on {count} images of {run.data.name}, "
-               f"{count / seconds:.0f} images/s with {used}")
+    click.echo(f"test accuracy {accuracy:.2f} %, top-5 {top5:.2f} %, loss {loss:.4f} on {count} images "
+               f"of {run.data.name}, {count / seconds:.0f} images/s with {used}")
 
 
 def _recipe(name: str) -> Recipe:

@@ -18,7 +18,7 @@ from ..models import Classifier
 from .checkpoint import CHECKPOINT, RECIPE, check_fits, part, read_checkpoint, read_json
 from .recipe import Recipe
 
-METRICS, WIRINGS, INITIAL = "metrics.csv", "wiring", "initial.safetensors"
+WIRINGS, INITIAL = "wiring", "initial.safetensors"
 UNFINISHED = ".unfinished"  # in a folder whose making was cut off: it may be made again
 # recipe fields that models take if they have them, and those that selectors take, by their names there
 MODEL_OPTIONS = ("k", "width", "pool", "steps", "solver")

@@ -15,16 +15,17 @@ import torch
 import torch.nn.functional as F
 
 from .._version import __version__
-from ..analysis import dead_nodes
+from ..analysis import cost, dead_nodes
 from ..data import Augmentation, Images, load, lost_readers, training_order
 from ..errors import CheckpointError, InputError, RunError
 from ..selectors import FROM_TRAINED
 from .checkpoint import (CHECKPOINT, RECIPE, check_fits, digest, part, read_checkpoint,
-                         write_checkpoint, write_csv, write_json, write_wirings)
+                         write_checkpoint, write_json, write_wirings)
 from .distributed import choose_device, current
-from .folder import (INITIAL, METRICS, UNFINISHED, WIRINGS, Progress, alone_in, check_free,
-                     describe, listed_changes, load_model, make_model, read_progress, read_recipe,
+from .folder import (INITIAL, UNFINISHED, WIRINGS, Progress, alone_in, check_free, describe,
+                     listed_changes, load_model, make_model, read_progress, read_recipe,
                      with_whole_paths)
+from .log import Log
 from .recipe import Recipe
 
 # what decides the images of a step, so that it cannot change inside an epoch
@@ -51,9 +52,10 @@ class Run:
     """One training run and its folder.
 
     The folder holds ``recipe.json`` (the recipe with what produced it), ``checkpoint.safetensors``
-    (everything needed to go on), ``metrics.csv`` (a line per epoch) and ``wiring/epoch-NNNN.npz``
-    (the real edges after each epoch; 0 is the start). The order of the images depends on seed and
-    epoch only, and their augmentation on the image too, so a continued run does exactly what an
+    (everything needed to go on), ``metrics.csv`` (a line per epoch; see
+    :class:`~neuralgraph.training.log.Log`) and ``wiring/epoch-NNNN.npz`` (the real edges after each
+    epoch; 0 is the start). The order of the images depends on seed and epoch only, and their
+    augmentation on the image too, so a continued run does exactly what an
     undisturbed one would have done.
 
     In processes that torchrun started and :func:`neuralgraph.training.join` brought together, each
@@ -85,7 +87,8 @@ class Run:
         self.stopping = False  # whether any process was asked to stop
         self._since = 0.0  # when the step began, on the clock of time.perf_counter
         self.changes: list[dict] = []  # of settings and images since the run began
-        self.last_real = self._real_edges()
+        self._begin_wiring()
+        self.log = Log(folder)
         self.augmentation = Augmentation(recipe.crop_padding, recipe.flip)
 
     # Making and opening
@@ -115,7 +118,7 @@ class Run:
             raise InputError(f"the recipe {recipe.name!r} has no images of its own; name some with --data.")
         run = cls(recipe, folder, data or _load_images(recipe, workers), device)
         _take_over(run)
-        run.last_real = run._real_edges()
+        run._begin_wiring()
         run._check_ranks_agree()
         if not run.ranks.is_first:
             return run
@@ -201,9 +204,11 @@ class Run:
             if name in momentum:
                 self.optimizer.state[parameter]["momentum_buffer"] = \
                     momentum[name].to(self.device)
-        real = part(tensors, "real")
-        check_fits(real, {str(n): mask for n, mask in enumerate(self.last_real)}, path)
-        self.last_real = list(real.values())
+        real, ever = part(tensors, "real"), part(tensors, "ever")
+        for masks in (real, ever):
+            check_fits(masks, {str(n): mask for n, mask in enumerate(self.last_real)}, path)
+        self.last_real = [real[str(n)] for n in range(len(real))]
+        self.ever_real = [ever[str(n)] for n in range(len(ever))]
         self.progress = read_progress(state, path)
         if self.progress.step > self.steps_per_epoch:
             raise CheckpointError(f"{path} is damaged: step {self.progress.step} of "
@@ -237,7 +242,7 @@ class Run:
         with alone, _deferred_interrupt() as interrupted, _repeatable(), self.ranks.watched(), \
                 lost_readers():
             if self.ranks.is_first:
-                write_csv(self.folder / METRICS, self.progress.rows)  # a kill may have come before it
+                self.log.write(self.progress.rows)  # a kill may have come before it
             model = self.ranks.parallel(self.model, self.device)
             watcher.started(self)
             saved = time.monotonic()
@@ -317,19 +322,23 @@ class Run:
 
     def _finish_epoch(self) -> dict:
         progress, images = self.progress, self.data.num_train
-        accuracy, test_loss = self.evaluate()
+        accuracy, top5, test_loss = self.evaluate()
         selections = [network.selection() for network in self.model.networks]
         real = [selection.real.cpu().clone() for selection in selections]
+        self.ever_real = [ever | new for ever, new in zip(self.ever_real, real)]
         row = {
             "epoch": progress.epoch + 1,
             "train_loss": round(progress.loss / images, 6),
             "train_accuracy": round(100 * progress.correct / images, 3),
             "test_loss": round(test_loss, 6),
             "test_accuracy": round(accuracy, 3),
+            "test_top5_accuracy": round(top5, 3),
             "threshold": min(selection.threshold() for selection in selections),
             "swapped_edges": sum(int((new & ~old).sum()) for new, old in zip(real, self.last_real)),
+            "never_used_edges": sum(int((~ever).sum()) for ever in self.ever_real),
             "dead_nodes": sum(dead_nodes(network.wiring, mask.cpu()).count
                               for network, mask in zip(self.model.networks, real)),
+            "multiply_adds": cost(self.model).multiply_adds,
             "images_per_second": round(images / progress.seconds, 1),
             "seconds": round(progress.seconds, 3),
         }
@@ -341,11 +350,11 @@ class Run:
         return row
 
     @torch.no_grad()
-    def evaluate(self) -> tuple[float, float]:
-        """Accuracy in per cent and mean loss on the test images, in evaluation mode."""
+    def evaluate(self) -> tuple[float, float, float]:
+        """Accuracy (top-1 and top-5, per cent) and mean loss on the test images, in evaluation mode."""
         self.ranks.spread_buffers(self.model)
         self.model.eval()
-        correct, loss, count = 0, 0.0, self.data.num_test
+        correct, among_five, loss, count = 0, 0, 0.0, self.data.num_test
         small = max(self.data.size) <= 64
         batches = self.ranks.share(torch.arange(count)).split(
             EVALUATION_BATCH if small else min(EVALUATION_BATCH, self.recipe.batch_size))
@@ -355,8 +364,10 @@ class Run:
                 logits = self.model(self.data.normalise(images.to(self.device)))
                 loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
             correct += int((logits.argmax(1) == labels).sum())
-        correct, loss = self.ranks.sum(correct, loss)
-        return 100 * correct / count, loss / count
+            five = logits.topk(min(5, logits.shape[1])).indices
+            among_five += int((five == labels[:, None]).sum())
+        correct, among_five, loss = self.ranks.sum(correct, among_five, loss)
+        return 100 * correct / count, 100 * among_five / count, loss / count
 
     # Saving
 
@@ -367,8 +378,9 @@ class Run:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"momentum.{name}": value for name, value in self._momentum().items()}
         tensors |= {f"real.{number}": real for number, real in enumerate(self.last_real)}
+        tensors |= {f"ever.{number}": ever for number, ever in enumerate(self.ever_real)}
         write_checkpoint(self.folder / CHECKPOINT, tensors, {"progress": vars(self.progress)})
-        write_csv(self.folder / METRICS, self.progress.rows)
+        self.log.write(self.progress.rows)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """The recipe, the images and what produced the run."""
@@ -383,6 +395,10 @@ class Run:
         """The real edges as they are now, as one file of the sequence."""
         write_wirings(self.folder / WIRINGS / f"epoch-{self.progress.epoch:04d}.npz", self.last_real,
                       [network.weight for network in self.model.networks])
+
+    def _begin_wiring(self) -> None:
+        """Takes the real edges as they are for those the run begins with."""
+        self.last_real, self.ever_real = self._real_edges(), self._real_edges()
 
     def _real_edges(self) -> list[torch.Tensor]:
         """The real edges of each network in evaluation, where nothing is left to chance."""
