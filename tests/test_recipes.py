@@ -53,7 +53,7 @@ def shared_wirings():
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds_its_model_and_takes_a_step(name, shared_wirings, tmp_path):
     recipe = RECIPES[name]
-    quick = {"epochs": 1, "batch_size": 4, "image_size": None,
+    quick = {"epochs": 1, "batch_size": 4, "image_size": None, "resized_crop": False,
              "solver": "euler" if recipe.model == "tiny-continuous" else None}
     data = pictures(16 if recipe.model.startswith("mobilenet") else 8)
     run = Run(dataclasses.replace(recipe, **quick), tmp_path, data)
@@ -115,8 +115,8 @@ def test_table_3_is_the_papers():
         ("mobilenet-dnw-small", "dnw", 0.15), ("mobilenet-dnw-small", "dnw", 0.225),
         *(("mobilenet-dnw", "dnw", width) for width in (0.225, 0.3, 0.49))])
     for r in rows:
-        assert (r.epochs, r.batch_size, r.schedule, r.lr, r.weight_decay, r.image_size) == (
-            250, 512, "cosine", 0.1, 5e-5, 224)
+        assert (r.epochs, r.batch_size, r.schedule, r.lr, r.weight_decay, r.image_size,
+                r.resized_crop, r.flip) == (250, 512, "cosine", 0.1, 5e-5, 224, True, True)
 
 
 def test_names_are_unique_and_frozen():
@@ -128,8 +128,9 @@ def test_names_are_unique_and_frozen():
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Recipe)
                                    if f.name not in ("name", "description")])
 def test_every_field_can_be_set_from_text(field):
-    recipe = RECIPES["table1-static-dnw"]
-    values = {"milestones": ("3,5", (3, 5)), "schedule": ("constant", "constant")}
+    recipe = dataclasses.replace(RECIPES["imagenet-dnw-0.3"], resized_crop=False)
+    values = {"milestones": ("3,5", (3, 5)), "schedule": ("constant", "constant"),
+              "precision": ("bfloat16", "bfloat16")}
     value = getattr(recipe, field)
     text, expected = values.get(field) or {
         bool: ("false", False) if value else ("true", True), float: ("0.25", 0.25), int: ("7", 7),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -75,6 +76,16 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: expected a JSON object.")
     return content
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """Writes one line per epoch."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from ..errors import CheckpointError, RunError
-from .checkpoint import write_atomically
+from .checkpoint import write_csv
 
 METRICS, EVENTS = "metrics.csv", "events.out.tfevents.neuralgraph"
 
@@ -50,7 +50,7 @@ class Log:
         Raises:
             RunError: if the disk is full or the folder gone.
         """
-        write_atomically(self.folder / METRICS, _csv(rows))
+        write_csv(self.folder / METRICS, rows)
         path = self.folder / EVENTS
         anew = self._written is None or self._written > len(rows)
         if not anew and self._written == len(rows):
@@ -89,16 +89,6 @@ def _number(text: str) -> int | float:
         return int(text)
     except ValueError:
         return float(text)
-
-
-def _csv(rows: list[dict]) -> bytes:
-    if not rows:
-        return b""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def _events(rows: list[dict], first: int) -> bytes | None:

@@ -15,7 +15,7 @@ SMALL_SCALE = {"data": None, "k": 32_000, "batch_size": 512, "schedule": "step",
 CIFAR = {"data": None, "model": "mobilenet-dnw", "width": 0.225}
 # Table 3: batch 512, cosine over 250 epochs, half the weight decay
 IMAGENET = {"data": None, "model": "mobilenet-dnw", "image_size": 224, "epochs": 250, "batch_size": 512,
-            "weight_decay": 5e-5, "crop_padding": 0}
+            "weight_decay": 5e-5, "resized_crop": True, "crop_padding": 0}
 HAND_MADE = {"model": "mobilenet-v1", "selector": "complete"}
 FROM_COMPLETE = "from the complete graph (--set source=RUN)"
 
