@@ -31,6 +31,7 @@ _PUBLIC = {
     "densify": ("layers", "densify"),
     "models": ("models", None),
     "analysis": ("analysis", None),
+    "plots": ("analysis.plots", None),
     "data": ("data", None),
     "training": ("training", None),
     "load_dnw_checkpoint": ("compat", "load_dnw_checkpoint"),

@@ -36,6 +36,14 @@ class UnknownNameError(NeuralGraphError, LookupError):
         super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
 
 
+class MissingPackageError(NeuralGraphError, ImportError):
+    """A package that only some things need and that is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str):
+        super().__init__(f"{what} needs {package}, which is not installed: "
+                         f"pip install 'neuralgraph[{extra}]'")
+
+
 class DataError(NeuralGraphError, ValueError):
     """Images or labels that cannot be read or used."""
 

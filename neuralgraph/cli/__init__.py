@@ -140,3 +140,15 @@ def export(run, format_, out):
     from . import looking
 
     looking.export(run, format_, out)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...",
+                type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="Draw learning curves, wirings and histograms into it, as PNG.")
+def report(runs, out):
+    """Compare runs in a table, and draw them."""
+    from . import reporting
+
+    reporting.report(runs, out)

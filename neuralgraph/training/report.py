@@ -1,0 +1,128 @@
+"""Runs side by side: a table of what came out, and drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..analysis import plots
+from ..errors import InputError, RunError
+from .checkpoint import read_wirings
+from .log import read_metrics
+from .recipe import Recipe
+from .run import WIRINGS, open_model, read_recipe
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the files of a run say, without its model or images.
+
+    Args:
+        name: that tells it from the others of a comparison.
+        folder: of the run.
+        recipe: of the run.
+        rows: the metrics of the finished epochs.
+        k: real edges, summed over the networks.
+    """
+
+    name: str
+    folder: Path
+    recipe: Recipe
+    rows: list[dict]
+    k: int
+
+    @property
+    def best(self) -> dict | None:
+        """The metrics of the epoch of highest test accuracy, the first of several."""
+        return max(self.rows, key=lambda row: row["test_accuracy"], default=None)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, without evaluation."""
+        return sum(row["seconds"] for row in self.rows)
+
+
+def read_records(folders: Sequence[str | Path]) -> list[Record]:
+    """The records of runs, named by as much of their folders as tells them apart.
+
+    Raises:
+        CheckpointError: for a folder that holds no run or a damaged one.
+        InputError: for a folder given twice.
+    """
+    paths = [Path(folder) for folder in folders]
+    whole = [path.resolve() for path in paths]
+    if len(set(whole)) < len(whole):
+        twice = next(path for number, path in enumerate(whole) if path in whole[:number])
+        raise InputError(f"the run {twice} is given twice.")
+    records = []  # the k of l1-anneal changes, so it is counted
+    for path, name in zip(paths, _names(whole)):
+        recipe, _ = read_recipe(path)
+        rows = read_metrics(path)
+        wirings = read_wirings(path / WIRINGS / f"epoch-{len(rows):04d}.npz")
+        records.append(Record(name, path, recipe, rows, sum(int(real.sum()) for real, _ in wirings)))
+    return records
+
+
+def compare(records: Sequence[Record]) -> list[dict[str, object]]:
+    """One line of the table per run; None where there is no finished epoch."""
+    lines = []
+    for record in records:
+        last, best = (record.rows[-1] if record.rows else {}), (record.best or {})
+        lines.append({
+            "run": record.name, "recipe": record.recipe.name, "selector": record.recipe.selector,
+            "epochs": f"{len(record.rows)}/{record.recipe.epochs}",
+            "best": best.get("test_accuracy"), "last": last.get("test_accuracy"),
+            "loss": last.get("test_loss"), "k": record.k, "multiply_adds": last.get("multiply_adds"),
+            "dead_nodes": last.get("dead_nodes"), "seconds": record.seconds,
+        })
+    return lines
+
+
+def draw(records: Sequence[Record], out: str | Path) -> list[Path]:
+    """Draws the runs into a folder; returns the PNG files.
+
+    ``learning-curves.png`` for all, and per run ``NAME-rewiring.png``, and for each of its networks
+    ``NAME-adjacency.png``, ``NAME-degrees.png`` and ``NAME-weights.png`` (numbered if there are
+    several).
+
+    Raises:
+        MissingPackageError: without matplotlib.
+        RunError: if the folder cannot be written.
+    """
+    out = Path(out)
+    files = []
+
+    def keep(figure, name):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            figure.savefig(out / name)
+        except OSError as error:
+            raise RunError(f"cannot write {out / name}: {error.strerror or error}.") from error
+        files.append(out / name)
+
+    with_epochs = [record for record in records if record.rows]
+    if with_epochs:
+        keep(plots.learning_curves({record.name: record.rows for record in with_epochs}),
+             "learning-curves.png")
+    for record in records:
+        name = record.name.replace("/", "-")
+        if record.rows:
+            keep(plots.rewiring(record.rows), f"{name}-rewiring.png")
+        _, model, _ = open_model(record.folder)
+        networks = model.eval().networks
+        for number, network in enumerate(networks, start=1):
+            label = f"{name}-{number}" if len(networks) > 1 else name
+            for kind, figure in (("adjacency", plots.adjacency), ("degrees", plots.degree_histograms),
+                                 ("weights", plots.weight_histogram)):
+                keep(figure(network), f"{label}-{kind}.png")
+    return files
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The shortest tails of different paths that are different."""
+    for depth in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]

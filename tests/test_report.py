@@ -1,0 +1,153 @@
+"""Comparing and drawing runs: what is shown is what the runs hold."""
+
+import dataclasses
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+import neuralgraph as ng
+from neuralgraph.cli import main
+from neuralgraph.errors import CheckpointError, InputError, MissingPackageError
+from neuralgraph.training import RECIPES, Run
+from neuralgraph.training.report import compare, draw, read_records
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One finished run and one that has not begun."""
+    full = ng.data.load("digits")
+    data = dataclasses.replace(full, train_images=full.train_images[:80],
+                               train_labels=full.train_labels[:80],
+                               test_images=full.test_images[:40], test_labels=full.test_labels[:40])
+    recipe = dataclasses.replace(RECIPES["tiny-static"], epochs=2, batch_size=40, k=3000)
+    folder = tmp_path_factory.mktemp("runs")
+    trained = Run.create(recipe, folder / "dnw" / "seed-0", data)
+    trained.train()
+    waiting = Run.create(dataclasses.replace(recipe, selector="random"), folder / "rg" / "seed-0", data)
+    return trained, waiting
+
+
+def test_the_table_holds_what_the_runs_hold(runs):
+    trained, waiting = runs
+    first, second = compare(read_records([run.folder for run in runs]))
+    rows = trained.progress.rows
+    assert first["run"] == "dnw/seed-0" and second["run"] == "rg/seed-0"
+    assert first["epochs"] == "2/2" and second["epochs"] == "0/2"
+    assert first["best"] == max(row["test_accuracy"] for row in rows)
+    assert first["last"] == rows[-1]["test_accuracy"] and first["loss"] == rows[-1]["test_loss"]
+    assert first["multiply_adds"] == rows[-1]["multiply_adds"]
+    assert first["dead_nodes"] == rows[-1]["dead_nodes"]
+    assert first["k"] == second["k"] == 3000
+    assert first["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+    assert second["best"] is second["last"] is None
+
+
+def test_the_command_prints_and_draws(runs, tmp_path):
+    folders = [str(run.folder) for run in runs]
+    result = CliRunner().invoke(main, ["report", *folders, "--out", str(tmp_path / "png")])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].split()[0] == "run" and lines[1].split()[:2] == ["dnw/seed-0", "2/2"]
+    assert lines[2].split()[:4] == ["rg/seed-0", "0/2", "-", "-"]
+    assert len({len(line) for line in lines[:3]}) == 1 and len(lines[0]) <= 100
+    names = sorted(path.name for path in (tmp_path / "png").iterdir())
+    assert names == sorted(["learning-curves.png", "dnw-seed-0-rewiring.png", *(
+        f"{run}-seed-0-{kind}.png" for run in ("dnw", "rg")
+        for kind in ("adjacency", "degrees", "weights"))])
+    for name in names:
+        with Image.open(tmp_path / "png" / name) as picture:
+            assert min(picture.size) > 500
+            assert len(picture.convert("L").getcolors()) > 2
+
+
+@pytest.mark.parametrize("arguments, error, message", [
+    (["nowhere"], CheckpointError, "the folder of a run"),
+    (["run", "./run"], InputError, "given twice")])
+def test_bad_folders(runs, tmp_path, monkeypatch, arguments, error, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(runs[0].folder)
+    with pytest.raises(error, match=message):
+        read_records(arguments)
+
+
+def test_a_folder_that_cannot_be_written(runs, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ng.errors.RunError, match="cannot write"):
+        draw(read_records([runs[0].folder]), tmp_path / "file")
+
+
+# The drawings
+
+
+def test_learning_curves_and_rewiring_show_every_epoch(runs):
+    rows = runs[0].progress.rows
+    figure = ng.plots.learning_curves({"a": rows, "b": rows[:1]})
+    for axes, name in zip(figure.axes, ("test_accuracy", "train_loss")):
+        lines = [line.get_xydata().tolist() for line in axes.get_lines()]
+        assert lines == [[[row["epoch"], row[name]] for row in part] for part in (rows, rows[:1])]
+    left, right = ng.plots.rewiring(rows).axes
+    assert left.get_lines()[0].get_ydata().tolist() == [row["threshold"] for row in rows]
+    assert [bar.get_height() for bar in right.patches] == [row["swapped_edges"] for row in rows]
+
+
+def test_adjacency_orders_nodes_by_block():
+    """Node 0 is in the last block: it comes last, and the edges move with it."""
+    wiring = ng.wirings.from_edges([(1, 2), (2, 0), (1, 0)], inputs=[1], outputs=[0])
+    wiring_blocks = wiring.block.tolist()
+    order = sorted(range(3), key=lambda node: wiring_blocks[node])
+    place = {node: rank for rank, node in enumerate(order)}
+    axes, = ng.plots.adjacency(wiring).axes
+    dots = {tuple(dot) for dot in axes.collections[0].get_offsets().tolist()}
+    assert dots == {(place[u], place[v]) for u, v in zip(wiring.src.tolist(), wiring.dst.tolist())}
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # rows run downwards, as in a matrix
+
+
+def test_boundaries_lie_between_blocks():
+    axes, = ng.plots.adjacency(ng.wirings.blocks([3, 5, 2])).axes
+    across = sorted(line.get_ydata()[0] for line in axes.get_lines() if line.get_ydata()[0] ==
+                    line.get_ydata()[1])
+    assert across == [2.5, 7.5]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2"]
+
+
+def test_histograms_count_every_node_and_edge():
+    net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 20, 30, 4]), ng.TopK(k=100))
+    net.eval()
+    inward, outward = ng.plots.degree_histograms(net).axes
+    assert sum(bar.get_height() for bar in inward.patches) == 54
+    assert sum(bar.get_height() for bar in outward.patches) == 53
+    wiring = net.learned_wiring()
+    into, _ = ng.analysis.degrees(wiring)
+    dead = int((into[wiring.role != 1] == 0).sum())
+    assert inward.patches[0].get_height() == dead and f"{dead} nodes at 0" in inward.get_title()
+    axes, = ng.plots.weight_histogram(net).axes
+    assert sum(bar.get_height() for bar in axes.patches) == net.wiring.num_edges
+    labels = axes.get_legend_handles_labels()[1]
+    assert labels[:2] == [f"{net.wiring.num_edges - 100:,} hallucinated edges", "100 real edges"]
+
+
+@pytest.mark.parametrize("k", [0, None])
+def test_empty_and_complete_wirings_are_drawn(k):
+    selector = ng.Complete() if k is None else ng.TopK(k=k)
+    net = ng.StaticNeuralGraph(ng.wirings.blocks([2, 3, 1]), selector).eval()
+    for draw_one in (ng.plots.adjacency, ng.plots.degree_histograms, ng.plots.weight_histogram):
+        draw_one(net).canvas.draw()
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'neuralgraph\[plot\]'"):
+        ng.plots.rewiring([])
+
+
+def test_drawing_leaves_the_network_alone():
+    net = ng.StaticNeuralGraph(ng.wirings.blocks([2, 5, 1]), ng.TopK(k=9))
+    before = net.weight.detach().clone()
+    ng.plots.adjacency(net)
+    ng.plots.weight_histogram(net)
+    assert net.training and torch.equal(net.weight.detach(), before)
