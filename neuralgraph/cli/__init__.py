@@ -152,3 +152,26 @@ def report(runs, out):
     from . import reporting
 
     reporting.report(runs, out)
+
+
+@main.command()
+@click.argument("table", metavar="table1|table2")
+@click.option("--data", required=True, metavar="NAME|PATH", help="CIFAR-10: its archive or a folder.")
+@click.option("--epochs", type=click.IntRange(min=0),
+              help="Instead of the paper's 160; steps of the learning rate keep their share.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True,
+              help="How many, from 0.")
+@click.option("--rows", metavar="ROW,ROW...", help="Only these, and those they start from.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs; default runs/TABLE.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Change a field of all recipes; may be repeated.")
+@with_place
+@with_threads
+def reproduce(table, data, epochs, seeds, rows, out, settings, device, workers):
+    """Run the rows of a table of the paper, and print them beside its numbers.
+
+    Stopped or killed, the same command goes on where it was.
+    """
+    from . import reproducing
+
+    reproducing.reproduce(table, data, epochs, seeds, rows, out, settings, device, workers)

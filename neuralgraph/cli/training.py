@@ -67,7 +67,7 @@ def recipes() -> None:
 def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str, ...],
           out: Path | None, resume: bool, accept_changes: bool, device: str,
           workers: int | None, check_ranks: bool) -> None:
-    given = dict(_split(setting) for setting in settings)
+    given = given_settings(settings)
     if data is not None:
         given["data"] = data
     if epochs is not None:
@@ -139,6 +139,11 @@ def _found(recipe: str, out: Path | None) -> Path:
         raise RunError(f"{folder} holds a run of {saved.name!r}, not of {recipe!r}: "
                        f"neuralgraph train {saved.name} --resume --out {folder}")
     return folder
+
+
+def given_settings(settings: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE, as given to --set, as a dict."""
+    return dict(_split(setting) for setting in settings)
 
 
 def _split(setting: str) -> tuple[str, str]:
