@@ -133,7 +133,7 @@ def inspect(source):
 @main.command()
 @run_argument
 @click.option("--format", "format_", required=True, metavar="FORMAT",
-              help="graphml, gexf, dot or json (node-link).")
+              help="graphml, gexf, dot, json (node-link), or onnx: the whole model.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
 def export(run, format_, out):
     """Write the learned wiring of RUN, with roles, blocks, kernels and weights."""

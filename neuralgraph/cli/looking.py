@@ -9,6 +9,7 @@ import torch
 
 from ..analysis import (TABLE_3, block_counts, cost, dead_nodes, degrees, longest_path,
                         micronet_score)
+from ..compat.onnx import export_onnx
 from ..errors import InputError, listed, lookup
 from ..models import Classifier
 from ..training import Recipe, open_model
@@ -38,11 +39,16 @@ def inspect(source: Path) -> None:
 
 
 def export(folder: Path, format_: str, out: Path) -> None:
-    lookup("format", format_, FORMATS)
+    lookup("format", format_, {**FORMATS, "onnx": None})
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist.")
     _, model, _ = open_model(folder)
     networks = model.eval().networks
+    if format_ == "onnx":
+        export_onnx(model, out)
+        click.echo(f"{out}: the whole model, images ({model.in_channels}, {model.image_size}, "
+                   f"{model.image_size}) to logits, {model.num_real_edges} edges")
+        return
     for number, network in enumerate(networks):
         path = out if len(networks) == 1 else out.with_stem(f"{out.stem}-{number + 1}")
         wiring = network.learned_wiring()
