@@ -13,7 +13,7 @@ from .training import Display, given_settings
 
 
 def reproduce(table: str, data: str, epochs: int | None, seeds: int, rows: str | None, out: Path | None,
-              settings: tuple[str, ...], device: str | None, workers: int | None) -> None:
+              settings: tuple[str, ...], device: str, workers: int | None) -> None:
     plan = Reproduction(table, out or Path("runs", table), data, epochs=epochs, seeds=seeds,
                         rows=rows and [name.strip() for name in rows.split(",")],
                         settings=given_settings(settings))

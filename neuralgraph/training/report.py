@@ -9,9 +9,9 @@ from pathlib import Path
 from ..analysis import plots
 from ..errors import InputError, RunError
 from .checkpoint import read_wirings
+from .folder import WIRINGS, open_model, read_recipe
 from .log import read_metrics
 from .recipe import Recipe
-from .run import WIRINGS, open_model, read_recipe
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from .._version import __version__
-from ..data import DATASETS, Images, load
+from ..data import Images, load
 from ..errors import InputError, RunError, lookup
 from .checkpoint import RECIPE, write_json
+from .folder import with_whole_paths
 from .recipe import Recipe
 from .recipes import RECIPES
 from .run import Run, Watcher
@@ -71,7 +72,7 @@ class Reproduction:
     """Runs of the rows of a table, in folders ``OUT/ROW/seed-N``, and what came out of them.
 
     Everything it knows is in those folders, so it may be interrupted or killed at any moment and made
-    again. ``OUT/TABLE.json`` holds the result so far.
+    again. ``OUT/TABLE.json`` holds the result so far, of the rows and seeds asked for last.
 
     Args:
         table: a key of :data:`TABLES`.
@@ -102,17 +103,13 @@ class Reproduction:
         wanted = set(rows or known)
         wanted |= {known[name].source for name in wanted} - {None}
         self.rows = tuple(row for row in known.values() if row.name in wanted)
-        if data not in DATASETS and Path(data).exists():  # to be found from any folder
-            data = str(Path(data).resolve())
         self.settings = {**(settings or {}), "data": data}
         self.epochs = epochs
-        options = {"data": data, "epochs": epochs, "seeds": seeds, "rows": rows and ",".join(rows),
-                   "out": out}
-        self.whole_command = shlex.join(
-            ["neuralgraph", "reproduce", table,
-             *(part for name, value in options.items() if value is not None
-               for part in (f"--{name}", str(value))),
-             *(part for name, value in (settings or {}).items() for part in ("--set", f"{name}={value}"))])
+        options = {"--data": data, "--epochs": epochs, "--seeds": seeds, "--out": out,
+                   "--rows": rows and ",".join(rows)}
+        self.whole_command = shlex.join(["neuralgraph", "reproduce", table, *(
+            str(part) for option in options.items() if option[1] is not None for part in option), *(
+            f"--set={name}={value}" for name, value in (settings or {}).items())])
         for row in self.rows:
             self.recipe(row, 0)  # every setting fits every row
 
@@ -138,7 +135,7 @@ class Reproduction:
         settings = {**self.settings, "seed": str(seed)}
         if row.source is not None:
             settings["source"] = str(self.folder(row.source, seed).resolve())
-        return recipe.with_settings(settings)
+        return with_whole_paths(recipe.with_settings(settings))
 
     def folder(self, row: str, seed: int) -> Path:
         return self.out / row / f"seed-{seed}"
@@ -151,7 +148,7 @@ class Reproduction:
         return " ".join(["neuralgraph train", plain.name, *map(str, changes), "--out",
                          shlex.quote(str(self.folder(row.name, seed)))])
 
-    def run(self, watcher: Watcher | None = None, *, device: str | None = None,
+    def run(self, watcher: Watcher | None = None, *, device: str = "cpu",
             workers: int | None = None) -> Iterator[dict]:
         """Makes, continues or skips one run after another; yields the result so far after each.
 
@@ -178,13 +175,14 @@ class Reproduction:
                 write_json(self.out / f"{self.table}.json", result)
                 yield {**result, "newest": (row.name, outcome)}
 
-    def _open(self, row: Row, seed: int, data: Images, device: str | None) -> Run:
+    def _open(self, row: Row, seed: int, data: Images, device: str) -> Run:
         recipe, folder = self.recipe(row, seed), self.folder(row.name, seed)
         if not (folder / RECIPE).exists():
             return Run.create(recipe, folder, data, device=device)
         run = Run.open(folder, data, device=device)
         differing = [f"{name}={_text(getattr(run.recipe, name))} (asked for {_text(value)})"
-                     for name, value in vars(recipe).items() if value != getattr(run.recipe, name)]
+                     for name, value in vars(recipe).items()
+                     if name not in ("data", "source") and value != getattr(run.recipe, name)]
         if differing:
             raise RunError(f"{folder} holds a run with {', '.join(differing)}: ask for the same, or "
                            "choose another folder with --out.")
