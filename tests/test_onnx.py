@@ -17,6 +17,7 @@ from neuralgraph.models import Classifier
 from neuralgraph.models.mobilenet import Stage
 from neuralgraph.models.tiny import GlobalPool
 from neuralgraph.training import RECIPES, Run
+from neuralgraph.wiring import ACTIVATIONS
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -79,6 +80,13 @@ def test_any_acyclic_graph_agrees():
                    1: f("norm activation conv", norm="instance", kernel_size=5),
                    2: f("conv", kernel_size=1), 3: f("conv", "norm activation", activation="sigmoid")})
     model = shaken(around(ng.StaticNeuralGraph(wiring, ng.TopK(k=5))))
+    assert_same(model, to_onnx(model))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_agrees(activation):
+    function = ng.NodeFunction("norm activation conv", activation=activation)
+    model = shaken(around(ng.StaticNeuralGraph(ng.wirings.blocks([3, 4, 2], function), ng.TopK(k=15))))
     assert_same(model, to_onnx(model))
 
 

@@ -17,8 +17,9 @@ from ..nodes import NodeFunctions
 from ..nodes.operations import EPSILON, Activation, BatchNorm, Bias, DepthwiseConv, InstanceNorm
 
 OPSET, IR_VERSION = 17, 8  # read by every onnxruntime since 1.12
-ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid", "softplus": "Softplus",
-               "elu": "Elu"}
+# their parameters, where they have one, are PyTorch's by default
+ACTIVATIONS = {"identity": "Identity", "relu": "Relu", "leaky_relu": "LeakyRelu", "elu": "Elu",
+               "softplus": "Softplus", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 
 
 def export_onnx(model: Classifier, path: str | os.PathLike) -> None:
@@ -50,11 +51,11 @@ def to_onnx(model: Classifier):
     model.eval()
     try:
         with torch.no_grad():
-            graph = _Graph(onnx, _map_sizes(model))
+            sizes = _map_sizes(model)
+            graph = _Graph(onnx, sizes)
             x = "images"
             for part in (model.stem, *model.stages, model.head):
                 x = graph.module(part, x)
-            classes = graph.classes
     finally:
         model.train(was_training)
     side, float32 = model.image_size, onnx.TensorProto.FLOAT
@@ -64,23 +65,25 @@ def to_onnx(model: Classifier):
         onnx.helper.make_graph(
             graph.nodes, "neuralgraph",
             [value("images", float32, ["batch", model.in_channels, side, side])],
-            [value("logits", float32, ["batch", classes])], list(graph.constants.values())),
+            [value("logits", float32, ["batch", *sizes[model][1]])], list(graph.constants.values())),
         producer_name="neuralgraph", producer_version=__version__, ir_version=IR_VERSION,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)])
     onnx.checker.check_model(proto)
     return proto
 
 
-def _map_sizes(model: Classifier) -> dict[nn.Module, tuple[int, ...]]:
-    """(channels, H, W) that each module of stem and head sees and the logits' number, by one forward."""
+def _map_sizes(model: Classifier) -> dict[nn.Module, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The shapes, without the batch, that go into each module and come out of it."""
     sizes = {}
     hooks = [module.register_forward_hook(
         lambda m, args, out: sizes.update({m: (tuple(args[0].shape[1:]), tuple(out.shape[1:]))}))
         for module in model.modules()]
     parameter = next(model.parameters())
-    model(parameter.new_zeros(1, model.in_channels, model.image_size, model.image_size))
-    for hook in hooks:
-        hook.remove()
+    try:
+        model(parameter.new_zeros(1, model.in_channels, model.image_size, model.image_size))
+    finally:
+        for hook in hooks:
+            hook.remove()
     return sizes
 
 
@@ -92,7 +95,6 @@ class _Graph:
         self.nodes: list = []
         self.constants: dict = {}
         self._tensors: dict[str, torch.Tensor] = {}
-        self.classes = 0
 
     def add(self, kind: str, *inputs: str, output: str | None = None, **attributes) -> str:
         output = output or f"{kind.lower()}_{len(self.nodes)}"
@@ -115,8 +117,6 @@ class _Graph:
         """A part of a classifier."""
         for kind, convert in MODULES.items():
             if isinstance(module, kind):
-                if module in self.sizes:
-                    self.classes = self.sizes[module][1][0]
                 return convert(self, module, x)
         if isinstance(module, NeuralGraph):
             raise InputError(
@@ -143,6 +143,9 @@ class _Graph:
     def channels(self, x: str, start: int, stop: int, axis: int = 1) -> str:
         return self.add("Slice", x, *(self.constant(torch.tensor([n])) for n in (start, stop, axis)))
 
+    def gather(self, x: str, channels: torch.Tensor) -> str:
+        return self.add("Gather", x, self.constant(channels), axis=1)
+
     def concat(self, parts: list[str]) -> str:
         return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=1)
 
@@ -162,8 +165,8 @@ class _Graph:
         if isinstance(operation, InstanceNorm):
             return self.add("InstanceNormalization", x, self.constant(operation.weight[rows]),
                             self.constant(operation.bias[rows]), epsilon=EPSILON)
-        if isinstance(operation, Activation) and operation.name in ACTIVATIONS:
-            return self.add(ACTIVATIONS[operation.name], x)
+        if isinstance(operation, Activation):
+            return self.activation(operation.name, x)
         if isinstance(operation, DepthwiseConv) and not operation.zero_pad:
             weight = operation.weight[rows]
             return self.conv(x, weight, stride=operation.stride, padding=operation.kernel_size // 2,
@@ -171,6 +174,15 @@ class _Graph:
         if isinstance(operation, Bias):
             return self.add("Add", x, self.constant(operation.bias[rows].view(-1, 1, 1)))
         raise InputError(f"there is no ONNX form of the node operation {operation!r}.")
+
+    def activation(self, name: str, x: str) -> str:
+        if name == "silu":
+            return self.add("Mul", x, self.add("Sigmoid", x))
+        if name == "gelu":  # x (1 + erf(x / sqrt 2)) / 2
+            scaled, half, one = (self.constant(torch.tensor(v)) for v in (0.5**0.5, 0.5, 1.0))
+            erf = self.add("Erf", self.add("Mul", x, scaled))
+            return self.add("Mul", self.add("Mul", x, half), self.add("Add", erf, one))
+        return self.add(ACTIVATIONS[name], x)
 
     def apply(self, functions: NodeFunctions, side: str, function: int, rows, x: str) -> str:
         """``side``, receive or send, of nodes of one function."""
@@ -189,7 +201,7 @@ class _Graph:
         for number, stage in enumerate(network.stages):
             if number == 0:
                 place = torch.searchsorted(network.wiring.inputs, stage.nodes)
-                total = x if len(stage.chunks) == 1 else self.add("Gather", x, self.constant(place), axis=1)
+                total = x if len(stage.chunks) == 1 else self.gather(x, place)
             elif stage.inputs:
                 total = self.sums(stage, self.concat([messages[key] for key in stage.inputs]), weight)
             else:  # nodes without any candidate in-edge
@@ -209,7 +221,7 @@ class _Graph:
         order = torch.cat([nodes for nodes, _ in outputs])
         if torch.equal(order, network.wiring.outputs):
             return y
-        return self.add("Gather", y, self.constant(order.argsort()), axis=1)
+        return self.gather(y, order.argsort())
 
     def discrete(self, network: DiscreteTimeNeuralGraph, x: str) -> str:
         if network.steps is None:
@@ -230,17 +242,19 @@ class _Graph:
             if holds.any():
                 states = self.add("Add", self.add("Mul", states, self.constant(1 - held)),
                                   self.add("Mul", arriving, self.constant(held)))
-        return self.add("Gather", states, self.constant(place[wiring.outputs]), axis=1)
+        return self.gather(states, place[wiring.outputs])
 
     def _update(self, network, functions, chunks, states, weight):
         sizes = [len(chunk.nodes) for chunk in chunks]
 
         def every(side, x):
-            return self.concat([self.apply(functions, side, chunk.function, functions.rows(chunk.nodes), part)
-                                for chunk, part in zip(chunks, self.split(x, sizes))])
+            return self.concat([
+                self.apply(functions, side, chunk.function, functions.rows(chunk.nodes), part)
+                for chunk, part in zip(chunks, self.split(x, sizes))])
 
         messages = every("send", states)
-        return every("receive", self.concat([self.sums(stage, messages, weight) for stage in network.stages]))
+        totals = [self.sums(stage, messages, weight) for stage in network.stages]
+        return every("receive", self.concat(totals))
 
     def sequential(self, module: nn.Sequential, x: str) -> str:
         for part in module:
