@@ -23,6 +23,7 @@ TABLE_3 = {
     "DNW x0.225": (60.9, 1.1, 42.1), "DNW x0.3": (65.0, 1.3, 66.7), "DNW x0.49": (70.4, 1.8, 154),
     "RG x0.225": (53.3, 1.2, 55.7), "RG x0.49": (64.1, 1.8, 170),
 }
+NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
     inside = {module for network in model.networks for module in network.modules()}
     sizes: dict[nn.Module, tuple] = {}
     layers = [m for m in model.modules() if m in set(model.networks) or (
-        m not in inside and isinstance(m, (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.AdaptiveAvgPool2d)))]
+        m not in inside and isinstance(m, (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, *NORMS)))]
     for name, module in model.named_modules():
         if module not in inside and module not in layers and list(module.parameters(recurse=False)):
             raise InputError(f"the cost of the model's layer {name!r}, a {type(module).__name__}, is "
@@ -149,8 +150,8 @@ def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
             total += _network_cost(layer, *before[2:], skip_dead)
         elif isinstance(layer, nn.AdaptiveAvgPool2d):
             total += Cost(multiply_adds=round(before[1] * before[2] * before[3] * head_live))
-        elif isinstance(layer, nn.BatchNorm2d):
-            total += Cost(norms_and_biases=2 * layer.num_features)
+        elif isinstance(layer, NORMS):
+            total += Cost(norms_and_biases=sum(p.numel() for p in layer.parameters()))
         else:
             share = stem_live if layer is model.stem else head_live if layer not in in_stem else 1.0
             weights = round(layer.weight.numel() * share)
