@@ -130,7 +130,8 @@ def test_names_are_unique_and_frozen():
 def test_every_field_can_be_set_from_text(field):
     recipe = dataclasses.replace(RECIPES["imagenet-dnw-0.3"], resized_crop=False)
     values = {"milestones": ("3,5", (3, 5)), "schedule": ("constant", "constant"),
-              "precision": ("bfloat16", "bfloat16")}
+              "precision": ("bfloat16", "bfloat16"), "tied": ("false", False), "adjoint": ("true", True),
+              "solver_options": ('{"step_size": 0.1}', {"step_size": 0.1})}
     value = getattr(recipe, field)
     text, expected = values.get(field) or {
         bool: ("false", False) if value else ("true", True), float: ("0.25", 0.25), int: ("7", 7),

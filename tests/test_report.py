@@ -131,6 +131,14 @@ def test_histograms_count_every_node_and_edge():
     assert labels[:2] == [f"{net.wiring.num_edges - 100:,} hallucinated edges", "100 real edges"]
 
 
+def test_a_wiring_that_never_changes_is_drawn():
+    rows = [{"epoch": 1, "threshold": float("nan"), "swapped_edges": 0}]
+    for part in (rows, []):
+        figure = ng.plots.rewiring(part)
+        figure.canvas.draw()
+        assert all(axes.get_ylim()[0] == 0 for axes in figure.axes)
+
+
 @pytest.mark.parametrize("k", [0, None])
 def test_empty_and_complete_wirings_are_drawn(k):
     selector = ng.Complete() if k is None else ng.TopK(k=k)

@@ -6,6 +6,7 @@ window is opened and nothing of matplotlib's global state is touched.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -58,8 +59,9 @@ def rewiring(rows: Sequence[Mapping[str, float]]):
     left, right = figure.subplots(1, 2)
     left.plot(epochs, [row["threshold"] for row in rows], color=COLOURS[0], marker="o", markersize=3)
     left.set_ylabel("threshold: smallest |weight| of a real edge")
-    left.set_ylim(bottom=0)
+    _from_zero(left)
     right.bar(epochs, [row["swapped_edges"] for row in rows], color=COLOURS[1])
+    _from_zero(right, top=1.0)
     right.set_ylabel("edges swapped since the epoch before")
     for axes in (left, right):
         _epochs(axes, len(rows))
@@ -102,6 +104,8 @@ def adjacency(wiring: Wiring | NeuralGraph):
 
 def degree_histograms(wiring: Wiring | NeuralGraph):
     """How many nodes have how many in-edges and out-edges; dead ones stand at 0.
+
+    Where these are so many that the others would not be seen, the vertical axis is logarithmic.
 
     Args:
         wiring: a learned wiring, say, or a network, of which the real edges count.
@@ -151,10 +155,21 @@ def _histogram(axes, degree: torch.Tensor, colour: str) -> None:
     top = int(degree.max()) + 1 if len(degree) else 1
     width = -(-top // 120)
     bins = [edge - 0.5 for edge in range(0, top + width, width)]
-    axes.hist(degree.numpy(), bins=bins, color=colour)
+    counts, _, _ = axes.hist(degree.numpy(), bins=bins, color=colour)
     axes.set_ylabel("nodes" if width == 1 else f"nodes, in steps of {width} edges")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    counts = counts[counts > 0]
+    if len(counts) and counts.max() > 20 * statistics.median(counts):  # dead nodes hide the others
+        axes.set(yscale="log", ylim=(0.7, None))
+    else:
+        axes.yaxis.get_major_locator().set_params(integer=True)
+
+
+def _from_zero(axes, top: float = 0.0) -> None:
+    """The vertical axis from 0 to at least ``top``, with room above the data."""
+    axes.update_datalim([(1, 0), (1, top)])
+    axes.autoscale_view()
+    axes.set_ylim(bottom=0)
 
 
 def _epochs(axes, count: int) -> None:

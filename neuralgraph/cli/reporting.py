@@ -23,8 +23,7 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
         cells.append(["-" if line[key] is None else shape.format(line[key]) for key, _, shape in COLUMNS]
                      + [duration(line["seconds"])])
     print_table(cells)
-    click.echo("best and last: test accuracy; loss: test loss and the rest after the last epoch; "
-               "training: time without evaluation")
+    click.echo("best and last: test accuracy; loss: of the test images; training: without evaluation")
     if out is not None:
         for path in draw(records, out):
             click.echo(f"{path}")
