@@ -39,6 +39,7 @@ if __name__ == "__main__":
     results = []
     for varied, values in dict(nodes=(200, 400, 800, 1600), edges=(2_000, 8_000, 16_000, 32_000),
                                batch=(1, 8, 32, 128), side=(4, 8, 16, 32)).items():
+        fixed = {"edges": 8_000} if varied == "nodes" else {}  # so many as the smallest graph has room for
         for value in values:
-            measure(varied, results, arguments.rounds, **{varied: value, **({"edges": 8_000} if varied == "nodes" else {})})
+            measure(varied, results, arguments.rounds, **fixed, **{varied: value})
     save(arguments.json, results)

@@ -105,7 +105,7 @@ if __name__ == "__main__":
                     break
         with torch.no_grad():
             torch.testing.assert_close(fast(images), by("dense")(), rtol=1e-3, atol=1e-4)
-            times = alternate(contenders, arguments.rounds)
+            times = alternate(contenders, arguments.rounds, warm_up=1, settle=0.2)
         cost = ng.analysis.cost(model)
         useful = 2e-6 * cost.multiply_adds * batch / times["compiled"].median
         report(f"{case}: batch {batch}, {pixels} pixels", times, "compiled", results, model=name,

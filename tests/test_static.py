@@ -366,7 +366,7 @@ def test_auto_takes_the_dense_way_where_most_edges_are_real_or_work_is_small():
 
     auto = ng.backends.create("auto")
     auto._dense, auto._sparse = Recording("dense"), Recording("sparse")
-    for k, side, expected in ((10, 160, "sparse"), (90, 160, "dense"), (10, 2, "dense")):
+    for k, side, expected in ((10, 320, "sparse"), (90, 320, "dense"), (10, 2, "dense")):
         network = ng.StaticNeuralGraph(ng.wirings.chain([10, 10]), ng.TopK(k), backend=auto)
         network(torch.randn(1, 10, side, side))
         assert used.pop() == expected and not used

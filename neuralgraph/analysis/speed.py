@@ -34,12 +34,21 @@ class Timing:
     high: float
 
 
-def alternate(contenders: dict[str, Callable[[], object]], rounds: int = 9,
-              warm_up: int = 2) -> dict[str, Timing]:
-    """Times contenders in turn, round after round, so that what disturbs one disturbs all."""
+def alternate(contenders: dict[str, Callable[[], object]], rounds: int = 9, warm_up: int = 2,
+              settle: float = 0.0) -> dict[str, Timing]:
+    """Times contenders in turn, round after round, so that what disturbs one disturbs all.
+
+    Args:
+        settle: seconds to wait before each turn, which then starts with a run that is not timed.
+            Libraries with threads of their own keep them busy for a while after they are done, which
+            would slow down whoever is next.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(warm_up + rounds):
         for name, run in contenders.items():
+            if settle:
+                time.sleep(settle)
+                run()
             begin = time.perf_counter()
             run()
             if number >= warm_up:

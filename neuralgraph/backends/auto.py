@@ -8,14 +8,14 @@ from .dense import Dense
 from .sparse import Sparse
 
 DENSE_FROM = 0.5   # share of real edges from which a matrix product is faster than sums over edges
-SMALL = 2**21      # multiply-adds of a matrix product that costs no more than to start the sums
+SMALL = 2**23      # multiply-adds of a matrix product that costs no more than to start the sums
 
 
 class Auto(Backend):
     """Per stage, the sparse backend below a density of 0.5, the dense one from there on.
 
     The density is that of real edges among all pairs of the stage's sources and nodes. Where the dense
-    product has fewer than 2^21 multiply-adds, it is the dense one too. Both numbers were measured
+    product has fewer than 2^23 multiply-adds, it is the dense one too. Both numbers were measured
     (``benchmarks/propagate.py``). Off the CPU, and where kernels cannot be compiled, it is always the
     dense one. Node functions are compiled with either.
     """
