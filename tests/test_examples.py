@@ -35,7 +35,8 @@ def test_example(name, capsys, monkeypatch, tmp_path):
     assert len((ROOT / "examples" / f"{name}.py").read_text().splitlines()) <= 120
 
 
-def test_readme_python():
+def test_readme_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 2

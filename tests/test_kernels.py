@@ -179,6 +179,22 @@ def test_code_from_the_disk_computes_the_same():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+def test_kernels_are_compiled_where_nothing_can_be_kept_on_disk():
+    """Read-only installations without a home folder."""
+    code = """
+from numba.core import caching
+caching.CacheImpl._locator_classes = []
+import torch, neuralgraph as ng
+nets = [ng.StaticNeuralGraph(ng.wirings.chain([4, 4], ng.NodeFunction()), ng.TopK(9), backend=b)
+        for b in ("sparse", "dense")]
+x = torch.randn(2, 4, 5, 5)
+torch.testing.assert_close(nets[0](x), nets[1](x))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__))})
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @given(n=st.integers(16, 400), share=st.floats(0.0, 1.0), levels=st.sampled_from([3, 20, 10**6]),
        by_magnitude=st.booleans(), dtype=dtypes, seed=st.integers(0, 2**32))
 def test_bracketed_top_k(n, share, levels, by_magnitude, dtype, seed):

@@ -320,7 +320,10 @@ def _some(group: Group, mask) -> Group | None:
 
 
 def _parts(operations) -> list[Part]:
-    """Operations, each with its rows, as parts, as few as their order allows; norms of running statistics become affine."""
+    """Operations, each with its rows, as parts, as few as their order allows.
+
+    Norms of running statistics become affine.
+    """
     parts: list[Part] = []
     open_for = 3  # 3: a norm may still come, 2: an activation, 1: a convolution, 0: nothing
 

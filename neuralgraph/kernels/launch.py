@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,10 @@ HEADER = 2  # integers before a kernel's own: the next unit of work, the next th
 class Kernel:
     """A function of the address of its arguments (int64), compiled at the first call, per dtype.
 
+    The arguments begin with ``HEADER`` counters, 0 at first, from which threads take their work.
+
     Args:
-        name: for messages.
-        variants: dtype to a function for it, of the address of ``HEADER`` counters and arguments.
+        variants: dtype to a function for it.
     """
 
     def __init__(self, **variants: Callable[[int], None]):
@@ -44,9 +45,20 @@ class Kernel:
             _parallel(run, packed.ctypes.data, threads)
 
     def _compile(self, dtype):
-        function = cfunc(types.void(types.int64), cache=True)(self._sources[dtype])
+        function = kept_on_disk(lambda cache: cfunc(types.void(types.int64), cache=cache)(
+            self._sources[dtype]))
         self._compiled[dtype] = function.ctypes
         return function.ctypes
+
+
+def kept_on_disk(compiled: Callable[[bool], object]):
+    """``compiled(True)``; ``compiled(False)`` where numba has no folder that it may write to."""
+    try:
+        return compiled(True)
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        return compiled(False)
 
 
 def _parallel(run, address: int, threads: int) -> None:

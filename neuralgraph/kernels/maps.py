@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numba import carray, types
 
-from .launch import HEADER, Kernel
+from .launch import Kernel
 from .vector import (add, at, evens, fill, fma, inline, lanes_of, load, load_scalar, mul, narrow, odds,
                      rolled, size_of, splat, store, store_scalar, sub, take_number, total,
                      where_negative, where_positive)

@@ -6,6 +6,12 @@ import numpy as np
 import torch
 from numba import njit
 
+from .launch import kept_on_disk
+
+
+def _compiled(function):
+    return kept_on_disk(lambda cache: njit(cache=cache, nogil=True)(function))
+
 
 def by_row(kept, row, other, num_rows):
     """As :func:`neuralgraph.kernels.plain.by_row`."""
@@ -20,7 +26,7 @@ def by_other_end(first, index, place, num_rows):
     return tuple(map(torch.from_numpy, lists))
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _by_row(edges, row, other, num_rows):
     first = np.zeros(num_rows + 1, np.int32)
     for edge in edges:
@@ -38,7 +44,7 @@ def _by_row(edges, row, other, num_rows):
     return first, index, place
 
 
-@njit(cache=True, nogil=True)
+@_compiled
 def _by_other_end(first, index, place, num_rows):
     starts = np.zeros(num_rows + 1, np.int32)
     for other in index:

@@ -10,7 +10,7 @@ from pathlib import Path
 import networkx as nx
 import torch
 
-from ..errors import InputError, WiringError, listed, lookup
+from ..errors import InputError, WiringError, lookup
 from .function import IDENTITY, STATIC, NodeFunction, is_learned, used_values
 from .generators import assemble
 from .wiring import EDGE_DATA, OUTPUT, ROLES, STRUCTURE, Wiring, refuse_near_misses
