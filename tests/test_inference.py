@@ -1,7 +1,11 @@
 """Compiled networks give the outputs of what they were compiled from, and are refused where they cannot."""
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +143,21 @@ def test_many_threads_at_once():
         with ThreadPoolExecutor(4) as pool:
             for actual, wanted in zip(pool.map(lambda x: fast(x.clone()), images), expected):
                 torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [{"OMP_THREAD_LIMIT": "1"}, {"OMP_DYNAMIC": "true"}])
+def test_threads_that_are_not_granted_are_not_waited_for(limit):
+    code = """
+import torch, neuralgraph as ng
+torch.set_num_threads(2)
+net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 8, 8, 4]), ng.TopK(60)).eval()
+x = torch.randn(1, 3, 8, 8)
+with torch.no_grad():
+    torch.testing.assert_close(ng.compile(net)(x), net(x), rtol=1e-4, atol=1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **limit, "PYTHONPATH": str(Path(ng.__file__).parents[1])})
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_what_cannot_be_compiled_says_so():

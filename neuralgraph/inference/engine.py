@@ -12,6 +12,7 @@ from .plan import Group, Part, Plan
 
 if kernels.AVAILABLE:
     from ..kernels import program
+    from ..kernels.launch import team_size
 
 ROW = 64  # numbers that a row of the workspace has at least, where the batch is large enough
 
@@ -57,7 +58,7 @@ class CompiledNetwork(nn.Module):
             x = x.contiguous()
         threads = torch.get_num_threads()
         samples = self._samples(len(x), height, width, threads)
-        team = 1 if -(-len(x) // samples) >= threads else threads
+        team = 1 if -(-len(x) // samples) >= threads else team_size()
         key = height, width, samples, team, threads
         if key not in self._layouts:
             self._layouts[key] = _Layout(self.plan, height, width, samples, team, threads)

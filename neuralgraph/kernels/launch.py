@@ -64,7 +64,7 @@ def kept_on_disk(compiled: Callable[[bool], object]):
 def _parallel(run, address: int, threads: int) -> None:
     openmp = _openmp()
     if openmp is not None:
-        openmp(ctypes.cast(run, ctypes.c_void_p), address, threads, 0)
+        openmp.parallel(ctypes.cast(run, ctypes.c_void_p), address, threads, 0)
         return
     waiting = [_pool(threads - 1).submit(run, address) for _ in range(threads - 1)]
     run(address)
@@ -72,17 +72,35 @@ def _parallel(run, address: int, threads: int) -> None:
         future.result()
 
 
+def team_size() -> int:
+    """How many threads of a kernel are sure to run side by side, so that they may wait for each other.
+
+    Fewer than torch's threads where OpenMP may grant fewer (``OMP_THREAD_LIMIT``, ``OMP_DYNAMIC``) or
+    where its runtime is not known.
+    """
+    threads, openmp = torch.get_num_threads(), _openmp()
+    if openmp is None or openmp.dynamic():
+        return 1
+    return min(threads, openmp.thread_limit())
+
+
+class _OpenMP:
+    """The runtime that torch is linked to."""
+
+    def __init__(self, library: ctypes.CDLL):
+        self.parallel = library.GOMP_parallel
+        self.parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        self.parallel.restype = None
+        self.dynamic, self.thread_limit = library.omp_get_dynamic, library.omp_get_thread_limit
+
+
 @cache
-def _openmp():
-    """``GOMP_parallel`` of the runtime that torch is linked to, or None."""
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+def _openmp() -> _OpenMP | None:
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
-        function = ctypes.CDLL(str(library)).GOMP_parallel
+        return _OpenMP(ctypes.CDLL(str(path)))
     except (OSError, AttributeError):
         return None
-    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    function.restype = None
-    return function
 
 
 @cache
