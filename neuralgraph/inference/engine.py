@@ -13,6 +13,7 @@ from .plan import Group, Part, Plan
 if kernels.AVAILABLE:
     from ..kernels import program
     from ..kernels.launch import team_size
+    from ..nodes.fused import SLOPES
 
 ROW = 64  # numbers that a row of the workspace has at least, where the batch is large enough
 
@@ -217,7 +218,6 @@ class _Layout:
         share = np.searchsorted(work.cumsum(), work.sum() * np.arange(1, team) / team)
         word[program.KIND] = {"sum": program.SUM, "product": program.PRODUCT,
                               "input": program.INPUT}[group.kind]
-        word[program.NODES] = len(nodes)
         word[program.FIRST] = self._at(first.astype(np.int32))
         word[program.INDEX] = self._at(self.row[self.plan.src[edges]].astype(np.int32))
         word[program.WEIGHT] = self._number(self.plan.weight[edges])
@@ -240,7 +240,7 @@ class _Layout:
         if part.norm:
             word[program.SCALE], word[program.SHIFT] = self._number(part.scale), self._number(part.shift)
         word[program.CODE_OF] = program.ACTIVATION_CODES.get(part.activation, 0)
-        word[program.SLOPE] = round(1e9 * {"relu": 0.0, "leaky_relu": 0.01}.get(part.activation, 1.0))
+        word[program.SLOPE] = round(1e9 * SLOPES.get(part.activation, 1.0))
         word[program.HEIGHT], word[program.WIDTH] = height, width
         word[program.BETWEEN] = self.between
         if part.kernel is not None:

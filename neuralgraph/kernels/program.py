@@ -24,11 +24,11 @@ LANES = 16  # rows start and end at multiples of so many numbers
 # ------------------------------------------------------------------------------- words of a program
 # a call:
 (TILE, THREAD, TEAM, TILES, SAMPLES, BATCH, CODE, LENGTH, SPACE, SPACE_SIZE, X, X_SAMPLE, X_ROW, OUT,
- OUT_SAMPLE, PRIVATE, PRIVATE_SIZE, BARRIER, GROUPS, GROUPS_NUMBER) = range(20)
+ OUT_SAMPLE, PRIVATE, PRIVATE_SIZE, BARRIER) = range(18)
 # an instruction:
-(KIND, NODES, FIRST, INDEX, WEIGHT, PIXELS, PARTS, PARTS_AT, TO_OUTPUT, TARGETS, OUT_PIXELS, CHANNELS,
- BOUNDS, WAITS) = range(14)
-INSTRUCTION = 14
+(KIND, FIRST, INDEX, WEIGHT, PIXELS, PARTS, PARTS_AT, TO_OUTPUT, TARGETS, OUT_PIXELS, CHANNELS, BOUNDS,
+ WAITS) = range(13)
+INSTRUCTION = 13
 SUM, PRODUCT, INPUT = range(3)
 # one part of what nodes compute:
 (NORM, SCALE, SHIFT, SLOPE, CODE_OF, SIDE, STRIDE, KERNEL, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PITCH,
