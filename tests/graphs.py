@@ -21,10 +21,11 @@ FUNCTIONS = [
 ]
 
 
-def random_dag(seed, max_hidden=9):
+def random_dag(seed, max_hidden=9, num_inputs=None):
     """A static wiring with mixed node functions, sizes and strides, nodes and edges shuffled."""
     rng = random.Random(seed)
-    num_inputs, num_outputs = rng.randint(1, 3), rng.randint(1, 3)
+    drawn, num_outputs = rng.randint(1, 3), rng.randint(1, 3)
+    num_inputs = num_inputs or drawn
     hidden = rng.randint(0, max_hidden)
     functions, scale, message, edges = [], [], [], []
     for node in range(num_inputs + hidden + num_outputs):

@@ -71,6 +71,46 @@ def test_discrete_time(seed, share, steps, tied, held, batch, size):
     same(network, ng.compile(network), (batch, len(wiring.inputs), *size), seed)
 
 
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.5, 1.0]), tied=st.booleans(),
+       batch=st.integers(1, 9), size=sizes)
+@settings(max_examples=60)
+def test_chains_of_networks(seed, share, tied, batch, size):
+    """Joined to one plan where the tiles are alike; the last reads its first channel at every step."""
+    stages = []
+    for number in range(2):
+        wiring = random_dag(seed + number, num_inputs=len(stages[-1].wiring.outputs) if stages else None)
+        stages.append(ng.StaticNeuralGraph(wiring, ng.TopK(round(share * wiring.num_edges)), "dense", seed,
+                                           dtype=torch.float64))
+    joints = len(stages[-1].wiring.outputs)
+    edges = [(0, joints), (joints - 1, joints), (joints, joints + 1), (joints + 1, joints)]
+    wiring = ng.wirings.from_edges(list(dict.fromkeys(edges)), inputs=range(joints), outputs=[joints + 1])
+    stages.append(ng.DiscreteTimeNeuralGraph(wiring, ng.TopK(3), "dense", seed, steps=3, tied=tied,
+                                             dtype=torch.float64))
+    inputs = len(stages[0].wiring.inputs)
+    model = perturb(ng.models.Classifier(nn.Identity(), stages, nn.Flatten(), in_channels=inputs,
+                                         image_size=8), seed)
+    same(model, ng.compile(model), (batch, inputs, *size), seed)
+
+
+def test_the_head_and_stem_keep_what_is_read():
+    """Filters nobody reads go, norm and ReLU of the head are computed with the outputs."""
+    network = ng.StaticNeuralGraph(ng.wirings.from_edges(
+        [(1, 4), (3, 4), (1, 5), (0, 6), (2, 6)], inputs=[0, 1, 2, 3], outputs=[4, 5, 6],
+        weight=torch.tensor([2.0, -3, 1, 0.1, 0.2])), ng.TopK(3))
+    head = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                         nn.Linear(3, 2))
+    for stem in (nn.Conv2d(2, 4, 3), nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4)),
+                 nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), nn.Conv2d(2, 4, 3, groups=2)):
+        model = perturb(ng.models.Classifier(stem, [network], head, in_channels=2, image_size=9))
+        fast = ng.compile(model)
+        same(model, fast, (3, 2, 9, 7), tolerance=1e-5, dtype=torch.float32)
+        layers = list(fast.stem) if isinstance(fast.stem, nn.Sequential) else [fast.stem]
+        dense = layers[-1] if isinstance(layers[-1], nn.Conv2d) and layers[-1].groups == 1 else None
+        assert dense is None or len(dense.weight) == 2
+        assert [type(layer) for layer in fast.head][1:] == [nn.Linear]
+        assert model.stem is stem and len(model.head) == 5  # the model itself is left alone
+
+
 @pytest.mark.parametrize("activation", ["elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "leaky_relu"])
 def test_activations(activation):
     for send in ("activation", "norm activation conv", "conv activation"):
@@ -114,7 +154,7 @@ def test_what_no_graph_reads_of_another_is_left_out():
     model = perturb(ng.models.create("mobilenet-dnw", width=0.03, num_classes=4, image_size=32))
     fast = ng.compile(model)
     alone = [sum(len(g.nodes) for g in plan(network).groups) for network in model.stages]
-    together = [sum(len(g.nodes) for g in network.plan.groups) for network in fast.networks]
+    together = [sum(len(g.nodes) for g in made.groups) for made in fast.network.plans]
     assert together[-1] == alone[-1] and all(t < a for t, a in zip(together[:-1], alone[:-1]))
     same(model, fast, (3, 3, 32, 32), tolerance=1e-4, dtype=torch.float32)
 
@@ -226,20 +266,20 @@ def test_wrong_numbers_in_a_file_are_found_or_harmless(tmp_path_factory, data):
 
 
 @pytest.mark.parametrize("change", [
-    lambda header: header.update(format=2),
+    lambda header: header.update(format=3),
     lambda header: header.pop("network"),
-    lambda header: header["network"].update(dtype="float64"),
-    lambda header: header["network"].update(num_inputs=0),
-    lambda header: header["network"].update(num_outputs=True),
-    lambda header: header["network"].update(output_scale=2),
-    lambda header: header["network"]["groups"].reverse(),
-    lambda header: header["network"]["groups"].pop(0),
-    lambda header: header["network"]["groups"][1].update(scale=2),
-    lambda header: header["network"]["groups"][1].update(level=0),
-    lambda header: header["network"]["groups"][1]["parts"][0].update(stride=2),
-    lambda header: header["network"]["groups"][1]["parts"][0].update(activation="__import__"),
-    lambda header: header["network"]["groups"][1]["parts"][0].update(norm=""),
-    lambda header: header["network"]["groups"][1]["parts"].append({}),
+    lambda header: header["network"][0].update(dtype="float64"),
+    lambda header: header["network"][0].update(num_inputs=0),
+    lambda header: header["network"][0].update(num_outputs=True),
+    lambda header: header["network"][0].update(output_scale=2),
+    lambda header: header["network"][0]["groups"].reverse(),
+    lambda header: header["network"][0]["groups"].pop(0),
+    lambda header: header["network"][0]["groups"][1].update(scale=2),
+    lambda header: header["network"][0]["groups"][1].update(level=0),
+    lambda header: header["network"][0]["groups"][1]["parts"][0].update(stride=2),
+    lambda header: header["network"][0]["groups"][1]["parts"][0].update(activation="__import__"),
+    lambda header: header["network"][0]["groups"][1]["parts"][0].update(norm=""),
+    lambda header: header["network"][0]["groups"][1]["parts"].append({}),
     lambda header: header.update(network=[]),
 ])
 def test_wrong_headers_are_refused(tmp_path, change):

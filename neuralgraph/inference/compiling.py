@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,27 +12,27 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import InputError
 from ..models import Classifier
+from ..models.tiny import GlobalPool
 from ..networks import NeuralGraph
 from .engine import CompiledNetwork
-from .plan import Plan, plan
+from .plan import Part, Plan, plan
 
 
 class CompiledModel(nn.Module):
-    """stem -> compiled networks -> head, for inference.
+    """stem -> compiled network -> head, for inference.
 
     Args:
         stem, head: ordinary layers.
-        networks: each takes the outputs of the one before.
+        network: of the graphs between them.
         in_channels: of the images.
         image_size: side of the images the model was made for, in pixels; others work too.
     """
 
-    def __init__(self, stem: nn.Module, networks: list[CompiledNetwork], head: nn.Module, *,
+    def __init__(self, stem: nn.Module, network: CompiledNetwork, head: nn.Module, *,
                  in_channels: int, image_size: int):
         super().__init__()
-        self.stem, self.networks, self.head = stem, nn.ModuleList(networks), head
+        self.stem, self.network, self.head = stem, network, head
         self.in_channels, self.image_size = in_channels, image_size
-        self._between: dict[tuple, list[torch.Tensor]] = {}  # maps between networks, to be used again
         self.eval()
 
     @torch.no_grad()
@@ -41,21 +42,7 @@ class CompiledModel(nn.Module):
                 f"expected floating-point images (batch, {self.in_channels}, height, width), got "
                 f"{images.dtype} of shape {tuple(images.shape)}."
             )
-        x, lent = self.stem(images), []
-        for network in self.networks[:-1]:
-            lent.append(self._lend(network.output_shape(x), x.dtype))
-            x = network.into(x, lent[-1])
-        y = self.head(self.networks[-1](x))
-        for maps in lent:
-            self._between[tuple(maps.shape)].append(maps)
-        return y
-
-    def _lend(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        free = self._between.setdefault(shape, [])
-        return free.pop() if free else torch.empty(shape, dtype=dtype)
-
-    def __getstate__(self):
-        return {**self.__dict__, "_between": {}}
+        return self.head(self.network(self.stem(images)))
 
     def train(self, mode: bool = True) -> CompiledModel:
         if mode:
@@ -114,14 +101,50 @@ def _compile_classifier(model: Classifier) -> CompiledModel:
     for network in reversed(model.stages):
         plans.insert(0, plan(network, needed))
         needed = np.zeros(plans[0].num_inputs, bool)
-        for group in plans[0].groups:
-            if group.channels is not None:
-                needed[group.channels] = True
+        needed[list(plans[0].read)] = True
     head = _copy(model.head)
     head = copy.deepcopy(model.head).eval() if head is None else head
-    stem = copy.deepcopy(model.stem).eval()
-    return CompiledModel(_fused(stem), [CompiledNetwork(p) for p in plans], _fused(head),
-                         in_channels=model.in_channels, image_size=model.image_size)
+    stem = _fused(copy.deepcopy(model.stem).eval())
+    stem, plans[0] = _without_unread(stem, plans[0])
+    plans[-1], head = _taking_over(plans[-1], _fused(head))
+    return CompiledModel(stem, CompiledNetwork(*plans), head, in_channels=model.in_channels,
+                         image_size=model.image_size)
+
+
+def _without_unread(stem: nn.Module, first: Plan) -> tuple[nn.Module, Plan]:
+    """The stem without the filters that nothing reads, and the plan with its channels renumbered."""
+    last = stem[-1] if isinstance(stem, nn.Sequential) and len(stem) else stem
+    kept = sorted(first.read) or [0]
+    if not isinstance(last, nn.Conv2d) or last.groups != 1 or len(kept) == last.out_channels:
+        return stem, first
+    last.out_channels = len(kept)
+    for name, value in last.named_parameters():
+        setattr(last, name, nn.Parameter(value[kept].detach(), requires_grad=False))
+    groups = [group if group.channels is None else
+              replace(group, channels=np.searchsorted(kept, group.channels)) for group in first.groups]
+    return stem, replace(first, num_inputs=len(kept), groups=groups)
+
+
+def _taking_over(last: Plan, head: nn.Module) -> tuple[Plan, nn.Module]:
+    """The plan with the norm and ReLU that the head begins with, and the rest of the head."""
+    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    part = Part()
+    if layers and isinstance(layers[0], nn.BatchNorm2d):
+        norm = layers.pop(0)
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        shift = norm.bias - norm.running_mean * scale
+        part = Part("affine", *(value.detach().cpu().numpy() for value in (scale, shift)))
+    if layers and isinstance(layers[0], nn.ReLU):
+        layers.pop(0)
+        part = replace(part, activation="relu")
+    if not part.norm and part.activation == "identity":
+        return last, head
+    if len(layers) > 1 and isinstance(layers[0], nn.AdaptiveAvgPool2d) and \
+            layers[0].output_size == 1 and isinstance(layers[1], nn.Flatten):
+        layers[:2] = [GlobalPool()]
+    groups = [group if group.outputs is None else
+              replace(group, parts=[*group.parts, part.of(group.outputs)]) for group in last.groups]
+    return replace(last, groups=groups), nn.Sequential(*layers).eval()
 
 
 def _copy(model: nn.Module) -> nn.Module | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import numpy as np
 import torch
 from torch import nn
 
 from .. import kernels
 from ..errors import InputError
-from .plan import Group, Part, Plan
+from .plan import Group, Part, Plan, joined
 
 if kernels.AVAILABLE:
     from ..kernels import program
@@ -19,69 +22,98 @@ ROW = 64  # numbers that a row of the workspace has at least, where the batch is
 
 
 class CompiledNetwork(nn.Module):
-    """A network that is fast to run and can no longer be trained.
+    """A network, or several of which each takes the outputs of the one before, fast to run.
 
-    x (B, inputs, H, W) to y (B, outputs, H', W') for any B, H and W, on the CPU. What depends on the
-    size of maps is laid out when a size is first seen and kept. Outputs nobody reads may be left out:
-    their channels hold anything.
+    x (B, inputs, H, W) to y (B, outputs, H', W') for any B, H and W, on the CPU; it can no longer be
+    trained. What depends on the size of maps is laid out when a size is first seen and kept. Outputs
+    nobody reads may be left out: their channels hold anything.
+
+    Args:
+        plans: of the networks.
+
+    Raises:
+        InputError: without numba, or if a network does not take the outputs of the one before.
     """
 
-    def __init__(self, plan: Plan):
+    def __init__(self, *plans: Plan):
         super().__init__()
         if not kernels.AVAILABLE:
             raise InputError("a compiled network needs numba, which is not installed or switched off: "
                              "pip install numba.")
-        self.plan = plan
-        self._layouts: dict[tuple, _Layout] = {}
+        self.plans = plans
+        self._layouts: dict[tuple, list[_Layout]] = {}
+        self._between: dict[tuple[int, ...], list[torch.Tensor]] = {}  # maps between networks, used again
+        if not plans:
+            raise InputError("a compiled network needs at least one plan.")
+        for first, second in zip(plans, plans[1:]):
+            if first.num_outputs != second.num_inputs or first.dtype != second.dtype or \
+                    not first.written >= second.read:
+                raise InputError("a network does not take the outputs of the one before.")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        plan = self.plan
-        if not isinstance(x, torch.Tensor) or x.dim() != 4 or x.shape[1] != plan.num_inputs or \
-                x.dtype != plan.dtype or x.device.type != "cpu" or 0 in x.shape:
+        inputs, dtype = self.plans[0].num_inputs, self.plans[0].dtype
+        if not isinstance(x, torch.Tensor) or x.dim() != 4 or x.shape[1] != inputs or \
+                x.dtype != dtype or x.device.type != "cpu" or 0 in x.shape:
             got = f"{x.dtype} {tuple(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) \
                 else type(x).__name__
-            raise InputError(f"a compiled network takes a {plan.dtype} tensor (batch, {plan.num_inputs}, "
+            raise InputError(f"a compiled network takes a {dtype} tensor (batch, {inputs}, "
                              f"height, width) on the CPU, got {got}.")
         if torch.is_grad_enabled() and x.requires_grad:
             raise InputError("a compiled network has no gradients: use torch.no_grad(), or the network "
                              "it was compiled from.")
-        return self.into(x.detach(), x.new_empty(self.output_shape(x)))
-
-    def output_shape(self, x: torch.Tensor) -> tuple[int, ...]:
-        """Of the result for x."""
-        scale = self.plan.output_scale
-        return len(x), self.plan.num_outputs, *(-(-side // scale) for side in x.shape[2:])
-
-    def into(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """As ``forward``, unchecked, into a contiguous tensor of the right shape."""
-        height, width = x.shape[2:]
-        if x.stride(3) != 1 and width > 1 or x.stride(2) != width and height > 1:
+        x = x.detach()
+        if x.stride(3) != 1 and x.shape[3] > 1 or x.stride(2) != x.shape[3] and x.shape[2] > 1:
             x = x.contiguous()
-        threads = torch.get_num_threads()
-        samples = self._samples(len(x), height, width, threads)
-        team = 1 if -(-len(x) // samples) >= threads else team_size()
-        key = height, width, samples, team, threads
-        if key not in self._layouts:
-            self._layouts[key] = _Layout(self.plan, height, width, samples, team, threads)
-        self._layouts[key].run(x, out)
-        return out
+        *layouts, last = self._laid_out(x.shape)
+        lent = []
+        for layout in layouts:
+            shape = layout.output_shape(len(x))
+            free = self._between.setdefault(shape, [])
+            lent.append(free.pop() if free else x.new_empty(shape))
+            x = layout.run(x, lent[-1])
+        y = last.run(x, x.new_empty(last.output_shape(len(x))))
+        for maps in lent:
+            self._between[tuple(maps.shape)].append(maps)
+        return y
 
-    def _samples(self, batch: int, height: int, width: int, threads: int) -> int:
-        """Samples per tile: as many as fill a row of the smallest maps, and leave work for all threads."""
-        smallest = min((-(-height // scale) * -(-width // scale) for group in self.plan.groups
-                        for scale in (group.scale,) if group.kind != "input"), default=ROW)
-        return max(1, min(ROW // smallest, batch // threads))
+    def _laid_out(self, shape: tuple[int, ...]) -> list[_Layout]:
+        """The networks for maps of a shape; neighbours that are best run in the same tiles are one."""
+        batch, _, height, width = shape
+        threads, sizes, tiles = torch.get_num_threads(), [], []
+        for plan in self.plans:
+            samples = _samples(plan, batch, height, width, threads)
+            team = 1 if -(-batch // samples) >= threads else team_size()
+            sizes.append((height, width))
+            tiles.append((samples, team))
+            height, width = plan.output_size(height, width)
+        key = sizes[0], threads, *tiles
+        if key not in self._layouts:
+            layouts, first = [], 0
+            for (samples, team), alike in itertools.groupby(tiles):
+                last = first + len(list(alike))
+                whole = functools.reduce(joined, self.plans[first:last])
+                layouts.append(_Layout(whole, *sizes[first], samples, team, threads))
+                first = last
+            self._layouts[key] = layouts
+        return self._layouts[key]
 
     def extra_repr(self) -> str:
-        plan = self.plan
-        return (f"{plan.num_inputs} inputs, {plan.num_outputs} outputs, "
-                f"{sum(len(group.nodes) for group in plan.groups)} nodes, {len(plan.src)} edges")
+        return (f"{self.plans[0].num_inputs} inputs, {self.plans[-1].num_outputs} outputs, "
+                f"{sum(len(group.nodes) for plan in self.plans for group in plan.groups)} nodes, "
+                f"{sum(len(plan.src) for plan in self.plans)} edges")
 
     def __getstate__(self):
-        return {**self.__dict__, "_layouts": {}}  # addresses of memory mean nothing elsewhere
+        return {**self.__dict__, "_layouts": {}, "_between": {}}  # addresses mean nothing elsewhere
 
     def __deepcopy__(self, memo) -> CompiledNetwork:
-        return CompiledNetwork(self.plan)  # which nothing changes
+        return CompiledNetwork(*self.plans)  # which nothing changes
+
+
+def _samples(plan: Plan, batch: int, height: int, width: int, threads: int) -> int:
+    """Samples per tile: as many as fill a row of the smallest maps, and leave work for all threads."""
+    smallest = min((-(-height // group.scale) * -(-width // group.scale) for group in plan.groups
+                    if group.kind != "input"), default=ROW)
+    return max(1, min(ROW // smallest, batch // threads))
 
 
 class _Layout:
@@ -105,11 +137,16 @@ class _Layout:
         self.code = self._code(plan.groups, team)
         self.free: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def run(self, x: torch.Tensor, out: torch.Tensor) -> None:
+    def output_shape(self, batch: int) -> tuple[int, ...]:
+        return batch, self.plan.num_outputs, *self.plan.output_size(*self.size)
+
+    def run(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Computes the result for x, whose maps are contiguous, into a contiguous tensor."""
         tiles = -(-len(x) // self.samples)
         space, private = self.free.pop() if self.free else self._workspace()
         self._launch(self.code, self.team, tiles, x, out, space, private)
         self.free.append((space, private))
+        return out
 
     def _launch(self, code, team, tiles, x, out, space, private):
         size = x.element_size()
@@ -265,18 +302,34 @@ class _Layout:
 
 
 class _Rows:
-    """Rows of a workspace, taken and given back."""
+    """Rows of a workspace, taken and given back; all numbers are in units of LANES."""
 
     def __init__(self):
-        self.size = 0  # in units of LANES
-        self.unused: dict[int, list[int]] = {}
+        self.size = 0
+        self.gaps: list[tuple[int, int]] = []  # from, to: ascending, none touches the next
 
     def take(self, size: int, number: int) -> np.ndarray:
-        old = self.unused.setdefault(size, [])
-        again, self.unused[size] = old[:number], old[number:]
-        fresh = self.size + size * np.arange(number - len(again))
-        self.size += size * len(fresh)
-        return np.array([*again, *fresh], np.int64)
+        """Where so many rows begin: in gaps, the lowest first, then at the end."""
+        rows, gaps = [np.zeros(0, np.int64)], []
+        for begin, end in self.gaps:
+            here = min(number, (end - begin) // size)
+            rows.append(begin + size * np.arange(here))
+            number -= here
+            if begin + size * here < end:
+                gaps.append((begin + size * here, end))
+        self.gaps = gaps
+        rows.append(self.size + size * np.arange(number))
+        self.size += size * number
+        return np.concatenate(rows)
 
     def give(self, size: int, rows: np.ndarray) -> None:
-        self.unused.setdefault(size, []).extend(rows.tolist())
+        begin = np.sort(np.concatenate([rows, *([b] for b, _ in self.gaps)]))
+        ends = dict(self.gaps)
+        gaps: list[tuple[int, int]] = []
+        for start in begin.tolist():
+            end = ends.get(start, start + size)
+            if gaps and gaps[-1][1] == start:
+                gaps[-1] = gaps[-1][0], end
+            else:
+                gaps.append((start, end))
+        self.gaps = gaps

@@ -18,7 +18,7 @@ from .compiling import CompiledModel
 from .engine import CompiledNetwork
 from .plan import Group, Part, Plan
 
-FORMAT = 1
+FORMAT = 2
 LAYERS: dict[type[nn.Module], tuple[str, ...]] = {  # layers of stems and heads, and their settings
     nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
     nn.BatchNorm2d: ("num_features", "eps"),
@@ -38,12 +38,11 @@ def save(model: CompiledModel | CompiledNetwork, path: str | Path) -> None:
     """
     path, arrays = Path(path), {}
     if isinstance(model, CompiledNetwork):
-        header = {"network": _plan_to_json(model.plan, "network", arrays)}
+        header = {"network": _network_to_json(model, "network", arrays)}
     elif isinstance(model, CompiledModel):
         header = {"in_channels": model.in_channels, "image_size": model.image_size,
                   "stem": _layer_to_json(model.stem, "stem", arrays),
-                  "networks": [_plan_to_json(network.plan, f"networks.{number}", arrays)
-                               for number, network in enumerate(model.networks)],
+                  "network": _network_to_json(model.network, "network", arrays),
                   "head": _layer_to_json(model.head, "head", arrays)}
     else:
         raise InputError(f"expected what neuralgraph.compile made of a network or classifier, got "
@@ -81,11 +80,10 @@ def load(path: str | Path) -> CompiledModel | CompiledNetwork:
         if header["format"] != FORMAT:
             raise CheckpointError(f"{path} has the format {header['format']!r}; this version of "
                                   f"neuralgraph reads format {FORMAT}.")
-        if "network" in header:
-            return CompiledNetwork(_plan_from_json(header["network"], "network", arrays)).eval()
-        networks = [CompiledNetwork(_plan_from_json(entry, f"networks.{number}", arrays))
-                    for number, entry in enumerate(header["networks"])]
-        return CompiledModel(_layer_from_json(header["stem"], "stem", arrays), networks,
+        network = _network_from_json(header["network"], "network", arrays)
+        if "stem" not in header:
+            return network.eval()
+        return CompiledModel(_layer_from_json(header["stem"], "stem", arrays), network,
                              _layer_from_json(header["head"], "head", arrays),
                              in_channels=_number(header["in_channels"]),
                              image_size=_number(header["image_size"]))
@@ -103,7 +101,7 @@ def _layer_to_json(layer: nn.Module, name: str, arrays: dict) -> dict:
         return {"sequence": {child: _layer_to_json(module, f"{name}.{child}", arrays)
                              for child, module in layer.named_children()}}
     if isinstance(layer, CompiledNetwork):
-        return {"network": _plan_to_json(layer.plan, name, arrays)}
+        return {"network": _network_to_json(layer, name, arrays)}
     if type(layer) not in LAYERS:
         raise InputError(f"cannot save a layer of the type {type(layer).__name__}; known are "
                          f"{', '.join(sorted(BY_NAME))}.")
@@ -119,7 +117,7 @@ def _layer_from_json(entry: dict, name: str, arrays: dict) -> nn.Module:
             sequence.add_module(child, _layer_from_json(module, f"{name}.{child}", arrays))
         return sequence
     if "network" in entry:
-        return CompiledNetwork(_plan_from_json(entry["network"], name, arrays))
+        return _network_from_json(entry["network"], name, arrays)
     kind, settings = BY_NAME[entry["layer"]], entry["settings"]
     if set(settings) != set(LAYERS[kind]):
         raise ValueError(f"settings {sorted(settings)} of {kind.__name__}")
@@ -134,6 +132,15 @@ def _layer_from_json(entry: dict, name: str, arrays: dict) -> nn.Module:
 
 
 # ---------------------------------------------------------------------------------- plans
+
+
+def _network_to_json(network: CompiledNetwork, name: str, arrays: dict) -> list[dict]:
+    return [_plan_to_json(plan, f"{name}.{number}", arrays) for number, plan in enumerate(network.plans)]
+
+
+def _network_from_json(entries: list[dict], name: str, arrays: dict) -> CompiledNetwork:
+    return CompiledNetwork(*(_plan_from_json(entry, f"{name}.{number}", arrays)
+                             for number, entry in enumerate(entries)))
 
 
 def _plan_to_json(plan: Plan, name: str, arrays: dict) -> dict:

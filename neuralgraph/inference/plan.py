@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,11 @@ class Part:
     stride: int = 1
     zero_pad: bool = False
 
+    def of(self, nodes: np.ndarray) -> Part:
+        """The part of some of the nodes, by place or mask."""
+        return replace(self, **{name: value[nodes] for name in ("scale", "shift", "kernel")
+                                if (value := getattr(self, name)) is not None})
+
 
 @dataclass
 class Group:
@@ -58,6 +63,12 @@ class Group:
     parts: list[Part] = field(default_factory=list)
     channels: np.ndarray | None = None
     outputs: np.ndarray | None = None
+
+    def of(self, nodes: np.ndarray) -> Group:
+        """The group of some of the nodes, by place or mask."""
+        return replace(self, parts=[part.of(nodes) for part in self.parts],
+                       **{name: value[nodes] for name in ("nodes", "channels", "outputs")
+                          if (value := getattr(self, name)) is not None})
 
     @property
     def stride(self) -> int:
@@ -87,6 +98,70 @@ class Plan:
     dst: np.ndarray
     weight: np.ndarray
     before: list[Group] = field(default_factory=list)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Of the result's maps for maps of this size."""
+        return -(-height // self.output_scale), -(-width // self.output_scale)
+
+    @property
+    def read(self) -> set[int]:
+        """The channels of the data that are read."""
+        return {c for group in self.groups if group.kind == "input" for c in group.channels.tolist()}
+
+    @property
+    def written(self) -> set[int]:
+        """The channels of the result that are written."""
+        return {c for group in self.groups if group.outputs is not None for c in group.outputs.tolist()}
+
+
+def joined(first: Plan, second: Plan) -> Plan:
+    """One plan for a network that takes the outputs of another.
+
+    What an output of the first and the input of the second that reads it compute is one function of
+    one node, so that the maps between them are never written; an output that several inputs read is
+    computed for each.
+    """
+    shift = 1 + max((int(group.nodes.max()) for group in (*first.before, *first.groups)), default=-1)
+    height = max((group.level for group in first.groups), default=0)
+    level_before = 1 + max((group.level for group in first.before), default=0)
+
+    def moved(group: Group, level: int) -> Group:
+        return replace(group, nodes=group.nodes + shift, level=group.level + level,
+                       scale=group.scale * first.output_scale)
+
+    groups = [group for group in first.groups if group.outputs is None]
+    producer, consumer = [], []  # nodes of the first and of the joined plan
+    for group in second.groups:
+        if group.kind != "input":
+            groups.append(moved(group, height))
+            continue
+        for maker in first.groups:
+            if maker.outputs is None:
+                continue
+            order = np.argsort(maker.outputs)
+            place = order[np.searchsorted(maker.outputs, group.channels, sorter=order) % len(order)]
+            reads = maker.outputs[place] == group.channels
+            if reads.any():
+                made, read = maker.of(place[reads]), group.of(reads)
+                groups.append(replace(made, nodes=read.nodes + shift, outputs=read.outputs,
+                                      parts=[*made.parts, *read.parts]))
+                producer.append(made.nodes)
+                consumer.append(groups[-1].nodes)
+    producer, consumer = (np.concatenate([np.zeros(0, int), *nodes]) for nodes in (producer, consumer))
+    is_output = np.zeros(shift, bool)
+    for group in first.groups:
+        is_output[group.nodes] = group.outputs is not None
+    inner = ~is_output[first.dst]
+    begin, end = np.searchsorted(first.dst, producer), np.searchsorted(first.dst, producer + 1)
+    count = end - begin
+    edges = np.arange(count.sum()) + (begin - count.cumsum() + count).repeat(count)
+    src, dst, weight = _by_dst(
+        np.concatenate([first.src[inner], first.src[edges], second.src + shift]),
+        np.concatenate([first.dst[inner], consumer.repeat(count), second.dst + shift]),
+        np.concatenate([first.weight[inner], first.weight[edges], second.weight]))
+    groups.sort(key=lambda group: group.level)
+    return Plan(first.dtype, first.num_inputs, second.num_outputs, first.output_scale * second.output_scale,
+                groups, src, dst, weight, [*first.before, *(moved(g, level_before) for g in second.before)])
 
 
 def plan(network: NeuralGraph, needed: np.ndarray | None = None) -> Plan:
@@ -309,14 +384,7 @@ def _split(edges, levels):
 def _some(group: Group, mask) -> Group | None:
     """The part of a group that is in the mask."""
     keep = mask[group.nodes]
-    if not keep.any():
-        return None
-    parts = [Part(p.norm, *(None if value is None else value[keep] for value in (p.scale, p.shift)),
-                  p.activation, None if p.kernel is None else p.kernel[keep], p.stride, p.zero_pad)
-             for p in group.parts]
-    return Group(group.level, group.nodes[keep], group.kind, group.scale, parts,
-                 None if group.channels is None else group.channels[keep],
-                 None if group.outputs is None else group.outputs[keep])
+    return group.of(keep) if keep.any() else None
 
 
 def _parts(operations) -> list[Part]:

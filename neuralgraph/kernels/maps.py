@@ -129,7 +129,7 @@ def _affine_split(like, x, bordered, pitch, border, height, width, stride, scale
     lanes = lanes_of(like)
     a, b = fill(like, scale), fill(like, shift)
     a1, b1 = fill(one, scale), fill(one, shift)
-    body = width // (2 * lanes) * 2 * lanes if stride == 2 else 0
+    body = width // 2 * 2 if stride == 2 and width >= 2 * lanes else 0
     for y in range(height):
         rolled()
         source = x + y * width * s
@@ -137,11 +137,12 @@ def _affine_split(like, x, bordered, pitch, border, height, width, stride, scale
         even = row + (border % 2 * pitch + border // 2) * s
         odd = row + ((border + 1) % 2 * pitch + (border + 1) // 2) * s
         for i in range(0, body, 2 * lanes):
-            u = fma(load(like, source + i * s), a, b)
-            w = fma(load(like, source + (i + lanes) * s), a, b)
+            place = min(i, body - 2 * lanes)
+            u = fma(load(like, source + place * s), a, b)
+            w = fma(load(like, source + (place + lanes) * s), a, b)
             u, w = _activate(like, u, slope), _activate(like, w, slope)
-            store(evens(u, w), even + i // 2 * s)
-            store(odds(u, w), odd + i // 2 * s)
+            store(evens(u, w), even + place // 2 * s)
+            store(odds(u, w), odd + place // 2 * s)
         for i in range(body, width):
             u1 = fma(load(one, source + i * s), a1, b1)
             place = (i + border) % stride * pitch + (i + border) // stride
@@ -279,6 +280,9 @@ def affine_bordered(like, x, bordered, pitch, border, height, width, stride, sca
     """activation(scale x + shift) inside a bordered map, laid out for :func:`convolve`."""
     if stride > 1 and width >= 32:
         _affine_split(like, x, bordered, pitch, border, height, width, stride, scale, shift, slope)
+    elif stride > 1 and width >= 16:
+        _affine_split(narrow(like, 8), x, bordered, pitch, border, height, width, stride, scale, shift,
+                      slope)
     elif stride > 1:
         _affine_split(narrow(like, 4), x, bordered, pitch, border, height, width, stride, scale, shift,
                       slope)
