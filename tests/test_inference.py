@@ -20,6 +20,7 @@ from torch import nn
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError
 from neuralgraph.inference.plan import plan
+from neuralgraph.kernels.program import FOUR_SUMS
 
 sizes = st.sampled_from([(1, 1), (5, 5), (6, 4), (2, 3), (17, 9), (1, 8)])
 
@@ -90,6 +91,25 @@ def test_chains_of_networks(seed, share, tied, batch, size):
     model = perturb(ng.models.Classifier(nn.Identity(), stages, nn.Flatten(), in_channels=inputs,
                                          image_size=8), seed)
     same(model, ng.compile(model), (batch, inputs, *size), seed)
+
+
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.5, 0.9, 1.0]), batch=st.integers(1, 9), size=sizes,
+       nodes=st.integers(3, 11), discrete=st.booleans())
+@settings(max_examples=40)
+def test_dense_blocks(seed, share, batch, size, nodes, discrete):
+    """Nodes with almost the same parents are summed four at a time."""
+    if discrete:
+        wiring, kind, options = ng.wirings.complete(nodes, inputs=1, outputs=2), \
+            ng.DiscreteTimeNeuralGraph, {"steps": 3}
+    else:
+        wiring, kind, options = ng.wirings.blocks([3, nodes, 6, 2]), ng.StaticNeuralGraph, {}
+    network = perturb(kind(wiring, ng.TopK(round(share * wiring.num_edges)), "dense", seed,
+                           dtype=torch.float64, **options), seed)
+    fast = ng.compile(network)
+    same(network, fast, (batch, len(wiring.inputs), *size), seed)
+    (layouts,) = fast._layouts.values()
+    fours = (layouts[0].code[:, 0] == FOUR_SUMS).sum()
+    assert fours or share < 1 or nodes < 6
 
 
 def test_the_head_and_stem_keep_what_is_read():

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import math
 import multiprocessing
+import os
+import platform
 import resource
 import shutil
 import signal
@@ -722,6 +724,24 @@ def test_other_settings_train(data, tmp_path, changes):
     run = small_run(data, tmp_path / "r", **changes)
     assert run.progress.rows[0]["swapped_edges"] > 0
     assert math.isfinite(run.progress.rows[0]["test_loss"])
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_kept():
+    """64 MiB, freed and asked for again, are the same pages: none is fetched once more."""
+    code = """
+import resource, torch
+from neuralgraph.training import keep_freed_memory
+assert keep_freed_memory()
+for _ in range(4):
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(Path(ng.__file__).parents[1])})
+    assert int(done.stdout) < 1000 < 2**26 // resource.getpagesize(), done.stderr
 
 
 def test_diverged_training_is_reported(data, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..training import Interrupted
+from ..training import Interrupted, keep_freed_memory
 from ..training.reproduce import Reproduction
 from .reporting import print_table
 from .training import Display, given_settings
@@ -14,6 +14,7 @@ from .training import Display, given_settings
 
 def reproduce(table: str, data: str, epochs: int | None, seeds: int, rows: str | None, out: Path | None,
               settings: tuple[str, ...], device: str, workers: int | None) -> None:
+    keep_freed_memory()
     plan = Reproduction(table, out or Path("runs", table), data, epochs=epochs, seeds=seeds,
                         rows=rows and [name.strip() for name in rows.split(",")],
                         settings=given_settings(settings))

@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from ..errors import InputError, RunError, lookup
-from ..training import RECIPES, Interrupted, Recipe, Run, Watcher, join, read_recipe
+from ..training import RECIPES, Interrupted, Recipe, Run, Watcher, join, keep_freed_memory, read_recipe
 from ..training.recipes import GROUPS
 
 COLUMNS = (
@@ -67,6 +67,7 @@ def recipes() -> None:
 def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str, ...],
           out: Path | None, resume: bool, accept_changes: bool, device: str,
           workers: int | None, check_ranks: bool) -> None:
+    keep_freed_memory()
     given = given_settings(settings)
     if data is not None:
         given["data"] = data

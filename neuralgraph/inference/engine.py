@@ -18,6 +18,7 @@ if kernels.AVAILABLE:
     from ..kernels.launch import team_size
     from ..nodes.fused import SLOPES
 
+FILLED_UP = 1.6  # four nodes are summed at once if that makes at most so many times their edges
 ROW = 64  # numbers that a row of the workspace has at least, where the batch is large enough
 
 
@@ -203,11 +204,11 @@ class _Layout:
                 leaving.setdefault(max(at, group.level), []).append((size, some))
 
     def _private(self) -> int:
-        """The memory a thread needs for itself: three rows, and a bordered map per kind of convolution."""
+        """The memory a thread needs for itself: six rows, and a bordered map per kind of convolution."""
         maps = [self._map(group.scale) for group in (*self.plan.groups, *self.plan.before)]
         longest = max((h * w for h, w in maps), default=1)
         row = -(-self.samples * longest // program.LANES) * program.LANES
-        self.between = 3 * row
+        self.between = 6 * row
         size = self.between + longest
         for group in (*self.plan.groups, *self.plan.before):
             for part, height, width in self._sizes(group):
@@ -236,28 +237,63 @@ class _Layout:
     # ------------------------------------------------------------------------------ instructions
 
     def _code(self, groups: list[Group], team: int) -> np.ndarray:
-        code = np.zeros((len(groups), program.INSTRUCTION), np.int64)
-        for number, group in enumerate(groups):
-            is_last = number + 1 == len(groups) or groups[number + 1].level > group.level
-            self._instruct(code[number], group, team, is_last)
+        pieces = [piece for group in groups for piece in self._in_fours(group)]
+        code = np.zeros((len(pieces), program.INSTRUCTION), np.int64)
+        for number, (group, fours) in enumerate(pieces):
+            is_last = number + 1 == len(pieces) or pieces[number + 1][0].level > group.level
+            self._instruct(code[number], group, fours, team, is_last)
         return code
 
-    def _instruct(self, word, group: Group, team: int, waits: bool) -> None:
+    def _in_fours(self, group: Group) -> list[tuple[Group, bool]]:
+        """The group as one whose nodes share their parents, four after four, and one of the others."""
+        if group.kind != "sum":
+            return [(group, False)]
+        parents = [self.plan.src[self.edges[node]:self.edges[node + 1]] for node in group.nodes]
+        alike = np.array(sorted(range(len(parents)), key=lambda n: (len(parents[n]), parents[n].tobytes())))
+        shares = np.zeros(len(parents), bool)
+        for four in alike[:len(alike) // 4 * 4].reshape(-1, 4):
+            edges = sum(len(parents[node]) for node in four)
+            union = len(np.unique(np.concatenate([parents[node] for node in four])))
+            shares[four] = edges and 4 * union <= FILLED_UP * edges
+        return [(group.of(alike[mask]), fours) for mask, fours in
+                ((shares[alike], True), (~shares[alike], False)) if mask.any()]
+
+    def _fours(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For four nodes after four: where their parents begin, these, and a weight of each for each."""
+        first, index, weight = [0], [], []
+        for four in nodes.reshape(-1, 4):
+            edges = [np.arange(self.edges[node], self.edges[node + 1]) for node in four]
+            union = np.unique(self.plan.src[np.concatenate(edges)])
+            weights = np.zeros((len(union), 4), self.plan.weight.dtype)
+            for lane, own in enumerate(edges):
+                weights[np.searchsorted(union, self.plan.src[own]), lane] = self.plan.weight[own]
+            first.append(first[-1] + len(union))
+            index.append(union)
+            weight.append(weights)
+        return np.array(first), np.concatenate(index), np.concatenate(weight)
+
+    def _instruct(self, word, group: Group, fours: bool, team: int, waits: bool) -> None:
         nodes = group.nodes
         begin, end = self.edges[nodes], self.edges[nodes + 1]
         count = end - begin
-        first = np.concatenate([[0], count.cumsum()])
-        edges = np.arange(first[-1]) + (begin - first[:-1]).repeat(count)
         height, width = self._map(group.scale)
         out_height, out_width = self._map(group.scale * group.stride)
         targets = self.row[nodes] if group.outputs is None else group.outputs
         work = count * height * width + 12 * len(group.parts) * height * width + 1
         share = np.searchsorted(work.cumsum(), work.sum() * np.arange(1, team) / team)
-        word[program.KIND] = {"sum": program.SUM, "product": program.PRODUCT,
-                              "input": program.INPUT}[group.kind]
+        if fours:
+            share = share // 4 * 4
+            first, parents, weight = self._fours(nodes)
+            word[program.KIND] = program.FOUR_SUMS
+        else:
+            first = np.concatenate([[0], count.cumsum()])
+            edges = np.arange(first[-1]) + (begin - first[:-1]).repeat(count)
+            parents, weight = self.plan.src[edges], self.plan.weight[edges]
+            word[program.KIND] = {"sum": program.SUM, "product": program.PRODUCT,
+                                  "input": program.INPUT}[group.kind]
         word[program.FIRST] = self._at(first.astype(np.int32))
-        word[program.INDEX] = self._at(self.row[self.plan.src[edges]].astype(np.int32))
-        word[program.WEIGHT] = self._number(self.plan.weight[edges])
+        word[program.INDEX] = self._at(self.row[parents].astype(np.int32))
+        word[program.WEIGHT] = self._number(weight)
         word[program.PIXELS] = height * width
         word[program.PARTS] = len(group.parts)
         word[program.PARTS_AT] = self._at(np.stack(

@@ -15,7 +15,7 @@ from numba import carray, types
 
 from .launch import Kernel
 from .maps import affine, affine_bordered, convolve, moments, number
-from .sums import sum_piece
+from .sums import four_narrow_sums, four_sums, sum_piece
 from .vector import (at, fill, inline, load, load_index, load_scalar, mul, narrow, rolled, size_of, splat,
                      store, store_scalar, take_number, wait_for_all)
 
@@ -29,7 +29,7 @@ LANES = 16  # rows start and end at multiples of so many numbers
 (KIND, FIRST, INDEX, WEIGHT, PIXELS, PARTS, PARTS_AT, TO_OUTPUT, TARGETS, OUT_PIXELS, CHANNELS, BOUNDS,
  WAITS) = range(13)
 INSTRUCTION = 13
-SUM, PRODUCT, INPUT = range(3)
+SUM, PRODUCT, INPUT, FOUR_SUMS = range(4)  # FOUR_SUMS: of four nodes with the same parents at a time
 # one part of what nodes compute:
 (NORM, SCALE, SHIFT, SLOPE, CODE_OF, SIDE, STRIDE, KERNEL, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PITCH,
  SCRATCH, PADDED, BETWEEN) = range(16)
@@ -121,6 +121,25 @@ def _sum_row(like, space, instruction, node, row, length):
 
 
 @inline
+def _four_rows(like, space, instruction, four, row, length):
+    """The weighted sums of four nodes over the same parents, each ``length`` numbers."""
+    s = size_of(narrow(like, 1))
+    begin = load_index(instruction[FIRST] + 4 * four)
+    end = load_index(instruction[FIRST] + 4 * four + 4)
+    done = 0
+    while done < length:
+        rolled()
+        if length - done >= 2 * LANES:
+            four_sums(like, space + done * s, LANES * s, instruction[INDEX], instruction[WEIGHT],
+                      row + done * s, length * s, begin, end)
+            done += 2 * LANES
+        else:
+            four_narrow_sums(like, space + done * s, LANES * s, instruction[INDEX], instruction[WEIGHT],
+                             row + done * s, length * s, begin, end)
+            done += LANES
+
+
+@inline
 def _product_row(like, space, instruction, node, row, length):
     """The product of a node's weighted parents, ``length`` numbers, a multiple of the lanes."""
     s = size_of(narrow(like, 1))
@@ -144,13 +163,18 @@ def _instruction(like, call, code, me, space, private, tile, epsilon):
     samples = min(call[SAMPLES], call[BATCH] - tile * call[SAMPLES])
     pixels, parts = c[PIXELS], c[PARTS]
     length = (call[SAMPLES] * pixels + LANES - 1) // LANES * LANES
-    row, other = private, private + length * s
+    other = private + 4 * length * s
     for node in range(load_index(c[BOUNDS] + 4 * me), load_index(c[BOUNDS] + 4 * me + 4)):
         rolled()
+        row = private
         if c[KIND] == SUM:
             _sum_row(like, space, c, node, row, length)
         elif c[KIND] == PRODUCT:
             _product_row(like, space, c, node, row, length)
+        elif c[KIND] == FOUR_SUMS:
+            if node % 4 == 0:
+                _four_rows(like, space, c, node // 4, row, length)
+            row += node % 4 * length * s
         place = load_index(c[TARGETS] + 4 * node)
         for sample in range(samples):
             rolled()
