@@ -134,8 +134,9 @@ def check_maps(batch, n, height, width, side, stride, norm, slope, dtype, seed):
     if norm == maps.BATCH:
         mean, rstd, variance = maps.channel_moments(x, 1e-5)
         close(variance, x.double().var((0, 2, 3), unbiased=False))
-    out, own_mean, own_rstd = maps.map_forward(x, weight, bias, mean, rstd, kernel, norm, slope, stride,
-                                               1e-5)
+    out = surrounded(*expected.shape, dtype=dtype, generator=g)
+    own_mean, own_rstd = maps.map_forward(out, x, weight, bias, mean, rstd, kernel, norm, slope, stride,
+                                          1e-5)
     close(out, expected.detach())
     if norm == maps.INSTANCE:
         mean, rstd = own_mean, own_rstd
@@ -236,8 +237,8 @@ def test_operators_are_what_torch_expects_of_operators(monkeypatch):
     check(operators.edge_dots, (x, y, index, torch.tensor([0, 0, 1, 3]).int()), test_utils=tests)
     check(operators.joined, (x,), test_utils=tests)
     check(operators.channel_moments, (images, 1e-5), test_utils=tests)
-    check(operators.map_forward, (images, scale, shift, None, None, kernel, maps.INSTANCE, 0.0, 1, 1e-5),
-          test_utils=tests)
+    check(operators.map_forward, (torch.empty_like(images), images, scale, shift, None, None, kernel,
+                                  maps.INSTANCE, 0.0, 1, 1e-5), test_utils=tests)
     check(operators.map_backward, (images, images, scale, shift, scale, scale, kernel, maps.FIXED, 0.0, 1),
           test_utils=tests)
 

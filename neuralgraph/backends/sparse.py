@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 
@@ -46,8 +47,9 @@ class Sparse(Backend):
                              f"{messages.device}: use backend='dense' or 'auto' there.")
         weight, (height, width) = stage.values(selection.weight), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
+        joint = _Joint.of(messages) if dtype == messages.dtype else None
         sums = _Propagate.apply(messages.to(dtype).flatten(2), weight.to(dtype),
-                                _Edges.of(stage, selection))
+                                _Edges.of(stage, selection), joint)
         return sums.unflatten(2, (height, width)).to(messages.dtype)
 
 
@@ -57,7 +59,7 @@ class _Edges:
     def __init__(self, stage: Stage, real: torch.Tensor, reaches_all: bool):
         self.sizes = len(stage.nodes), len(stage.sources)
         self.stage, self.reaches_all = stage, reaches_all
-        src, dst = stage.ends
+        src, dst = stage.src, stage.dst
         if stage.is_sorted:
             self.by_dst, self._by_src = EdgeList.of(real, dst, src, self.sizes[0]), None
         else:  # sums run over sources in their order, whatever the order of edges
@@ -79,12 +81,15 @@ class _Edges:
             self._by_src = self.by_dst.transposed(self.sizes[1])
         return self._by_src
 
-    def dots(self, messages: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    def dots(self, messages: torch.Tensor, gradient: torch.Tensor, joint: _Joint | None) -> torch.Tensor:
         """<Z_u, dL/dI_v> over batch and pixels: of all candidates, or of real edges and 0 elsewhere."""
         stage, (rows, columns) = self.stage, self.sizes
-        asked = len(stage.edges) if self.reaches_all else len(self.by_dst.index)
+        asked = len(stage.src) if self.reaches_all else len(self.by_dst.index)
         if asked * DENSE_DOTS > rows * columns:
-            matrix = _all_dots(gradient, messages)
+            pieces = map(joined, _pieces(messages)) if joint is None else joint.pieces(messages)
+            matrix = gradient.new_zeros(rows, columns)
+            for some, other in zip(_pieces(gradient), pieces):
+                matrix.addmm_(joined(some), other.T)
             if stage.is_full_matrix:
                 dots = matrix.flatten()
             else:
@@ -95,20 +100,20 @@ class _Edges:
             real[self.by_dst.place.long()] = True
             return dots.where(real, dots.new_zeros(()))
         if self.reaches_all:
-            return edge_dots(messages, gradient, *stage.ends)
+            return edge_dots(messages, gradient, stage.src, stage.dst)
         dots = edge_dots(messages, gradient, self.by_dst.index, self.by_dst.rows)
-        return dots.new_zeros(len(stage.edges)).index_copy(0, self.by_dst.place.long(), dots)
+        return dots.new_zeros(len(stage.src)).index_copy(0, self.by_dst.place.long(), dots)
 
 
 class _Propagate(torch.autograd.Function):
     """Sums (B, n_dst, L) of messages (B, n_src, L) over real edges."""
 
     @staticmethod
-    def forward(ctx, messages, weight, edges):
+    def forward(ctx, messages, weight, edges, joint):
         messages = _with_unit_stride(messages)
         kept = weight[edges.by_dst.place]
         ctx.save_for_backward(messages, weight)
-        ctx.edges = edges
+        ctx.edges, ctx.joint = edges, joint
         return _sums(messages, edges.by_dst, kept)
 
     @staticmethod
@@ -122,8 +127,39 @@ class _Propagate(torch.autograd.Function):
             edges = ctx.edges.by_src
             to_messages = _sums(gradient, edges, weight[edges.place])
         if ctx.needs_input_grad[1]:
-            to_weight = ctx.edges.dots(messages, gradient)
-        return to_messages, to_weight, None
+            to_weight = ctx.edges.dots(messages, gradient, ctx.joint)
+        return to_messages, to_weight, None, None
+
+
+class _Joint:
+    """Messages that several stages read, joined over the batch once for the gradients of all.
+
+    The stage that computes its gradient first, the last of the graph, sees the most of them.
+    """
+
+    def __init__(self, cache: dict, first: int):
+        self.cache, self.first = cache, first
+        cache["readers"] = cache.get("readers", 0) + 1
+
+    @classmethod
+    def of(cls, messages: torch.Tensor) -> _Joint | None:
+        """What the network says in the attribute ``shared`` of messages that lie side by side."""
+        shared = getattr(messages, "shared", None)
+        return cls(*shared) if shared is not None and torch.is_grad_enabled() else None
+
+    def pieces(self, messages: torch.Tensor) -> Iterable[torch.Tensor]:
+        """The messages (B, n, L) by pieces of the batch b, as (n, b L)."""
+        cache, first, last = self.cache, self.first, self.first + messages.shape[1]
+        if cache["readers"] < 2:
+            return map(joined, _pieces(messages))
+        if "pieces" not in cache or not cache["from"] <= first <= last <= cache["to"]:
+            cache.update({"pieces": list(map(joined, _pieces(messages))), "from": first, "to": last,
+                          "left": cache["readers"]})
+        pieces = [piece[first - cache["from"]:last - cache["from"]] for piece in cache["pieces"]]
+        cache["left"] -= 1
+        if not cache["left"]:
+            del cache["pieces"]  # the graph may stay for long
+        return pieces
 
 
 def _sums(x, edges, weight):
@@ -135,13 +171,9 @@ def _sums(x, edges, weight):
     return sums[0].unflatten(1, (batch, length)).transpose(0, 1)
 
 
-def _all_dots(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """<x_v, y_u> for all pairs, (m, n), from (B, m, L) and (B, n, L), a piece of the batch at a time."""
-    samples = max(1, PIECE // x.shape[2])
-    dots = x.new_zeros(x.shape[1], y.shape[1])
-    for some, others in zip(x.split(samples), y.split(samples)):
-        dots.addmm_(joined(some), joined(others).T)
-    return dots
+def _pieces(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """x (B, n, L) by pieces of the batch that a matrix product runs over at a time."""
+    return x.split(max(1, PIECE // x.shape[2]))
 
 
 def _with_unit_stride(x: torch.Tensor) -> torch.Tensor:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from .._files import read_tensors, replace
 from ..errors import CheckpointError, InputError
 from ..models.tiny import CentrePool, GlobalPool
 from ..wiring import ACTIVATIONS
@@ -49,10 +49,8 @@ def save(model: CompiledModel | CompiledNetwork, path: str | Path) -> None:
                          f"{type(model).__name__}; of another module save its compiled networks.")
     header = {"format": FORMAT, **header}
     content = to_bytes(arrays, metadata={"neuralgraph compiled": json.dumps(header)})
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        replace(path, content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}.") from error
 
@@ -65,14 +63,7 @@ def load(path: str | Path) -> CompiledModel | CompiledNetwork:
             is run, and every number that becomes an address is checked.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}.") from None
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    arrays, metadata = read_tensors(path, "file")
     if "neuralgraph compiled" not in metadata:
         raise CheckpointError(f"{path} is no compiled model of neuralgraph.")
     try:

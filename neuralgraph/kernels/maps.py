@@ -653,11 +653,12 @@ def channel_moments(x: torch.Tensor, epsilon: float):
     return mean, rstd, variance
 
 
-def map_forward(x, weight, bias, mean, rstd, kernel, norm: int, slope: float, stride: int,
+def map_forward(out, x, weight, bias, mean, rstd, kernel, norm: int, slope: float, stride: int,
                 epsilon: float):
-    """The three steps for x (B, n, H, W), whose maps are contiguous.
+    """The three steps for x (B, n, H, W), whose maps are contiguous, written to ``out``.
 
     Args:
+        out: (B, n, H', W') with H' = ceil(H / stride), maps contiguous.
         weight, bias: of the norm, (n,), or None without one.
         mean, rstd: (n,), for FIXED and BATCH.
         kernel: (n, 1, side, side), or None without a convolution.
@@ -667,14 +668,13 @@ def map_forward(x, weight, bias, mean, rstd, kernel, norm: int, slope: float, st
         epsilon: of INSTANCE.
 
     Returns:
-        The result, and for INSTANCE the mean and rstd of each map, (B, n); otherwise empty ones.
+        For INSTANCE the mean and rstd of each map, (B, n); otherwise empty tensors.
     """
     batch, channels, height, width = x.shape
     side = 0 if kernel is None else kernel.shape[-1]
     if not side:
         stride = 1
-    out_height, out_width = -(-height // stride), -(-width // stride)
-    out = x.new_empty(batch, channels, out_height, out_width)
+    out_height, out_width = out.shape[2:]
     own_mean, own_rstd = room_for_moments(x, norm)
     if norm == INSTANCE:
         mean, rstd = own_mean, own_rstd
@@ -691,7 +691,7 @@ def map_forward(x, weight, bias, mean, rstd, kernel, norm: int, slope: float, st
                  out.data_ptr(), out.stride(0) * size, out.stride(1) * size,
                  *map(_address, (weight, bias, mean, rstd, kernel)),
                  scratch.data_ptr(), room, pitch, grabs)
-    return out, own_mean, own_rstd
+    return own_mean, own_rstd
 
 
 def map_backward(gradient, x, weight, bias, mean, rstd, kernel, norm: int, slope: float, stride: int):

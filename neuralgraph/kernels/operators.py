@@ -43,16 +43,12 @@ channel_moments = _operator(
     lambda x, epsilon: tuple(x.new_empty(x.shape[1]) for _ in range(3)))
 
 
-def _map_shape(x, weight, bias, mean, rstd, kernel, norm, slope, stride, epsilon):
-    stride = 1 if kernel is None else stride
-    return (x.new_empty(*x.shape[:2], *(-(-side // stride) for side in x.shape[2:])),
-            *maps.room_for_moments(x, norm))
-
-
 map_forward = _operator(
-    "map_forward(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? rstd, Tensor? kernel, "
-    "int norm, float slope, int stride, float epsilon) -> (Tensor, Tensor, Tensor)",
-    maps.map_forward, _map_shape)
+    "map_forward(Tensor(a!) out, Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? rstd, "
+    "Tensor? kernel, int norm, float slope, int stride, float epsilon) -> (Tensor, Tensor)",
+    maps.map_forward,
+    lambda out, x, weight, bias, mean, rstd, kernel, norm, slope, stride, epsilon:
+        maps.room_for_moments(x, norm))
 
 map_backward = _operator(
     "map_backward(Tensor gradient, Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? rstd, "

@@ -7,6 +7,7 @@ import torch
 from ..backends import Backend
 from ..selectors import Selector
 from ..wiring import Stage, Wiring, topological_stages
+from .messages import Messages, Places
 from .network import NeuralGraph
 
 
@@ -49,6 +50,7 @@ class StaticNeuralGraph(NeuralGraph):
         super().__init__(wiring, selector, backend, seed, dtype)
         self._rows = [[self.functions.rows(chunk.nodes) for chunk in stage.chunks]
                       for stage in self.stages]
+        self._places = Places(self.stages, wiring)
         order = torch.cat([chunk.nodes for stage in self.stages for chunk in stage.chunks
                            if chunk.is_output])
         in_order = torch.equal(order, wiring.outputs)
@@ -60,7 +62,7 @@ class StaticNeuralGraph(NeuralGraph):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._check_input(x)
         selection, fused = self._forward_selection(), self.backend.fuses_nodes
-        messages: dict[tuple[int, int], torch.Tensor] = {}
+        messages = Messages(self._places, x, fused and not torch.compiler.is_compiling())
         outputs = []
         for number, stage in enumerate(self.stages):
             sums = self._sums(stage, x, messages, selection) if number else self._input_nodes(x)
@@ -72,7 +74,8 @@ class StaticNeuralGraph(NeuralGraph):
                 if chunk.is_output:
                     outputs.append(state)
                 else:
-                    messages[number, c] = self.functions.send(chunk.function, rows, state, fused)
+                    messages[number, c] = self.functions.send(
+                        chunk.function, rows, state, fused, messages.room((number, c)))
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return y if self._output_order is None else y[:, self._output_order]
 
@@ -84,11 +87,9 @@ class StaticNeuralGraph(NeuralGraph):
         place = torch.searchsorted(self.wiring.inputs, stage.nodes)
         return x[:, place.to(x.device)]
 
-    def _sums(self, stage: Stage, x, messages, selection):
+    def _sums(self, stage: Stage, x, messages: Messages, selection):
         if not stage.inputs:  # nodes without any candidate in-edge
             height, width = (-(-side // stage.scale) for side in x.shape[2:])
             return x.new_full((len(x), len(stage.nodes), height, width),
                               float(stage.aggregate == "product"))
-        parts = [messages[key] for key in stage.inputs]
-        z = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return self._aggregate(stage, z, selection)
+        return self._aggregate(stage, messages.together_as_one(stage.inputs), selection)

@@ -70,15 +70,19 @@ class NodeFunctions(nn.Module):
         """From the weighted sum to the state, for nodes of one function; ``fused``: compiled."""
         return self._run(self.groups[function].receive, rows, total, fused)
 
-    def send(self, function: int, rows: Rows, state: torch.Tensor, fused: bool = False) -> torch.Tensor:
-        """From the state to the message, for nodes of one function; ``fused``: compiled."""
-        return self._run(self.groups[function].send, rows, state, fused)
+    def send(self, function: int, rows: Rows, state: torch.Tensor, fused: bool = False,
+             room: torch.Tensor | None = None) -> torch.Tensor:
+        """From the state to the message, for nodes of one function; ``fused``: compiled.
+
+        The message stands in ``room`` if there is one and a compiled operation computes it.
+        """
+        return self._run(self.groups[function].send, rows, state, fused, room)
 
     @staticmethod
-    def _run(operations, rows, x, fused):
+    def _run(operations, rows, x, fused, room=None):
         if fused:
             from . import fused as compiled  # which needs numba
-            return compiled.apply(operations, x, rows)
+            return compiled.apply(operations, x, rows, room)
         for operation in operations:
             x = operation(x, rows)
         return x

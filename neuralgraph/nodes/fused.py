@@ -15,14 +15,20 @@ from .operations import (EPSILON, MOMENTUM, Activation, BatchNorm, DepthwiseConv
 SLOPES = {"identity": 1.0, "relu": 0.0, "leaky_relu": 0.01}
 
 
-def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """What ``operations`` do one after the other, as few compiled passes over x (B, n, H, W)."""
+def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
+          room: torch.Tensor | None = None) -> torch.Tensor:
+    """What ``operations`` do one after the other, as few compiled passes over x (B, n, H, W).
+
+    If the last of them is compiled and there is ``room``, of the right shape and type, the result is
+    written there.
+    """
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         for operation in operations:
             x = operation(x, rows)
         return x
-    for part in _parts(operations):
-        x = part(x, rows)
+    parts = list(_parts(operations))
+    for part in parts:
+        x = part(x, rows, room) if part is parts[-1] and isinstance(part, _Part) else part(x, rows)
     return x
 
 
@@ -46,7 +52,7 @@ class _Part:
             return False
         return True
 
-    def __call__(self, x, rows):
+    def __call__(self, x, rows, room=None):
         norm, kind, mean, rstd = self.norm, NO_NORM, None, None
         if isinstance(norm, InstanceNorm):
             if x.shape[2] * x.shape[3] == 1:  # a map that is its own mean
@@ -61,7 +67,10 @@ class _Part:
         if self.convolution is not None:
             kernel, stride = self.convolution.weight[rows], self.convolution.stride
         slope = SLOPES[self.activation.name] if self.activation is not None else 1.0
-        return _Maps.apply(x, weight, bias, kernel, mean, rstd, kind, slope, stride)
+        shape = *x.shape[:2], *(-(-side // stride) for side in x.shape[2:])
+        if room is None or room.shape != shape or room.dtype != x.dtype:
+            room = x.new_empty(shape)
+        return _Maps.apply(x, weight, bias, kernel, mean, rstd, (room,), kind, slope, stride)
 
 
 def _parts(operations) -> Iterator:
@@ -95,9 +104,10 @@ class _Maps(torch.autograd.Function):
     """norm, activation, convolution; gradients can be taken once."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, kernel, mean, rstd, norm, slope, stride):
-        y, own_mean, own_rstd = map_forward(x, weight, bias, mean, rstd, kernel, norm, slope, stride,
-                                            EPSILON)
+    def forward(ctx, x, weight, bias, kernel, mean, rstd, room, norm, slope, stride):
+        (y,) = room  # in a tuple, so that autograd takes it for new
+        own_mean, own_rstd = map_forward(y, x, weight, bias, mean, rstd, kernel, norm, slope, stride,
+                                         EPSILON)
         if norm == INSTANCE:
             mean, rstd = own_mean, own_rstd
         ctx.save_for_backward(x, weight, bias, kernel, mean, rstd)
@@ -112,7 +122,7 @@ class _Maps(torch.autograd.Function):
         gradients = map_backward(_with_contiguous_maps(gradient), x, weight, bias, mean, rstd, kernel,
                                  *ctx.settings)
         return *(g if t is not None else None for g, t in zip(gradients, (x, weight, bias, kernel))), \
-            None, None, None, None, None
+            None, None, None, None, None, None
 
 
 def _with_contiguous_maps(x: torch.Tensor) -> torch.Tensor:

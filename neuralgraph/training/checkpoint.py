@@ -6,15 +6,14 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .._files import read_tensors, replace
 from ..errors import CheckpointError, RunError
 
 FORMAT = 2
@@ -27,33 +26,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         RunError: if the disk is full or the folder gone.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
+        replace(path, content)
     except OSError as error:
-        try:
-            partial.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself may be gone
         if not path.parent.is_dir():
             raise RunError(f"cannot write {path}: the folder is gone; what was saved there went with "
                            "it.") from error
         raise RunError(f"cannot write {path}: {error.strerror or error}. What was saved before is "
                        "untouched; make room, then continue with --resume.") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a renaming last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -111,14 +91,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     Raises:
         CheckpointError: if the file is missing, damaged, foreign or of a newer version.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}.") from None
-    except (SafetensorError, OSError, ValueError, MemoryError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+    tensors, header = read_tensors(path, "checkpoint")
     try:
         state = json.loads(header["neuralgraph"])
         version = state["format"]

@@ -28,9 +28,9 @@ class Stage:
     Args:
         nodes: destinations in the order in which their sums are computed, (n_dst,).
         sources: in the order in which their messages are laid out, (n_src,).
-        edges: numbers of the candidate edges in the wiring, (E_s,).
-        src: place of each edge's source in ``sources``, (E_s,).
-        dst: place of each edge's destination in ``nodes``, (E_s,).
+        which: the numbers of the candidate edges in the wiring, (E_s,), or a slice of them.
+        src: place of each edge's source in ``sources``, (E_s,) int32.
+        dst: place of each edge's destination in ``nodes``, (E_s,) int32.
         scale: how many times smaller than the network's input the maps are.
         aggregate: "sum" or "product", how the weighted messages become one.
         chunks: the nodes by function; their concatenation is ``nodes``.
@@ -39,7 +39,7 @@ class Stage:
 
     nodes: torch.Tensor
     sources: torch.Tensor
-    edges: torch.Tensor
+    which: torch.Tensor | slice
     src: torch.Tensor
     dst: torch.Tensor
     scale: int = 1
@@ -51,21 +51,19 @@ class Stage:
     def __deepcopy__(self, memo) -> Stage:
         return self  # frozen
 
-    @cached_property
-    def span(self) -> slice | None:
-        """The edges as a slice of the wiring's edges, where they are one."""
-        edges = self.edges
-        if not len(edges):
-            return slice(0, 0)
-        first = int(edges[0])
-        contiguous = torch.equal(edges, torch.arange(first, first + len(edges)))
-        return slice(first, first + len(edges)) if contiguous else None
+    @property
+    def edges(self) -> torch.Tensor:
+        """The numbers of the candidate edges in the wiring, (E_s,)."""
+        if isinstance(self.which, slice):
+            return torch.arange(self.which.start, self.which.stop)
+        return self.which
 
     @cached_property
     def is_full_matrix(self) -> bool:
         """Whether the edges are every [dst, src] pair in row-major order and contiguous."""
-        return self.span is not None and len(self.edges) == len(self.nodes) * len(self.sources) \
-            and torch.equal(self.position, torch.arange(len(self.edges)))
+        return isinstance(self.which, slice) and \
+            len(self.src) == len(self.nodes) * len(self.sources) and \
+            torch.equal(self.position, torch.arange(len(self.src)))
 
     @cached_property
     def is_sorted(self) -> bool:
@@ -75,7 +73,7 @@ class Stage:
     @property
     def position(self) -> torch.Tensor:
         """The place of each edge in the flattened matrix [dst, src], (E_s,)."""
-        return self.dst * len(self.sources) + self.src
+        return self.dst.long() * len(self.sources) + self.src
 
     @cached_property
     @torch.inference_mode(False)  # kept, so it must serve training too
@@ -87,11 +85,6 @@ class Stage:
         slots = torch.full((len(self.nodes), int(counts.max())), -1)
         slots[self.dst[order], column] = order
         return slots
-
-    @cached_property
-    def ends(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``src`` and ``dst`` as compiled kernels want them, int32."""
-        return self.src.int(), self.dst.int()
 
     @cached_property
     def candidates(self) -> dgl.DGLGraph:
@@ -118,8 +111,8 @@ class Stage:
 
     def values(self, per_edge: torch.Tensor) -> torch.Tensor:
         """The entries of an (E,) tensor that belong to this stage, (E_s,)."""
-        if self.span is not None:
-            return per_edge[self.span]
+        if isinstance(self.which, slice):
+            return per_edge[self.which]
         return per_edge[self.on(per_edge.device)["edges"]]
 
     def matrix(self, weight: torch.Tensor) -> torch.Tensor:
@@ -245,7 +238,10 @@ class _Schedule:
         place[sources] = torch.arange(len(sources))
         nodes = torch.cat([chunk.nodes for chunk in chunks])
         aggregate = "product" if self.is_product[nodes[0]] else "sum"
-        return Stage(nodes, sources, edges, place[src], self.local[dst],
+        first, last = (int(edges[0]), int(edges[-1]) + 1) if len(edges) else (0, 0)
+        is_run = last - first == len(edges) and torch.equal(edges, torch.arange(first, last))
+        return Stage(nodes, sources, slice(first, last) if is_run else edges.clone(),
+                     place[src].int(), self.local[dst].int(),
                      int(wiring.scale[nodes[0]]), aggregate, chunks, inputs)
 
 

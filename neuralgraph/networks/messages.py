@@ -1,0 +1,103 @@
+"""The messages of a static graph, side by side, so that those a stage reads are one tensor without a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..wiring import Stage, Wiring
+
+Key = tuple[int, int]  # a stage and a chunk of it
+
+
+class Places:
+    """Where the messages of each chunk stand among all whose maps have the same size.
+
+    Args:
+        stages: of a static graph.
+        wiring: theirs.
+    """
+
+    def __init__(self, stages: Sequence[Stage], wiring: Wiring):
+        self.rows: dict[int, int] = {}  # scale of maps -> how many there are
+        self.of: dict[Key, tuple[int, int, int]] = {}  # scale, first, one after the last
+        scales = wiring.message_scale()
+        for number, stage in enumerate(stages):
+            for c, chunk in enumerate(stage.chunks):
+                if not chunk.is_output and len(chunk.nodes):
+                    scale = int(scales[chunk.nodes[0]])
+                    first = self.rows.get(scale, 0)
+                    self.rows[scale] = first + len(chunk.nodes)
+                    self.of[number, c] = scale, first, self.rows[scale]
+
+
+class Messages:
+    """The messages of one forward pass.
+
+    Args:
+        places: of the graph.
+        x: the network's input.
+        together: whether to give out room for messages, so that they need not be copied later.
+    """
+
+    def __init__(self, places: Places, x: torch.Tensor, together: bool):
+        self.places, self.together = places, together
+        self.batch, self.size, self.like = len(x), x.shape[2:], x.detach()
+        self._parts: dict[Key, torch.Tensor] = {}
+        self._maps: dict[int, torch.Tensor] = {}
+        self._caches: dict[int, dict] = {}
+
+    def room(self, key: Key) -> torch.Tensor | None:
+        """Where the messages of a chunk may be written: to autograd a tensor of its own."""
+        if not self.together:
+            return None
+        scale, first, last = self.places.of[key]
+        if scale not in self._maps:
+            sides = (-(-side // scale) for side in self.size)
+            self._maps[scale] = self.like.new_empty(self.batch, self.places.rows[scale], *sides)
+            self._caches[scale] = {}
+        return self._maps[scale][:, first:last].data
+
+    def __setitem__(self, key: Key, message: torch.Tensor) -> None:
+        self._parts[key] = message
+
+    def together_as_one(self, keys: Sequence[Key]) -> torch.Tensor:
+        """The messages of some chunks, one after the other, (B, n, H, W).
+
+        Where they lie side by side, the tensor has an attribute ``shared``: a dict that is the same for
+        all such tensors of this pass, for what backends prepare from messages, and the place of the
+        first in it.
+        """
+        parts = [self._parts[key] for key in keys]
+        run = self._run(keys, parts)
+        if run is None:
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        scale, first, last = run
+        maps = self._maps[scale][:, first:last].data
+        whole = _SideBySide.apply((maps,), *parts)
+        whole.shared = self._caches[scale], first
+        return whole
+
+    def _run(self, keys, parts) -> tuple[int, int, int] | None:
+        """Scale, first and end of the chunks, if they stand in one run and were written there."""
+        spans = [self.places.of[key] for key in keys]
+        scale, first, last = spans[0][0], spans[0][1], spans[-1][2]
+        if scale not in self._maps or any(a[0] != b[0] or a[2] != b[1] for a, b in zip(spans, spans[1:])):
+            return None
+        written = all(part.data_ptr() == self._maps[scale][:, begin].data_ptr()
+                      for part, (_, begin, _) in zip(parts, spans))
+        return (scale, first, last) if written else None
+
+
+class _SideBySide(torch.autograd.Function):
+    """torch.cat of tensors that lie side by side already."""
+
+    @staticmethod
+    def forward(ctx, whole, *parts):
+        ctx.sizes = [part.shape[1] for part in parts]
+        return whole[0]
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None, *gradient.split(ctx.sizes, dim=1)
