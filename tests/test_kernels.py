@@ -1,8 +1,10 @@
 """Compiled kernels against torch in double precision, over random shapes, and never out of bounds."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -194,6 +196,26 @@ torch.testing.assert_close(nets[0](x), nets[1](x))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(__file__))})
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_kernels_are_compiled_again_when_a_part_of_them_changes(tmp_path):
+    """The part stands in another file than the kernel."""
+    package = Path(sums.__file__).parents[1]
+    shutil.copytree(package, tmp_path / "neuralgraph", ignore=shutil.ignore_patterns("__pycache__"))
+    code = """
+import torch
+from neuralgraph.kernels.sums import weighted_sums
+first, index = torch.tensor([0, 4]).int(), torch.tensor([0, 1, 2, 3]).int()
+print(float(weighted_sums(torch.ones(1, 4, 16), first, index, torch.tensor([1.0, 2, 3, 4]))[0, 0, 0]))
+"""
+    part = tmp_path / "neuralgraph" / "kernels" / "vector.py"
+    results = []
+    for change in ("builder.fadd(a, b)", "builder.fsub(a, b)"):
+        part.write_text(part.read_text().replace("builder.fadd(a, b)", change))
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(tmp_path)})
+        results.append(float(done.stdout))
+    assert results == [10.0, (1 - 2) - (3 - 4)]
 
 
 @given(n=st.integers(16, 400), share=st.floats(0.0, 1.0), levels=st.sampled_from([3, 20, 10**6]),

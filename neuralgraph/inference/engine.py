@@ -11,6 +11,7 @@ from torch import nn
 
 from .. import kernels
 from ..errors import InputError
+from ..nodes.operations import EPSILON
 from .plan import Group, Part, Plan, joined
 
 if kernels.AVAILABLE:
@@ -315,7 +316,7 @@ class _Layout:
         word[program.CODE_OF] = program.ACTIVATION_CODES.get(part.activation, 0)
         word[program.SLOPE] = round(1e9 * SLOPES.get(part.activation, 1.0))
         word[program.HEIGHT], word[program.WIDTH] = height, width
-        word[program.BETWEEN] = self.between
+        word[program.BETWEEN], word[program.EPSILON] = self.between, round(1e9 * EPSILON)
         if part.kernel is not None:
             side = part.kernel.shape[-1]
             word[program.SIDE], word[program.STRIDE] = side, part.stride

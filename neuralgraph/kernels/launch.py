@@ -7,6 +7,8 @@ has another runtime, threads of Python (kernels hold no lock of the interpreter)
 from __future__ import annotations
 
 import ctypes
+import functools
+import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -45,20 +47,31 @@ class Kernel:
             _parallel(run, packed.ctypes.data, threads)
 
     def _compile(self, dtype):
-        function = kept_on_disk(lambda cache: cfunc(types.void(types.int64), cache=cache)(
-            self._sources[dtype]))
+        function = kept_on_disk(self._sources[dtype], functools.partial(cfunc, types.void(types.int64)))
         self._compiled[dtype] = function.ctypes
         return function.ctypes
 
 
-def kept_on_disk(compiled: Callable[[bool], object]):
-    """``compiled(True)``; ``compiled(False)`` where numba has no folder that it may write to."""
+def kept_on_disk(function: Callable, compiler: Callable):
+    """``compiler(cache=True)(function)``; not cached where numba has no folder that it may write to.
+
+    numba compares the date of the one file that a cached function stands in, but kernels are made of
+    parts from all files of this folder: the name under which each is kept names the sources too.
+    """
+    function.__qualname__ = f"{function.__qualname__}_{_sources()}"
     try:
-        return compiled(True)
+        return compiler(cache=True)(function)
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
-        return compiled(False)
+        return compiler(cache=False)(function)
+
+
+@cache
+def _sources() -> str:
+    """A hash of the files of this folder."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _parallel(run, address: int, threads: int) -> None:

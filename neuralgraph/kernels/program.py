@@ -14,7 +14,7 @@ import numpy as np
 from numba import carray, types
 
 from .launch import Kernel
-from .maps import affine, affine_bordered, convolve, moments, number
+from .one_map import affine, affine_bordered, convolve, moments, number
 from .sums import four_narrow_sums, four_sums, sum_piece
 from .vector import (at, fill, inline, load, load_index, load_scalar, mul, narrow, rolled, size_of, splat,
                      store, store_scalar, take_number, wait_for_all)
@@ -32,8 +32,8 @@ INSTRUCTION = 13
 SUM, PRODUCT, INPUT, FOUR_SUMS = range(4)  # FOUR_SUMS: of four nodes with the same parents at a time
 # one part of what nodes compute:
 (NORM, SCALE, SHIFT, SLOPE, CODE_OF, SIDE, STRIDE, KERNEL, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PITCH,
- SCRATCH, PADDED, BETWEEN) = range(16)
-PART = 16
+ SCRATCH, PADDED, BETWEEN, EPSILON) = range(17)  # SLOPE and EPSILON in units of 1e-9
+PART = 17
 PLAIN, AFFINE, INSTANCE = range(3)
 ACTIVATION_CODES = {"elu": 1, "gelu": 2, "silu": 3, "softplus": 4, "sigmoid": 5, "tanh": 6}
 
@@ -55,7 +55,7 @@ def _special(code, x):
 
 
 @inline
-def _part(like, part, node, source, target, private, epsilon):
+def _part(like, part, node, source, target, private):
     """norm, activation, convolution of one map, from ``source`` to ``target``, both contiguous."""
     p = carray(at(part), PART, types.int64)
     s = size_of(narrow(like, 1))
@@ -66,7 +66,7 @@ def _part(like, part, node, source, target, private, epsilon):
         scale = load_scalar(like, p[SCALE] + node * s)
         shift = load_scalar(like, p[SHIFT] + node * s)
         if p[NORM] == INSTANCE:
-            mean, rstd = moments(like, source, length, epsilon)
+            mean, rstd = moments(like, source, length, p[EPSILON] * 1e-9)
             scale *= rstd
             shift -= mean * scale
     slope = p[SLOPE] * 1e-9
@@ -156,7 +156,7 @@ def _product_row(like, space, instruction, node, row, length):
 
 
 @inline
-def _instruction(like, call, code, me, space, private, tile, epsilon):
+def _instruction(like, call, code, me, space, private, tile):
     """One instruction for this thread's share of its nodes."""
     c = carray(at(code), INSTRUCTION, types.int64)
     s = size_of(narrow(like, 1))
@@ -197,7 +197,7 @@ def _instruction(like, call, code, me, space, private, tile, epsilon):
                     to = other
                     if part % 2:
                         to = other + length * s
-                _part(like, c[PARTS_AT] + part * PART * 8, node, source, to, private, epsilon)
+                _part(like, c[PARTS_AT] + part * PART * 8, node, source, to, private)
                 source = to
 
 
@@ -207,7 +207,7 @@ def _run(like, address):
     s = size_of(narrow(like, 1))
     me = take_number(address + 8 * THREAD)
     private = call[PRIVATE] + me * call[PRIVATE_SIZE] * s
-    team, tiles, epsilon = call[TEAM], call[TILES], 1e-5
+    team, tiles = call[TEAM], call[TILES]
     space = call[SPACE]
     share, tile = me, 0
     if team == 1:
@@ -222,7 +222,7 @@ def _run(like, address):
         for i in range(call[LENGTH]):
             rolled()
             code = call[CODE] + i * INSTRUCTION * 8
-            _instruction(like, call, code, share, space, private, tile, epsilon)
+            _instruction(like, call, code, share, space, private, tile)
             if team > 1 and carray(at(code), INSTRUCTION, types.int64)[WAITS]:
                 wait_for_all(call[BARRIER], team)
         if team > 1:

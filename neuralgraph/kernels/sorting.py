@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from numba import njit
@@ -10,7 +12,7 @@ from .launch import kept_on_disk
 
 
 def _compiled(function):
-    return kept_on_disk(lambda cache: njit(cache=cache, nogil=True)(function))
+    return kept_on_disk(function, functools.partial(njit, nogil=True))
 
 
 def by_row(kept, row, other, num_rows):
