@@ -17,9 +17,9 @@ from neuralgraph import data
 
 
 def random_images():
-    return data.Images("random", torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8),
-                       torch.randint(10, (50_000,)), torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
-                       torch.zeros(1, dtype=torch.long), tuple("0123456789"))
+    return data.ImageData("random", torch.randint(256, (50_000, 3, 32, 32), dtype=torch.uint8),
+                          torch.randint(10, (50_000,)), torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+                          torch.zeros(1, dtype=torch.long), tuple("0123456789"))
 
 
 def batches_of(images, batch):
@@ -40,7 +40,8 @@ if __name__ == "__main__":
     images = data.load(arguments.data) if arguments.data else random_images()
     results = []
     for batch in arguments.batch:
-        model = ng.models.create("tiny-static", num_classes=len(images.classes))
+        model = ng.models.create("tiny-static", num_classes=len(images.classes),
+                                 in_channels=images.channels, image_size=max(images.size))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
         source = batches_of(images, batch)
         read = [next(source)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -24,13 +25,12 @@ def replace(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _sync_folder(path.parent)
     except OSError:
-        try:
+        with contextlib.suppress(OSError):  # the folder itself may be gone
             partial.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself may be gone
         raise
+    with contextlib.suppress(OSError):  # a folder that may be written but not read
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -46,7 +46,7 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[s
     """The tensors and the metadata of a safetensors file.
 
     Args:
-        what: it should be, for the message.
+        what: to call the file where it is missing.
 
     Raises:
         CheckpointError: if the file is missing, damaged or foreign.

@@ -372,6 +372,36 @@ def test_auto_takes_the_dense_way_where_most_edges_are_real_or_work_is_small():
         assert used.pop() == expected and not used
 
 
+@pytest.mark.parametrize("wiring", [ng.wirings.blocks([4, 6, 5, 6, 3]), ng.wirings.chain([4, 6, 5, 6, 3]),
+                                    ng.wirings.blocks([4, 6, 5, 3], ng.NodeFunction(receive="norm"))])
+@pytest.mark.parametrize("retain", [False, True])
+def test_messages_are_joined_once_and_not_kept(wiring, retain):
+    """Gradients are those of the dense backend, twice if asked for; nothing of them stays in the graph."""
+    networks = {backend: ng.StaticNeuralGraph(wiring, ng.TopK(wiring.num_edges // 2), backend, 0,
+                                              dtype=torch.float64) for backend in ("dense", "sparse")}
+    x = torch.randn(3, 4, 5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gradients = {}
+    for backend, network in networks.items():
+        y = network(x)
+        loss = y.square().sum()
+        for again in range(1 + retain):
+            gradients[backend], = torch.autograd.grad(loss, network.weight,
+                                                      retain_graph=retain and not again)
+        caches = [node.joint.cache for node in graph_nodes(loss.grad_fn) if getattr(node, "joint", None)]
+        assert not any("kept" in cache for cache in caches)
+    torch.testing.assert_close(gradients["sparse"], gradients["dense"])
+
+
+def graph_nodes(node, seen=None):
+    """All nodes of an autograd graph."""
+    seen = set() if seen is None else seen
+    if node is not None and node not in seen:
+        seen.add(node)
+        for following, _ in node.next_functions:
+            graph_nodes(following, seen)
+    return seen
+
+
 def test_torch_compile_leaves_outputs_alone():
     network = ng.StaticNeuralGraph(ng.wirings.blocks([2, 8, 8, 3]), ng.TopK(40), backend="sparse").eval()
     x = torch.randn(2, 2, 6, 6)

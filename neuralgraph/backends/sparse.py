@@ -47,9 +47,10 @@ class Sparse(Backend):
                              f"{messages.device}: use backend='dense' or 'auto' there.")
         weight, (height, width) = stage.values(selection.weight), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
-        joint = _Joint.of(messages) if dtype == messages.dtype else None
-        sums = _Propagate.apply(messages.to(dtype).flatten(2), weight.to(dtype),
-                                _Edges.of(stage, selection), joint)
+        edges = _Edges.of(stage, selection)
+        is_shared = dtype == messages.dtype and edges.multiplies and torch.is_grad_enabled()
+        sums = _Propagate.apply(messages.to(dtype).flatten(2), weight.to(dtype), edges,
+                                _Joint.of(messages) if is_shared else None)
         return sums.unflatten(2, (height, width)).to(messages.dtype)
 
 
@@ -65,6 +66,12 @@ class _Edges:
         else:  # sums run over sources in their order, whatever the order of edges
             self._by_src = EdgeList.of(real, src, dst, self.sizes[1])
             self.by_dst = self._by_src.transposed(self.sizes[0])
+
+    @property
+    def multiplies(self) -> bool:
+        """Whether a matrix product computes the dot products of all pairs."""
+        asked = len(self.stage.src) if self.reaches_all else len(self.by_dst.index)
+        return asked * DENSE_DOTS > self.sizes[0] * self.sizes[1]
 
     @classmethod
     @torch.inference_mode(False)  # what is kept while evaluating must serve training too
@@ -84,8 +91,7 @@ class _Edges:
     def dots(self, messages: torch.Tensor, gradient: torch.Tensor, joint: _Joint | None) -> torch.Tensor:
         """<Z_u, dL/dI_v> over batch and pixels: of all candidates, or of real edges and 0 elsewhere."""
         stage, (rows, columns) = self.stage, self.sizes
-        asked = len(stage.src) if self.reaches_all else len(self.by_dst.index)
-        if asked * DENSE_DOTS > rows * columns:
+        if self.multiplies:
             pieces = map(joined, _pieces(messages)) if joint is None else joint.pieces(messages)
             matrix = gradient.new_zeros(rows, columns)
             for some, other in zip(_pieces(gradient), pieces):
@@ -134,32 +140,35 @@ class _Propagate(torch.autograd.Function):
 class _Joint:
     """Messages that several stages read, joined over the batch once for the gradients of all.
 
-    The stage that computes its gradient first, the last of the graph, sees the most of them.
+    Gradients are computed from the last stage to the first, so the stage that reads the most comes before
+    those whose messages are among its own; they are kept until the first of these in the graph is done.
     """
 
-    def __init__(self, cache: dict, first: int):
-        self.cache, self.first = cache, first
-        cache["readers"] = cache.get("readers", 0) + 1
+    def __init__(self, cache: dict, first: int, count: int):
+        self.cache, self.first, self.last = cache, first, first + count
+        self.readers = cache.setdefault("readers", [])
+        self.number = len(self.readers)
+        self.readers.append((self.first, self.last))
 
     @classmethod
     def of(cls, messages: torch.Tensor) -> _Joint | None:
         """What the network says in the attribute ``shared`` of messages that lie side by side."""
         shared = getattr(messages, "shared", None)
-        return cls(*shared) if shared is not None and torch.is_grad_enabled() else None
+        return None if shared is None else cls(*shared, messages.shape[1])
 
     def pieces(self, messages: torch.Tensor) -> Iterable[torch.Tensor]:
         """The messages (B, n, L) by pieces of the batch b, as (n, b L)."""
-        cache, first, last = self.cache, self.first, self.first + messages.shape[1]
-        if cache["readers"] < 2:
-            return map(joined, _pieces(messages))
-        if "pieces" not in cache or not cache["from"] <= first <= last <= cache["to"]:
-            cache.update({"pieces": list(map(joined, _pieces(messages))), "from": first, "to": last,
-                          "left": cache["readers"]})
-        pieces = [piece[first - cache["from"]:last - cache["from"]] for piece in cache["pieces"]]
-        cache["left"] -= 1
-        if not cache["left"]:
-            del cache["pieces"]  # the graph may stay for long
-        return pieces
+        kept = self.cache.get("kept")
+        if kept is None or not kept[0] <= self.first <= self.last <= kept[1]:
+            until = next(number for number, (first, last) in enumerate(self.readers)
+                         if self.first <= first <= last <= self.last)
+            if until == self.number:  # nobody else will want them
+                return map(joined, _pieces(messages))
+            kept = self.first, self.last, until, tuple(map(joined, _pieces(messages)))
+            self.cache["kept"] = kept
+        elif self.number == kept[2]:
+            self.cache.pop("kept", None)
+        return [piece[self.first - kept[0]:self.last - kept[0]] for piece in kept[3]]
 
 
 def _sums(x, edges, weight):

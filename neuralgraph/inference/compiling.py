@@ -62,7 +62,8 @@ def compile(model: nn.Module) -> nn.Module:
     depends on are left out, across the graphs of a classifier too; what does not depend on the data is
     computed once for each image size; norms with running statistics become a scale and a shift; and
     the sum over a node's parents and all that follows it run in one pass, sample by sample, so that
-    maps stay in the cache. The model itself is left alone.
+    maps stay in the cache. Maps are taken to be finite: an infinite one may reach nodes that have no edge
+    from it. The model itself is left alone.
 
     Args:
         model: a :class:`~neuralgraph.StaticNeuralGraph`, a :class:`~neuralgraph.DiscreteTimeNeuralGraph`
@@ -113,38 +114,66 @@ def _compile_classifier(model: Classifier) -> CompiledModel:
 
 def _without_unread(stem: nn.Module, first: Plan) -> tuple[nn.Module, Plan]:
     """The stem without the filters that nothing reads, and the plan with its channels renumbered."""
-    last = stem[-1] if isinstance(stem, nn.Sequential) and len(stem) else stem
+    is_sequence = type(stem) is nn.Sequential and len(stem) > 0
+    old = stem[-1] if is_sequence else stem
     kept = sorted(first.read) or [0]
-    if not isinstance(last, nn.Conv2d) or last.groups != 1 or len(kept) == last.out_channels:
+    if not _is_plain(old, nn.Conv2d) or old.groups != 1 or len(kept) == old.out_channels:
         return stem, first
-    last.out_channels = len(kept)
-    for name, value in last.named_parameters():
-        setattr(last, name, nn.Parameter(value[kept].detach(), requires_grad=False))
+    new = nn.Conv2d(old.in_channels, len(kept), old.kernel_size, old.stride, old.padding, old.dilation,
+                    bias=old.bias is not None, padding_mode=old.padding_mode, dtype=old.weight.dtype)
+    new.load_state_dict({name: value[kept] for name, value in old.state_dict().items()})
+    new = new.requires_grad_(False).eval()
     groups = [group if group.channels is None else
               replace(group, channels=np.searchsorted(kept, group.channels)) for group in first.groups]
-    return stem, replace(first, num_inputs=len(kept), groups=groups)
+    if is_sequence:
+        new = _sequence({**stem._modules, list(stem._modules)[-1]: new})
+    return new, replace(first, num_inputs=len(kept), groups=groups)
 
 
 def _taking_over(last: Plan, head: nn.Module) -> tuple[Plan, nn.Module]:
     """The plan with the norm and ReLU that the head begins with, and the rest of the head."""
-    layers = list(head) if isinstance(head, nn.Sequential) else [head]
+    if type(head) is not nn.Sequential:
+        return last, head
+    layers = dict(head._modules)
     part = Part()
-    if layers and isinstance(layers[0], nn.BatchNorm2d):
-        norm = layers.pop(0)
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        shift = norm.bias - norm.running_mean * scale
+    if layers and _has_fixed_norm(next(iter(layers.values()))):
+        norm = layers.pop(next(iter(layers)))
+        scale = 1 / (norm.running_var + norm.eps).sqrt()
+        shift = -norm.running_mean * scale
+        if norm.affine:
+            scale, shift = norm.weight * scale, norm.bias + norm.weight * shift
         part = Part("affine", *(value.detach().cpu().numpy() for value in (scale, shift)))
-    if layers and isinstance(layers[0], nn.ReLU):
-        layers.pop(0)
+    if layers and _is_plain(next(iter(layers.values())), nn.ReLU):
+        layers.pop(next(iter(layers)))
         part = replace(part, activation="relu")
     if not part.norm and part.activation == "identity":
         return last, head
-    if len(layers) > 1 and isinstance(layers[0], nn.AdaptiveAvgPool2d) and \
-            layers[0].output_size == 1 and isinstance(layers[1], nn.Flatten):
-        layers[:2] = [GlobalPool()]
+    names, found = list(layers)[:2], list(layers.values())[:2]
+    if len(found) == 2 and _is_plain(found[0], nn.AdaptiveAvgPool2d) and _is_plain(found[1], nn.Flatten) \
+            and found[0].output_size in (1, (1, 1)) and found[1].start_dim == 1 \
+            and found[1].end_dim in (-1, 3):
+        layers[names[0]] = GlobalPool()
+        del layers[names[1]]
     groups = [group if group.outputs is None else
               replace(group, parts=[*group.parts, part.of(group.outputs)]) for group in last.groups]
-    return replace(last, groups=groups), nn.Sequential(*layers).eval()
+    return replace(last, groups=groups), _sequence(layers)
+
+
+def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is a layer of the kind and nothing more: no subclass, no hooks, no parametrization."""
+    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
+
+
+def _has_fixed_norm(layer: nn.Module) -> bool:
+    return _is_plain(layer, nn.BatchNorm2d) and layer.running_var is not None
+
+
+def _sequence(layers: dict[str, nn.Module]) -> nn.Sequential:
+    """Layers by name, one after the other; one may be there twice."""
+    sequence = nn.Sequential()
+    for name, layer in layers.items():
+        sequence.add_module(name, layer)
+    return sequence.eval()
 
 
 def _copy(model: nn.Module) -> nn.Module | None:
@@ -159,15 +188,13 @@ def _copy(model: nn.Module) -> nn.Module | None:
 
 def _fused(layers: nn.Module) -> nn.Module:
     """A sequence with batch norms folded into the convolutions before them."""
-    if not isinstance(layers, nn.Sequential):
+    if type(layers) is not nn.Sequential:
         return layers
-    fused: list[tuple[str, nn.Module]] = []
-    for name, layer in layers.named_children():
-        if isinstance(layer, nn.BatchNorm2d) and fused and isinstance(fused[-1][1], nn.Conv2d):
-            fused[-1] = fused[-1][0], fuse_conv_bn_eval(fused[-1][1], layer)
+    fused: dict[str, nn.Module] = {}
+    for name, layer in layers._modules.items():
+        before = list(fused)[-1:]
+        if before and _has_fixed_norm(layer) and _is_plain(fused[before[0]], nn.Conv2d):
+            fused[before[0]] = fuse_conv_bn_eval(fused[before[0]], layer)
         else:
-            fused.append((name, layer))
-    sequence = nn.Sequential()
-    for name, layer in fused:
-        sequence.add_module(name, layer)
-    return sequence.eval()
+            fused[name] = layer
+    return _sequence(fused)

@@ -19,6 +19,7 @@ if kernels.AVAILABLE:
     from ..kernels.launch import team_size
     from ..nodes.fused import SLOPES
 
+KEPT = 16  # sizes of maps and batches whose layouts are kept
 FILLED_UP = 1.6  # four nodes are summed at once if that makes at most so many times their edges
 ROW = 64  # numbers that a row of the workspace has at least, where the batch is large enough
 
@@ -27,8 +28,9 @@ class CompiledNetwork(nn.Module):
     """A network, or several of which each takes the outputs of the one before, fast to run.
 
     x (B, inputs, H, W) to y (B, outputs, H', W') for any B, H and W, on the CPU; it can no longer be
-    trained. What depends on the size of maps is laid out when a size is first seen and kept. Outputs
-    nobody reads may be left out: their channels hold anything.
+    trained. What depends on the size of maps is laid out when it is first seen, and so is what depends
+    on how many samples and threads there are; the last few of these are kept. Outputs that no later
+    network reads may be left out.
 
     Args:
         plans: of the networks.
@@ -43,10 +45,11 @@ class CompiledNetwork(nn.Module):
             raise InputError("a compiled network needs numba, which is not installed or switched off: "
                              "pip install numba.")
         self.plans = plans
-        self._layouts: dict[tuple, list[_Layout]] = {}
-        self._between: dict[tuple[int, ...], list[torch.Tensor]] = {}  # maps between networks, used again
+        self._layouts: dict[tuple, _Layouts] = {}  # the least recently used first
         if not plans:
             raise InputError("a compiled network needs at least one plan.")
+        if len(plans[-1].written) != plans[-1].num_outputs:
+            raise InputError("an output of the last network is missing.")
         for first, second in zip(plans, plans[1:]):
             if first.num_outputs != second.num_inputs or first.dtype != second.dtype or \
                     not first.written >= second.read:
@@ -66,19 +69,9 @@ class CompiledNetwork(nn.Module):
         x = x.detach()
         if x.stride(3) != 1 and x.shape[3] > 1 or x.stride(2) != x.shape[3] and x.shape[2] > 1:
             x = x.contiguous()
-        *layouts, last = self._laid_out(x.shape)
-        lent = []
-        for layout in layouts:
-            shape = layout.output_shape(len(x))
-            free = self._between.setdefault(shape, [])
-            lent.append(free.pop() if free else x.new_empty(shape))
-            x = layout.run(x, lent[-1])
-        y = last.run(x, x.new_empty(last.output_shape(len(x))))
-        for maps in lent:
-            self._between[tuple(maps.shape)].append(maps)
-        return y
+        return self._laid_out(x.shape).run(x)
 
-    def _laid_out(self, shape: tuple[int, ...]) -> list[_Layout]:
+    def _laid_out(self, shape: tuple[int, ...]) -> _Layouts:
         """The networks for maps of a shape; neighbours that are best run in the same tiles are one."""
         batch, _, height, width = shape
         threads, sizes, tiles = torch.get_num_threads(), [], []
@@ -89,15 +82,18 @@ class CompiledNetwork(nn.Module):
             tiles.append((samples, team))
             height, width = plan.output_size(height, width)
         key = sizes[0], threads, *tiles
-        if key not in self._layouts:
-            layouts, first = [], 0
+        found = self._layouts.pop(key, None)
+        if found is None:
+            found, first = _Layouts(), 0
             for (samples, team), alike in itertools.groupby(tiles):
                 last = first + len(list(alike))
                 whole = functools.reduce(joined, self.plans[first:last])
-                layouts.append(_Layout(whole, *sizes[first], samples, team, threads))
+                found.layouts.append(_Layout(whole, *sizes[first], samples, team, threads))
                 first = last
-            self._layouts[key] = layouts
-        return self._layouts[key]
+        self._layouts[key] = found
+        if len(self._layouts) > KEPT:
+            self._layouts.pop(next(iter(self._layouts)), None)
+        return found
 
     def extra_repr(self) -> str:
         return (f"{self.plans[0].num_inputs} inputs, {self.plans[-1].num_outputs} outputs, "
@@ -105,10 +101,38 @@ class CompiledNetwork(nn.Module):
                 f"{sum(len(plan.src) for plan in self.plans)} edges")
 
     def __getstate__(self):
-        return {**self.__dict__, "_layouts": {}, "_between": {}}  # addresses mean nothing elsewhere
+        return {**self.__dict__, "_layouts": {}}  # addresses mean nothing elsewhere
 
     def __deepcopy__(self, memo) -> CompiledNetwork:
-        return CompiledNetwork(*self.plans)  # which nothing changes
+        return CompiledNetwork(*self.plans).train(self.training)  # nothing changes the plans
+
+
+class _Layouts:
+    """The networks for one size of maps, and the maps between them, kept for the next time."""
+
+    def __init__(self):
+        self.layouts: list[_Layout] = []
+        self.free: list[tuple[int, list[torch.Tensor]]] = []  # with their batch
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        batch, between = _pop(self.free) or (0, [])
+        if batch != len(x):
+            batch, between = len(x), [x.new_empty(layout.output_shape(len(x)))
+                                      for layout in self.layouts[:-1]]
+        for layout, maps in zip(self.layouts, between):
+            x = layout.run(x, maps)
+        last = self.layouts[-1]
+        y = last.run(x, x.new_empty(last.output_shape(batch)))
+        self.free.append((batch, between))
+        return y
+
+
+def _pop(free: list):
+    """One of them, or None; another thread may take the last at any moment."""
+    try:
+        return free.pop()
+    except IndexError:
+        return None
 
 
 def _samples(plan: Plan, batch: int, height: int, width: int, threads: int) -> int:
@@ -145,7 +169,7 @@ class _Layout:
     def run(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Computes the result for x, whose maps are contiguous, into a contiguous tensor."""
         tiles = -(-len(x) // self.samples)
-        space, private = self.free.pop() if self.free else self._workspace()
+        space, private = _pop(self.free) or self._workspace()
         self._launch(self.code, self.team, tiles, x, out, space, private)
         self.free.append((space, private))
         return out
@@ -191,7 +215,6 @@ class _Layout:
         last = np.full(len(self.row), -1)
         np.maximum.at(last, plan.src, level[plan.dst])
         leaving: dict[int, list[tuple[int, np.ndarray]]] = {}
-        done = -1
         for group in plan.groups:
             if group.outputs is not None:
                 continue
@@ -238,16 +261,16 @@ class _Layout:
     # ------------------------------------------------------------------------------ instructions
 
     def _code(self, groups: list[Group], team: int) -> np.ndarray:
-        pieces = [piece for group in groups for piece in self._in_fours(group)]
+        pieces = [piece for group in groups for piece in self._in_fours(group, team)]
         code = np.zeros((len(pieces), program.INSTRUCTION), np.int64)
         for number, (group, fours) in enumerate(pieces):
             is_last = number + 1 == len(pieces) or pieces[number + 1][0].level > group.level
             self._instruct(code[number], group, fours, team, is_last)
         return code
 
-    def _in_fours(self, group: Group) -> list[tuple[Group, bool]]:
+    def _in_fours(self, group: Group, team: int) -> list[tuple[Group, bool]]:
         """The group as one whose nodes share their parents, four after four, and one of the others."""
-        if group.kind != "sum":
+        if group.kind != "sum" or len(group.nodes) < 4 * team:
             return [(group, False)]
         parents = [self.plan.src[self.edges[node]:self.edges[node + 1]] for node in group.nodes]
         alike = np.array(sorted(range(len(parents)), key=lambda n: (len(parents[n]), parents[n].tobytes())))
@@ -281,12 +304,12 @@ class _Layout:
         out_height, out_width = self._map(group.scale * group.stride)
         targets = self.row[nodes] if group.outputs is None else group.outputs
         work = count * height * width + 12 * len(group.parts) * height * width + 1
-        share = np.searchsorted(work.cumsum(), work.sum() * np.arange(1, team) / team)
         if fours:
-            share = share // 4 * 4
+            share = 4 * _shares(work.reshape(-1, 4).sum(1), team)
             first, parents, weight = self._fours(nodes)
             word[program.KIND] = program.FOUR_SUMS
         else:
+            share = _shares(work, team)
             first = np.concatenate([[0], count.cumsum()])
             edges = np.arange(first[-1]) + (begin - first[:-1]).repeat(count)
             parents, weight = self.plan.src[edges], self.plan.weight[edges]
@@ -336,6 +359,11 @@ class _Layout:
         values = np.ascontiguousarray(values)
         self._keep.append(values)
         return values.ctypes.data
+
+
+def _shares(work: np.ndarray, team: int) -> np.ndarray:
+    """Where the shares of all threads but the first begin."""
+    return np.searchsorted(work.cumsum(), work.sum() * np.arange(1, team) / team, side="right")
 
 
 class _Rows:

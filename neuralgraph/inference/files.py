@@ -20,11 +20,12 @@ from .plan import Group, Part, Plan
 
 FORMAT = 2
 LAYERS: dict[type[nn.Module], tuple[str, ...]] = {  # layers of stems and heads, and their settings
-    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
+                "padding_mode"),
     nn.BatchNorm2d: ("num_features", "eps"),
     nn.Linear: ("in_features", "out_features"),
     nn.AdaptiveAvgPool2d: ("output_size",),
-    nn.Flatten: (), nn.ReLU: (), GlobalPool: (), CentrePool: (),
+    nn.Flatten: ("start_dim", "end_dim"), nn.ReLU: (), GlobalPool: (), CentrePool: (),
 }
 BY_NAME = {layer.__name__: layer for layer in LAYERS}
 ARRAYS = {"nodes": np.int64, "channels": np.int64, "outputs": np.int64}
@@ -88,9 +89,9 @@ def load(path: str | Path) -> CompiledModel | CompiledNetwork:
 
 
 def _layer_to_json(layer: nn.Module, name: str, arrays: dict) -> dict:
-    if isinstance(layer, nn.Sequential):
+    if type(layer) is nn.Sequential:
         return {"sequence": {child: _layer_to_json(module, f"{name}.{child}", arrays)
-                             for child, module in layer.named_children()}}
+                             for child, module in layer._modules.items()}}  # one may be there twice
     if isinstance(layer, CompiledNetwork):
         return {"network": _network_to_json(layer, name, arrays)}
     if type(layer) not in LAYERS:
@@ -207,6 +208,10 @@ def _check(plan: Plan) -> None:
     must(bool(np.isin(src, every).all() and np.isin(dst, every).all()), "an edge ends nowhere")
     must(bool((np.diff(dst) >= 0).all()), "edges are not sorted")
     size = int(every.max()) + 1 if count else 0
+    must(len(np.unique(dst * size + src)) == len(src), "an edge is there twice")
+    results = [g.outputs for g in groups if g.outputs is not None]
+    must(len(np.unique(np.concatenate(results))) == sum(map(len, results)) if results else True,
+         "an output is there twice")
     level, enters, leaves, is_before, is_read = (np.zeros(size, np.int64) for _ in range(5))
     for g in groups:
         level[g.nodes], enters[g.nodes], leaves[g.nodes] = g.level, g.scale, g.scale * g.stride
@@ -215,6 +220,7 @@ def _check(plan: Plan) -> None:
         if g.kind == "input":
             _check_channels(g.channels, len(g.nodes), plan.num_inputs)
             must(g.scale == 1 and not is_before[g.nodes].any(), "inputs in a wrong place")
+            must(not np.isin(dst, g.nodes).any(), "an edge ends in an input")
         if g.outputs is not None:
             _check_channels(g.outputs, len(g.nodes), plan.num_outputs)
             must(g.scale * g.stride == plan.output_scale, "outputs differ in size")

@@ -217,7 +217,7 @@ def _convolve3(like, x, pitch, stride, kernel, out, height, width):
 
 @inline
 def _convolve(like, x, pitch, side, stride, kernel, out, height, width):
-    """A convolution of any side and stride, of rows as :func:`_spread` makes them."""
+    """A convolution of any side and stride, of a map as :func:`affine_bordered` lays it out."""
     lanes = lanes_of(like)
     s = size_of(narrow(like, 1))
     for y in range(height):

@@ -29,7 +29,7 @@ LANES = 16  # rows start and end at multiples of so many numbers
 (KIND, FIRST, INDEX, WEIGHT, PIXELS, PARTS, PARTS_AT, TO_OUTPUT, TARGETS, OUT_PIXELS, CHANNELS, BOUNDS,
  WAITS) = range(13)
 INSTRUCTION = 13
-SUM, PRODUCT, INPUT, FOUR_SUMS = range(4)  # FOUR_SUMS: of four nodes with the same parents at a time
+SUM, PRODUCT, INPUT, FOUR_SUMS = range(4)  # FOUR_SUMS: of four nodes over all parents that they have
 # one part of what nodes compute:
 (NORM, SCALE, SHIFT, SLOPE, CODE_OF, SIDE, STRIDE, KERNEL, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PITCH,
  SCRATCH, PADDED, BETWEEN, EPSILON) = range(17)  # SLOPE and EPSILON in units of 1e-9

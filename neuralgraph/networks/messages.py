@@ -25,7 +25,7 @@ class Places:
         scales = wiring.message_scale()
         for number, stage in enumerate(stages):
             for c, chunk in enumerate(stage.chunks):
-                if not chunk.is_output and len(chunk.nodes):
+                if not chunk.is_output and wiring.functions[chunk.function].send:
                     scale = int(scales[chunk.nodes[0]])
                     first = self.rows.get(scale, 0)
                     self.rows[scale] = first + len(chunk.nodes)
@@ -38,11 +38,13 @@ class Messages:
     Args:
         places: of the graph.
         x: the network's input.
-        together: whether to give out room for messages, so that they need not be copied later.
+        compiled: whether compiled node functions can write messages where they will be read.
     """
 
-    def __init__(self, places: Places, x: torch.Tensor, together: bool):
-        self.places, self.together = places, together
+    def __init__(self, places: Places, x: torch.Tensor, compiled: bool):
+        self.places = places
+        self.together = compiled and x.device.type == "cpu" and not torch.compiler.is_compiling() \
+            and x.dtype in (torch.float32, torch.float64)
         self.batch, self.size, self.like = len(x), x.shape[2:], x.detach()
         self._parts: dict[Key, torch.Tensor] = {}
         self._maps: dict[int, torch.Tensor] = {}
@@ -50,7 +52,7 @@ class Messages:
 
     def room(self, key: Key) -> torch.Tensor | None:
         """Where the messages of a chunk may be written: to autograd a tensor of its own."""
-        if not self.together:
+        if not self.together or key not in self.places.of:
             return None
         scale, first, last = self.places.of[key]
         if scale not in self._maps:
@@ -81,6 +83,8 @@ class Messages:
 
     def _run(self, keys, parts) -> tuple[int, int, int] | None:
         """Scale, first and end of the chunks, if they stand in one run and were written there."""
+        if not all(key in self.places.of for key in keys):
+            return None
         spans = [self.places.of[key] for key in keys]
         scale, first, last = spans[0][0], spans[0][1], spans[-1][2]
         if scale not in self._maps or any(a[0] != b[0] or a[2] != b[1] for a, b in zip(spans, spans[1:])):

@@ -62,7 +62,7 @@ class StaticNeuralGraph(NeuralGraph):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._check_input(x)
         selection, fused = self._forward_selection(), self.backend.fuses_nodes
-        messages = Messages(self._places, x, fused and not torch.compiler.is_compiling())
+        messages = Messages(self._places, x, fused)
         outputs = []
         for number, stage in enumerate(self.stages):
             sums = self._sums(stage, x, messages, selection) if number else self._input_nodes(x)
