@@ -49,7 +49,8 @@ FLAGS = dict(output_size=10, image_size=32, in_channels=3, prune_rate=0.95, prun
              downsample_dim=32, feature_dim=100, layers=5, graph="dnw", device="cpu", seed=1996)
 
 
-def authors_model(checkout: str, name: str, image_size: int = 32, num_classes: int = 10) -> nn.Module:
+def authors_model(checkout: str, name: str, image_size: int = 32, num_classes: int = 10, *,
+                  graph: str = "dnw", seed: int = 0) -> nn.Module:
     """A model of the authors' code, from a checkout of allenai/dnw."""
     module, kind, flags = AUTHORS[name]
     if not (Path(checkout) / "models" / "graphs").is_dir():
@@ -61,6 +62,7 @@ def authors_model(checkout: str, name: str, image_size: int = 32, num_classes: i
         config.FLAGS = types.SimpleNamespace()
     for key in list(vars(config.FLAGS)):
         delattr(config.FLAGS, key)
-    vars(config.FLAGS).update({**FLAGS, **flags, "image_size": image_size, "output_size": num_classes})
-    torch.manual_seed(0)
+    vars(config.FLAGS).update({**FLAGS, **flags, "image_size": image_size, "output_size": num_classes,
+                               "graph": graph})
+    torch.manual_seed(seed)
     return getattr(importlib.import_module(module), kind)()

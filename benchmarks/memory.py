@@ -6,14 +6,13 @@ The largest resident set after five steps, of everything: Python, libraries, the
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
 
 import torch
 import torch.nn.functional as F
-from common import authors_model, environment
+from common import authors_model, save
 
 import neuralgraph as ng
 from neuralgraph.training import keep_freed_memory
@@ -69,9 +68,6 @@ if __name__ == "__main__":
         for only, values in peaks.items():
             print(f"  {titles[only]:34}{sorted(values)[len(values) // 2]:8.0f}   "
                   f"({min(values):.0f}-{max(values):.0f})")
-        measurements.append({"model": name, "batch": arguments.batch, "peak_mib": {
+        measurements.append({"title": f"peak memory of training {name}", "model": name, "batch": arguments.batch, "peak_mib": {
             titles[only]: [round(value, 1) for value in values] for only, values in peaks.items()}})
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"environment": environment(), "measurements": measurements}, file, indent=1)
-            file.write("\n")
+    save(arguments.json, measurements)
