@@ -6,14 +6,16 @@ import importlib
 import json
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from neuralgraph.analysis.speed import Timing, alternate, environment
 
-__all__ = ["alternate", "environment", "authors_model", "report"]
+__all__ = ["alternate", "environment", "authors_model", "report", "save", "step_of"]
 
 
 def report(title: str, results: dict[str, Timing], against: str, out: list[dict], **facts) -> None:
@@ -36,6 +38,18 @@ def save(path: str | None, measurements: list[dict]) -> None:
         content = {"command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), "environment": facts,
                    "measurements": measurements}
         Path(path).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def step_of(model: nn.Module, batch: Callable[[], tuple[torch.Tensor, torch.Tensor]]) -> Callable[[], None]:
+    """A function that makes one step of training on the images and labels that ``batch`` gives."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+
+    def step() -> None:
+        images, labels = batch()
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return step
 
 
 AUTHORS = {  # module and class in the authors' code, and the flags it reads

@@ -9,8 +9,7 @@ The model is tiny-static; images are cropped from 4 pixels of padding and flippe
 import argparse
 
 import torch
-import torch.nn.functional as F
-from common import alternate, report, save
+from common import alternate, report, save, step_of
 
 import neuralgraph as ng
 from neuralgraph import data
@@ -42,7 +41,6 @@ if __name__ == "__main__":
     for batch in arguments.batch:
         model = ng.models.create("tiny-static", num_classes=len(images.classes),
                                  in_channels=images.channels, image_size=max(images.size))
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
         source = batches_of(images, batch)
         read = [next(source)]
 
@@ -50,13 +48,8 @@ if __name__ == "__main__":
             pixels, labels = next(source)
             read[0] = images.normalise(pixels), labels
 
-        def step():
-            optimizer.zero_grad()
-            F.cross_entropy(model(read[0][0]), read[0][1]).backward()
-            optimizer.step()
-
-        times = alternate({"reading and augmenting": load, "training step": step}, arguments.rounds,
-                          warm_up=2)
+        times = alternate({"reading and augmenting": load,
+                           "training step": step_of(model, lambda: read[0])}, arguments.rounds, warm_up=2)
         report(f"tiny-static, batch {batch}", times, "training step", results, batch=batch)
         share = times["reading and augmenting"].median / times["training step"].median
         results[-1]["share_of_step"] = share

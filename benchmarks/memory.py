@@ -11,8 +11,7 @@ import subprocess
 import sys
 
 import torch
-import torch.nn.functional as F
-from common import authors_model, save
+from common import authors_model, save, step_of
 
 import neuralgraph as ng
 from neuralgraph.training import keep_freed_memory
@@ -22,12 +21,10 @@ STEPS = 5
 
 def peak(model, batch):
     """Trains for some steps and returns the peak in MiB."""
-    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    read = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    step = step_of(model, lambda: read)
     for _ in range(STEPS):
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
+        step()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -8,20 +8,9 @@ With a checkout of allenai/dnw the authors' code takes its turn in the same proc
 import argparse
 
 import torch
-import torch.nn.functional as F
-from common import alternate, authors_model, report, save
+from common import alternate, authors_model, report, save, step_of
 
 import neuralgraph as ng
-
-
-def step_of(model, images, labels):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-
-    def step():
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    return step
 
 
 if __name__ == "__main__":
@@ -36,11 +25,12 @@ if __name__ == "__main__":
     for name in arguments.models:
         images, labels = torch.randn(arguments.batch, 3, 32, 32), torch.randint(10, (arguments.batch,))
         options = dict(width=0.225) if name.startswith("mobilenet") else {}
+        batch = images, labels
         contenders = {backend: step_of(ng.models.create(name, num_classes=10, image_size=32, backend=backend,
-                                                        **options), images, labels)
+                                                        **options), lambda: batch)
                       for backend in ("auto", "sparse", "dense")}
         if arguments.authors:
-            contenders["the authors' code"] = step_of(authors_model(arguments.authors, name), images, labels)
+            contenders["the authors' code"] = step_of(authors_model(arguments.authors, name), lambda: batch)
         times = alternate(contenders, arguments.rounds, warm_up=1)
         report(f"training step of {name}, batch {arguments.batch}", times, list(contenders)[-1], results,
                model=name, batch=arguments.batch)
