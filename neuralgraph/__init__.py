@@ -10,7 +10,10 @@ from ._version import __version__
 
 # public name -> (module, name in it or None for the module itself)
 _PUBLIC = {
-    "NodeFunction": ("wiring", "NodeFunction"),
+    "NodeFunction": ("nodes", "NodeFunction"),
+    "nodes": ("nodes", None),
+    "register_activation": ("nodes", "register_activation"),
+    "register_operation": ("nodes", "register_operation"),
     "Wiring": ("wiring", "Wiring"),
     "wirings": ("wiring.generators", None),
     "from_networkx": ("wiring", "from_networkx"),

@@ -32,13 +32,13 @@ class SolverError(NeuralGraphError, RuntimeError):
 
 
 class UnknownNameError(NeuralGraphError, LookupError):
-    """A name that is not in its family; the message gives the nearest known one."""
+    """A name that is not in its family; the message gives the nearest known one, and ``more`` to do."""
 
-    def __init__(self, kind: str, name: object, known: Iterable[str]):
+    def __init__(self, kind: str, name: object, known: Iterable[str], more: str = ""):
         known = sorted(known)
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.")
+        super().__init__(f"unknown {kind} {name!r}{hint} Known: {', '.join(known)}.{more}")
 
 
 class MissingPackageError(NeuralGraphError, ImportError):
@@ -61,12 +61,12 @@ class CheckpointError(RunError):
     """A checkpoint file that is damaged, foreign or of another version."""
 
 
-def lookup(kind: str, name: str, family: dict):
+def lookup(kind: str, name: str, family: dict, more: str = ""):
     """``family[name]``, or :class:`UnknownNameError` that names the nearest member."""
     try:
         return family[name]
     except (KeyError, TypeError):
-        raise UnknownNameError(kind, name, family) from None
+        raise UnknownNameError(kind, name, family, more) from None
 
 
 def listed(items: Iterable[object], most: int = 5) -> str:

@@ -21,8 +21,12 @@ FUNCTIONS = [
 ]
 
 
-def random_dag(seed, max_hidden=9, num_inputs=None):
-    """A static wiring with mixed node functions, sizes and strides, nodes and edges shuffled."""
+def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2):
+    """A static wiring with mixed node functions, sizes and strides, nodes and edges shuffled.
+
+    Instance norms, which need maps of more than one pixel, stand where maps are at most ``instance_up_to``
+    times smaller than the input.
+    """
     rng = random.Random(seed)
     drawn, num_outputs = rng.randint(1, 3), rng.randint(1, 3)
     num_inputs = num_inputs or drawn
@@ -30,7 +34,6 @@ def random_dag(seed, max_hidden=9, num_inputs=None):
     functions, scale, message, edges = [], [], [], []
     for node in range(num_inputs + hidden + num_outputs):
         is_output = node >= num_inputs + hidden
-        function = rng.choice([f for f in FUNCTIONS if not (is_output and f.stride > 1)])
         earlier = list(range(min(node, num_inputs + hidden)))
         if node < num_inputs:
             mine = 1
@@ -39,6 +42,8 @@ def random_dag(seed, max_hidden=9, num_inputs=None):
             possible = [u for u in earlier if message[u] == mine]
             parents = rng.sample(possible, rng.randint(1, len(possible)))
             edges += [(u, node) for u in parents]
+        function = rng.choice([f for f in FUNCTIONS if not (is_output and f.stride > 1)
+                               and (f.norm != "instance" or mine <= instance_up_to)])
         functions.append(function)
         scale.append(mine)
         receive = function.receive_stride if node >= num_inputs else 1

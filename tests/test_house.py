@@ -6,8 +6,8 @@ from pathlib import Path
 import neuralgraph
 
 ROOT = Path(neuralgraph.__file__).parent
-ROOMS = ["kernels", "wiring", "nodes", "selectors", "backends", "networks", "layers", "models",
-         "inference", "analysis", "data", "training", "compat", "cli"]
+ROOMS = ["kernels", "nodes", "wiring", "selectors", "backends", "networks", "layers", "models",
+         "plan", "inference", "export", "analysis", "data", "training", "compat", "cli"]
 FOR_ALL = {"errors", "_dgl", "_files", "_version"}
 ONLY_IN = {"numba": {"kernels"}, "llvmlite": {"kernels"}, "dgl": {"_dgl.py"},
            "torchdiffeq": {"networks/continuous.py"}, "click": {"cli"}}

@@ -14,7 +14,7 @@ import neuralgraph as ng
 from neuralgraph._dgl import dgl
 from neuralgraph.errors import InputError, UnknownNameError, WiringError
 from neuralgraph.wiring import to_networkx, topological_stages
-from neuralgraph.wiring.function import STEPS, decode_steps, encode_steps
+from neuralgraph.nodes import OPERATIONS, decode_steps, encode_steps
 
 GENERATORS = {**STATIC_GENERATORS, "complete": lambda: ng.wirings.complete(6, inputs=2, outputs=1)}
 
@@ -281,7 +281,7 @@ def weighted(edges, name):
     (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], stride=[1, 2, 1], zero_pad=[0, 2, 0])), "node 1: zero_pad has the code 2"),
     (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], bias=[1.0, 2.0, 3.0])), "no node uses the learned value 'bias'"),
     (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], norm_bias=[1, 2, 3])), "'norm_bias' must be floating point of shape .3,., got torch.int64"),
-    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], kernel=[1.0, 2.0, 3.0])), "'kernel' must be floating point of shape .3, s, s."),
+    (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2], kernel=[1.0, 2.0, 3.0])), "'kernel' must be floating point of shape .3, s., .3, s, s."),
     (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=[[1], [2], [3]]), "labels must be names"),
     (lambda: ng.Wiring(graph_with(LINE, [1, 0, 2]), labels=["a", None, "b"]), "labels must be names"),
     (lambda: ng.from_networkx(nx.DiGraph()), "at least one input"),
@@ -420,7 +420,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 # Node functions as data
 
 
-@given(st.lists(st.sampled_from(STEPS), max_size=8))
+@given(st.lists(st.sampled_from(list(OPERATIONS)), max_size=8))
 def test_step_codes_round_trip(steps):
     assert decode_steps(encode_steps(" ".join(steps))) == " ".join(steps)
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..backends import Backend
 from ..errors import InputError
-from ..nodes import NodeFunctions
+from .functions import NodeFunctions
 from ..selectors import Selector
 from ..wiring import Wiring
 from .dynamic import DynamicNeuralGraph

@@ -6,7 +6,7 @@ import torch
 
 from ..backends import Backend
 from ..errors import InputError
-from ..nodes import NodeFunctions
+from .functions import NodeFunctions
 from ..selectors import Selection, Selector
 from ..wiring import Wiring, synchronous_stages
 from .network import NeuralGraph

@@ -12,7 +12,7 @@ from .. import backends
 from .._dgl import dgl
 from ..backends import Backend
 from ..errors import InputError, SelectionError
-from ..nodes import NodeFunctions
+from .functions import NodeFunctions
 from ..selectors import Selection, Selector, check_finite
 from ..wiring import Stage, Wiring
 from ..wiring.wiring import OUTPUT

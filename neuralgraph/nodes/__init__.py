@@ -1,7 +1,19 @@
-"""What nodes compute: channel operations, and the grouping of nodes with equal functions."""
+"""What a node computes: operations, a file each, their registry, and node functions made of them."""
 
-from .functions import NodeFunctions, NodeGroup
-from .operations import (Activation, BatchNorm, Bias, DepthwiseConv, InstanceNorm, Operation)
+from .activation import ACTIVATIONS, Activation, Scalar
+from .bias import Bias
+from .conv import DepthwiseConv
+from .function import AGGREGATES, IDENTITY, STATIC, NodeFunction
+from .lowered import LOWERED, Affine, Convolve, Lowered, Normalize, Pointwise, array
+from .norm import EPSILON, MOMENTUM, NORMS, BatchNorm, InstanceNorm, Norm
+from .operation import Operation, Rows
+from .registry import (OPERATIONS, activation_code, activation_name, decode_steps, encode_steps, is_learned,
+                       learned_names, operations_of, register_activation, register_operation, scalar,
+                       used_values, value_name, value_shapes)
 
-__all__ = ["Activation", "BatchNorm", "Bias", "DepthwiseConv", "InstanceNorm", "NodeFunctions",
-           "NodeGroup", "Operation"]
+__all__ = ["ACTIVATIONS", "AGGREGATES", "EPSILON", "IDENTITY", "LOWERED", "MOMENTUM", "NORMS", "OPERATIONS", "STATIC",
+           "Activation", "Affine", "BatchNorm", "Bias", "Convolve", "DepthwiseConv", "InstanceNorm", "Lowered",
+           "NodeFunction", "Norm", "Normalize", "Operation", "Pointwise", "Rows", "Scalar", "activation_code",
+           "activation_name", "array", "decode_steps", "encode_steps", "is_learned", "learned_names",
+           "operations_of", "register_activation", "register_operation", "scalar", "used_values", "value_name",
+           "value_shapes"]

@@ -9,20 +9,20 @@ import torch
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
 from ..kernels.maps import BATCH, FIXED, INSTANCE, NO_NORM
 from ..kernels.operators import channel_moments, map_backward, map_forward
-from .operations import (EPSILON, MOMENTUM, Activation, BatchNorm, DepthwiseConv, InstanceNorm, Operation,
-                         Rows)
-
-SLOPES = {"identity": 1.0, "relu": 0.0, "leaky_relu": 0.01}
+from .activation import ACTIVATIONS, Activation
+from .conv import DepthwiseConv
+from .norm import EPSILON, MOMENTUM, BatchNorm, InstanceNorm
+from .operation import Operation, Rows
 
 
 def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
           room: torch.Tensor | None = None) -> torch.Tensor:
-    """What ``operations`` do one after the other, as few compiled passes over x (B, n, H, W).
+    """What ``operations`` do one after the other, as few compiled passes over x (B, n, *space).
 
     If the last of them is compiled and there is ``room``, of the right shape and type, the result is
     written there.
     """
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.dim() == 2:
         for operation in operations:
             x = operation(x, rows)
         return x
@@ -42,9 +42,10 @@ class _Part:
         """Whether the operation can be the next one; if so it is."""
         if self.convolution is not None:
             return False
-        if isinstance(operation, DepthwiseConv) and not operation.zero_pad:
+        if isinstance(operation, DepthwiseConv) and not operation.zero_pad and operation.dims == 2:
             self.convolution = operation
-        elif isinstance(operation, Activation) and operation.name in SLOPES and not self.activation:
+        elif isinstance(operation, Activation) and not self.activation and \
+                ACTIVATIONS[operation.activation].slope is not None:
             self.activation = operation
         elif isinstance(operation, BatchNorm | InstanceNorm) and not (self.norm or self.activation):
             self.norm = operation
@@ -53,12 +54,14 @@ class _Part:
         return True
 
     def __call__(self, x, rows, room=None):
+        space = x.shape[2:]
+        if len(space) != 2:  # without a convolution, any map is one row of numbers
+            room = room.flatten(2)[:, :, None] if room is not None and room.shape == x.shape else None
+            return self(x.flatten(2)[:, :, None], rows, room).unflatten(3, space).squeeze(2)
         norm, kind, mean, rstd = self.norm, NO_NORM, None, None
         if isinstance(norm, InstanceNorm):
-            if x.shape[2] * x.shape[3] == 1:  # a map that is its own mean
-                x, norm = norm(x, rows), None
-            else:
-                kind = INSTANCE
+            norm.check_values(x)
+            kind = INSTANCE
         x = _with_contiguous_maps(x)
         if isinstance(norm, BatchNorm):
             kind, mean, rstd = _batch_moments(norm, x, rows)
@@ -66,7 +69,7 @@ class _Part:
         kernel, stride = None, 1
         if self.convolution is not None:
             kernel, stride = self.convolution.weight[rows], self.convolution.stride
-        slope = SLOPES[self.activation.name] if self.activation is not None else 1.0
+        slope = ACTIVATIONS[self.activation.activation].slope if self.activation is not None else 1.0
         shape = *x.shape[:2], *(-(-side // stride) for side in x.shape[2:])
         if room is None or room.shape != shape or room.dtype != x.dtype:
             room = x.new_empty(shape)
@@ -92,7 +95,7 @@ def _parts(operations) -> Iterator:
 def _batch_moments(norm: BatchNorm, x, rows):
     if not norm.training:
         return FIXED, norm.running_mean[rows], (norm.running_var[rows] + EPSILON).rsqrt()
-    norm.check(x)
+    norm.check_values(x)
     mean, rstd, variance = channel_moments(x.detach(), EPSILON)
     count = x.shape[0] * x.shape[2] * x.shape[3]
     norm.running_mean.data[rows] = norm.running_mean[rows].lerp(mean, MOMENTUM)

@@ -11,7 +11,7 @@ import networkx as nx
 import torch
 
 from ..errors import InputError, WiringError, lookup
-from .function import IDENTITY, STATIC, NodeFunction, is_learned, used_values
+from ..nodes import IDENTITY, STATIC, NodeFunction, is_learned, used_values
 from .generators import assemble
 from .wiring import EDGE_DATA, OUTPUT, ROLES, STRUCTURE, Wiring, refuse_near_misses
 

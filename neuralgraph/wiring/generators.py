@@ -10,7 +10,7 @@ import torch
 
 from .._dgl import dgl
 from ..errors import WiringError, listed
-from .function import IDENTITY, STATIC, NodeFunction
+from ..nodes import IDENTITY, STATIC, NodeFunction
 from .stages import longest_path_levels
 from .wiring import _FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, Wiring
 

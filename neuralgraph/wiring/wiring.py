@@ -9,8 +9,8 @@ import torch
 
 from .._dgl import dgl
 from ..errors import WiringError, listed
-from .function import (ACTIVATIONS, AGGREGATES, IDENTITY, LEARNED, NORMS, STATIC, NodeFunction,
-                       decode_steps, encode_steps, is_learned, used_values)
+from ..nodes import (AGGREGATES, IDENTITY, NORMS, STATIC, NodeFunction, activation_code, activation_name,
+                     decode_steps, encode_steps, is_learned, learned_names, value_shapes)
 
 # The position of a role is its code in a DGL graph.
 ROLES = ("hidden", "input", "output")
@@ -33,7 +33,7 @@ _FUNCTION_CODES = {
     "send": (encode_steps, decode_steps),
     "receive": (encode_steps, decode_steps),
     "norm": _codes("norm", list(NORMS)),
-    "activation": _codes("activation", list(ACTIVATIONS)),
+    "activation": (activation_code, activation_name),
     "kernel_size": (int, int),
     "stride": (int, int),
     "aggregate": _codes("aggregate", AGGREGATES),
@@ -52,9 +52,10 @@ class Wiring:
     ``role``          0 hidden, 1 input, 2 output (:data:`ROLES`); required
     ``block``         a number >= 0 that groups nodes, for drawing and counting; required
     ``kernel_size``,  the :class:`NodeFunction` of each node; names as codes: ``norm`` and
-    ``stride``,       ``activation`` by their place in :data:`NORMS` and :data:`ACTIVATIONS`, ``send``
-    ``norm``, ...     and ``receive`` as octal digits (``0o123`` = norm, activation, conv). Left out,
-                      output nodes are the identity and all others ``norm activation conv``.
+    ``stride``,       ``activation`` by their place in :data:`~neuralgraph.nodes.NORMS` and
+    ``norm``, ...     :data:`~neuralgraph.nodes.ACTIVATIONS`, ``send`` and ``receive`` as octal digits
+                      (``0o123`` = norm, activation, conv); registered ones by a hash of their names. Left
+                      out, output nodes are the identity and all others ``norm activation conv``.
     ``scale``         how many times smaller than the input a node's incoming sum is; computed
     ``holds``         1 for input nodes that keep the data instead of being updated; by default those
                       without in-edges, so that a wiring that lost some edges still knows
@@ -273,18 +274,24 @@ class Wiring:
 
     def _check_learned(self):
         """Refuses learned values that no network on this wiring would take over."""
-        used = set().union(*map(used_values, self.functions))
+        used: dict[str, tuple[int, ...]] = {}  # the largest shape of each; smaller ones stand in its middle
+        for function in self.functions:
+            for name, shape in value_shapes(function, 2).items():
+                used[name] = tuple(map(max, shape, used.get(name, shape)))
         for name, value in self._graph.ndata.items():
             if not is_learned(name):
                 continue
             if name not in used:
                 raise WiringError(f"no node uses the learned value {name!r}: leave this node data out, or "
                                   "give the nodes a function that has it.")
-            square = value.dim() == 3 and value.shape[1] == value.shape[2]
-            if not value.is_floating_point() or not (square if name == "kernel" else value.dim() == 1):
-                sides = ", s, s" if name == "kernel" else ","
+            cube = 2 <= value.dim() <= 4 and len(set(value.shape[1:])) == 1
+            shape = f"{self.num_nodes}, " + ", ".join(map(str, used[name]))
+            if name == "kernel":
+                shape = f"{self.num_nodes}, s), ({self.num_nodes}, s, s) or ({self.num_nodes}, s, s, s"
+            if not value.is_floating_point() or not (cube if name == "kernel" else
+                                                     value.shape[1:] == used[name]):
                 raise WiringError(
-                    f"node data {name!r} must be floating point of shape ({self.num_nodes}{sides}), got "
+                    f"node data {name!r} must be floating point of shape ({shape.removesuffix(' ')}), got "
                     f"{value.dtype} of shape {tuple(value.shape)}."
                 )
 
@@ -385,7 +392,7 @@ def refuse_near_misses(complaint: str, names: Iterable[object], known: Sequence[
     for name in names:
         if name in known or (learned and is_learned(name)):
             continue
-        family = (*known, *LEARNED) if learned else known
+        family = (*known, *learned_names()) if learned else known
         near = difflib.get_close_matches(str(name), family, 1, cutoff=0.8)
         if near:
             raise WiringError(f"{complaint} {name!r}; did you mean {near[0]!r}?")

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import operator
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
-
 from ..errors import WiringError, lookup
+from .activation import ACTIVATIONS
+from .norm import NORMS
+from .registry import OPERATIONS, REGISTER, operations_of
 
-# The position of a name in these families is its code in a DGL graph: append, never reorder.
-STEPS = ("norm", "activation", "conv", "bias")
+# A name's place here is its code in a DGL graph: append, never reorder.
 AGGREGATES = ("sum", "product")
-NORMS = {name: code for code, name in enumerate(("none", "batch", "instance"))}
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "identity": lambda x: x,
-    "relu": F.relu,
-    "leaky_relu": F.leaky_relu,
-    "elu": F.elu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "softplus": F.softplus,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-}
+LARGEST = 2**15  # sides and strides of kernels are below it
 
 
 @dataclass(frozen=True)
@@ -36,8 +25,8 @@ class NodeFunction:
         s_v  <-  receive_v( sum over real edges (u,v) of  w_uv * send_u(s_u) )
 
     ``receive`` and ``send`` are sequences of the steps ``norm``, ``activation``, ``conv`` (depthwise,
-    one kernel per node, no bias, padded so that stride 1 keeps the size) and ``bias``, written with
-    spaces; an empty text is the identity. The paper's equation 1 is ``receive=f, send=""``; its
+    one kernel per node, no bias, padded so that stride 1 keeps the size), ``bias`` and whatever
+    :func:`neuralgraph.register_operation` added, written with spaces; an empty text is the identity. The paper's equation 1 is ``receive=f, send=""``; its
     MobileNet graphs are ``receive="", send="norm activation conv"`` ("Discovering Neural Wirings",
     Wortsman, Farhadi, Rastegari, NeurIPS 2019, equations 1, 11 and section 2.4).
 
@@ -46,7 +35,7 @@ class NodeFunction:
         receive: steps from the weighted sum to the state. Input nodes of a static graph hold the
             data itself, so ``receive`` does not act on them.
         norm: "batch", "instance" or "none"; by default "batch" where a step says ``norm``.
-        activation: a key of :data:`ACTIVATIONS`; by default "relu" where a step says ``activation``.
+        activation: a key of :data:`neuralgraph.nodes.ACTIVATIONS`; by default "relu" where a step says ``activation``.
         kernel_size: odd side of the kernel in pixels, 0 for none; by default 3 where a step says
             ``conv``.
         stride: of the convolution, in pixels.
@@ -89,7 +78,7 @@ class NodeFunction:
                                   f"{getattr(self, name)!r}.")
         steps = (*self.send.split(), *self.receive.split())
         for step in steps:
-            lookup("node step", step, dict.fromkeys(STEPS))
+            lookup("node step", step, OPERATIONS, REGISTER.format("operation"))
         if steps.count("conv") > 1:
             raise WiringError(
                 f"a node has one kernel, but 'conv' stands {steps.count('conv')} times in "
@@ -100,11 +89,17 @@ class NodeFunction:
         self._settle("kernel_size", "conv", steps, present=3, absent=0)
         lookup("aggregate", self.aggregate, dict.fromkeys(AGGREGATES))
         lookup("norm", self.norm, NORMS)
-        lookup("activation", self.activation, ACTIVATIONS)
+        lookup("activation", self.activation, ACTIVATIONS, REGISTER.format("activation"))
         for name, least in (("kernel_size", 0), ("stride", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise WiringError(f"{name} must be an integer of at least {least}, got {value!r}.")
+            try:
+                number = -1 if isinstance(value, bool) else operator.index(value)
+            except TypeError:
+                number = -1
+            if not least <= number < LARGEST:
+                raise WiringError(f"{name} must be an integer of at least {least} and below {LARGEST}, got "
+                                  f"{value!r}.")
+            object.__setattr__(self, name, number)
         if self.kernel_size and self.kernel_size % 2 == 0:
             raise WiringError(
                 f"kernel_size must be odd (so that the output is centred) or 0, got {self.kernel_size}."
@@ -117,9 +112,9 @@ class NodeFunction:
             raise WiringError(f"zero_pad={self.zero_pad!r} needs a stride above 1; without one leave "
                               "it False.")
         idle = {"norm": self.norm == "none", "activation": self.activation == "identity",
-                "conv": self.kernel_size == 0, "bias": False}
+                "conv": self.kernel_size == 0}
         for name in ("send", "receive"):
-            kept = [step for step in getattr(self, name).split() if not idle[step]]
+            kept = [step for step in getattr(self, name).split() if not idle.get(step)]
             object.__setattr__(self, name, " ".join(kept))
 
     def _settle(self, name, step, steps, present, absent):
@@ -136,71 +131,15 @@ class NodeFunction:
     @property
     def receive_stride(self) -> int:
         """How much ``receive`` shrinks a side."""
-        return self.stride if "conv" in self.receive.split() and not self.zero_pad else 1
+        return self._stride("receive")
 
     @property
     def send_stride(self) -> int:
         """How much ``send`` shrinks a side."""
-        return self.stride if "conv" in self.send.split() and not self.zero_pad else 1
+        return self._stride("send")
 
-
-def encode_steps(text: str) -> int:
-    """The steps as octal digits in order: ``norm activation conv`` is 0o123.
-
-    >>> oct(encode_steps("norm activation conv"))
-    '0o123'
-    """
-    code = 0
-    for step in text.split():
-        code = code * 8 + STEPS.index(step) + 1
-    return code
-
-
-def decode_steps(code: int) -> str:
-    """The inverse of :func:`encode_steps`."""
-    steps = []
-    while code > 0:
-        code, digit = divmod(code, 8)
-        if not 1 <= digit <= len(STEPS):
-            raise WiringError(
-                f"a node's send/receive code has the octal digit {digit}; digits are "
-                + ", ".join(f"{i + 1} = {name}" for i, name in enumerate(STEPS)) + "."
-            )
-        steps.append(STEPS[digit - 1])
-    return " ".join(reversed(steps))
-
-
-# Learned values of nodes; a second operation of the same kind has the suffix "_2", and so on.
-LEARNED = ("kernel", "norm_weight", "norm_bias", "norm_mean", "norm_var", "bias")
-
-
-def is_learned(name: object) -> bool:
-    """Whether this is the name of a learned value of a node."""
-    base, _, number = str(name).rpartition("_")
-    return name in LEARNED or (base in LEARNED and number.isdigit())
-
-
-def used_values(function: NodeFunction) -> set[str]:
-    """The names of the learned values that a node with this function has."""
-    kinds = {"norm": ["norm_weight", "norm_bias"], "conv": ["kernel"], "bias": ["bias"],
-             "activation": []}
-    if function.norm == "batch":
-        kinds["norm"] += ["norm_mean", "norm_var"]
-    seen: dict[str, int] = {}
-    names = set()
-    for step in (*function.receive.split(), *function.send.split()):
-        seen[step] = seen.get(step, 0) + 1
-        names |= {value_name(name, seen[step]) for name in kinds[step]}
-    return names
-
-
-def value_name(name: str, occurrence: int) -> str:
-    """The name of a learned value of the n-th operation of its kind (receive first) in a node.
-
-    >>> value_name("bias", 1), value_name("bias", 2)
-    ('bias', 'bias_2')
-    """
-    return name if occurrence == 1 else f"{name}_{occurrence}"
+    def _stride(self, side: str) -> int:
+        return math.prod(operation.shrinks(self) for operation in operations_of(self, side))
 
 
 STATIC = NodeFunction("norm activation conv")

@@ -1,0 +1,70 @@
+"""Depthwise convolution."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import WiringError
+from .lowered import Convolve, array
+from .operation import Operation
+
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class DepthwiseConv(Operation):
+    """One kernel per channel, no bias, padding kernel_size // 2: a side n becomes ceil(n / stride).
+
+    With ``zero_pad`` the result is surrounded by zeros up to the old size, the odd one out at the end.
+
+    Kernels start uniform in (-1/sqrt(n), 1/sqrt(n)) for a kernel of n numbers, the default of a torch
+    convolution with that fan-in: for 3x3 in (-1/3, 1/3).
+    """
+
+    name = "conv"
+    learned = {"kernel": "weight"}
+    weights = ("kernel",)
+
+    def __init__(self, function, channels, dims):
+        super().__init__(function, channels, dims)
+        self.kernel_size, self.stride, self.zero_pad = function.kernel_size, function.stride, function.zero_pad
+        self.weight = nn.Parameter(torch.empty(channels, 1, *[self.kernel_size] * dims))
+
+    @classmethod
+    def check(cls, function, dims):
+        if dims == 0:
+            raise WiringError("the step 'conv' slides a kernel over a map, and with dims=0 there is none: leave "
+                              "it out, or build the network with dims=1, 2 or 3.")
+
+    @classmethod
+    def shrinks(cls, function):
+        return 1 if function.zero_pad else function.stride
+
+    def reset(self, generator):
+        bound = self.kernel_size**(-self.dims / 2)
+        with torch.no_grad():
+            self.weight.uniform_(-bound, bound, generator=generator)
+
+    def value(self, attribute):
+        return self.weight[:, 0]
+
+    def forward(self, x, rows):
+        y = CONVOLUTIONS[self.dims](x, self.weight[rows], stride=self.stride, padding=self.kernel_size // 2,
+                                    groups=x.shape[1])
+        if not self.zero_pad:
+            return y
+        borders = []
+        for side, small in zip(reversed(x.shape[2:]), reversed(y.shape[2:])):  # F.pad wants the last first
+            borders += [(side - small) // 2, side - small - (side - small) // 2]
+        return F.pad(y, borders)
+
+    def multiply_adds(self):
+        return self.kernel_size**self.dims
+
+    def lower(self, rows):
+        return [Convolve(array(self.weight[rows][:, 0]), self.stride, self.zero_pad)]
+
+    def extra_repr(self):
+        return (f"{len(self.weight)}, kernel_size={self.kernel_size}, stride={self.stride}"
+                + (", zero_pad=True" if self.zero_pad else ""))
