@@ -20,8 +20,9 @@ from torch import nn
 
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError
+from neuralgraph.inference import CompiledNetwork
 from neuralgraph.inference.engine import KEPT
-from neuralgraph.inference.plan import plan
+from neuralgraph.plan import checked, lower, run
 from neuralgraph.kernels.program import FOUR_SUMS
 
 sizes = st.sampled_from([(1, 1), (5, 5), (6, 4), (2, 3), (17, 9), (1, 8)])
@@ -40,21 +41,33 @@ def perturb(module, seed=0):
     return module.eval()
 
 
+def plans_of(fast):
+    """The plans in it, each checked, and what they are joined to for the sizes it has seen."""
+    found = [module for module in fast.modules() if isinstance(module, CompiledNetwork)]
+    return [checked(plan) for network in found for plan in (
+        *network.plans, *(layout.plan for layouts in network._layouts.values() for layout in layouts.layouts))]
+
+
 def same(network, fast, shape, seed=0, tolerance=1e-10, dtype=torch.float64):
     x = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         expected = network(x)
+        if isinstance(fast, CompiledNetwork) and x.numel() < 2000:  # the plan as plain torch runs it
+            (made,) = fast.plans
+            scale = max(1.0, expected.abs().max().item())
+            torch.testing.assert_close(run(made, x), expected, rtol=0, atol=tolerance * scale)
         for _ in range(2):  # the second time in used memory
             actual = fast(x)
             scale = max(1.0, expected.abs().max().item())
             torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * scale)
+    assert plans_of(fast)
 
 
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.4, 1.0]), batch=st.integers(1, 9),
        size=sizes)
 @settings(max_examples=60)
 def test_random_graphs(seed, share, batch, size):
-    wiring = random_dag(seed)
+    wiring = random_dag(seed, instance_up_to=0 if size == (1, 1) else 2)
     network = perturb(ng.StaticNeuralGraph(wiring, ng.TopK(round(share * wiring.num_edges)), "dense", seed,
                                            dtype=torch.float64), seed)
     same(network, ng.compile(network), (batch, len(wiring.inputs), *size), seed)
@@ -64,7 +77,9 @@ def test_random_graphs(seed, share, batch, size):
        tied=st.booleans(), held=st.booleans(), batch=st.integers(1, 9), size=sizes)
 @settings(max_examples=60)
 def test_discrete_time(seed, share, steps, tied, held, batch, size):
-    wiring = ng.wirings.complete(9, inputs=3, outputs=2)
+    norm = "batch" if size == (1, 1) else "instance"
+    wiring = ng.wirings.complete(9, inputs=3, outputs=2,
+                                 function=ng.NodeFunction("activation conv", "norm", norm=norm))
     if held:
         wiring = ng.wirings.from_edges([(0, 1), (1, 2), (2, 1), (0, 3), (3, 3), (2, 3), (1, 4), (3, 4)],
                                        inputs=[0], outputs=[3, 4])
@@ -81,7 +96,8 @@ def test_chains_of_networks(seed, share, tied, batch, size):
     """Joined to one plan where the tiles are alike; the last reads its first channel at every step."""
     stages = []
     for number in range(2):
-        wiring = random_dag(seed + number, num_inputs=len(stages[-1].wiring.outputs) if stages else None)
+        wiring = random_dag(seed + number, num_inputs=len(stages[-1].wiring.outputs) if stages else None,
+                            instance_up_to=0 if stages or size == (1, 1) else 2)
         stages.append(ng.StaticNeuralGraph(wiring, ng.TopK(round(share * wiring.num_edges)), "dense", seed,
                                            dtype=torch.float64))
     joints = len(stages[-1].wiring.outputs)
@@ -101,7 +117,8 @@ def test_chains_of_networks(seed, share, tied, batch, size):
 def test_dense_blocks(seed, share, batch, size, nodes, discrete):
     """Nodes with almost the same parents are summed four at a time."""
     if discrete:
-        wiring, kind, options = ng.wirings.complete(nodes, inputs=1, outputs=2), \
+        function = ng.NodeFunction("activation conv", "norm", norm="batch" if size == (1, 1) else "instance")
+        wiring, kind, options = ng.wirings.complete(nodes, inputs=1, outputs=2, function=function), \
             ng.DiscreteTimeNeuralGraph, {"steps": 3}
     else:
         wiring, kind, options = ng.wirings.blocks([3, nodes, 6, 2]), ng.StaticNeuralGraph, {}
@@ -110,7 +127,7 @@ def test_dense_blocks(seed, share, batch, size, nodes, discrete):
     fast = ng.compile(network)
     same(network, fast, (batch, len(wiring.inputs), *size), seed)
     (found,) = fast._layouts.values()
-    fours = (found.layouts[0].code[:, 0] == FOUR_SUMS).sum()
+    fours = (found.layouts[0].code["kind"] == FOUR_SUMS).sum()
     assert fours or share < 1 or nodes < 4 * torch.get_num_threads()
 
 
@@ -212,7 +229,7 @@ def test_dead_nodes_go_and_constants_are_folded():
     wiring = ng.wirings.from_edges(edges, inputs=[0], outputs=[5], functions=functions,
                                    weight=torch.tensor([7.0, 6, 5, 4, 3, 2, 1]))
     network = perturb(ng.StaticNeuralGraph(wiring, ng.TopK(6), dtype=torch.float64), seed=3)
-    made = plan(network)
+    made = lower(network)
     assert sum(len(group.nodes) for group in made.groups) == 3
     varying = np.concatenate([group.nodes for group in made.groups])
     assert np.isin(made.dst, varying).sum() == 3  # two edges, and one constant for both 3 and 4
@@ -222,7 +239,7 @@ def test_dead_nodes_go_and_constants_are_folded():
 def test_what_no_graph_reads_of_another_is_left_out():
     model = perturb(ng.models.create("mobilenet-dnw", width=0.03, num_classes=4, image_size=32))
     fast = ng.compile(model)
-    alone = [sum(len(g.nodes) for g in plan(network).groups) for network in model.stages]
+    alone = [sum(len(g.nodes) for g in lower(network).groups) for network in model.stages]
     together = [sum(len(g.nodes) for g in made.groups) for made in fast.network.plans]
     assert together[-1] == alone[-1] and all(t < a for t, a in zip(together[:-1], alone[:-1]))
     same(model, fast, (3, 3, 32, 32), tolerance=1e-4, dtype=torch.float32)
@@ -280,8 +297,9 @@ def test_what_cannot_be_compiled_says_so():
     with pytest.raises(InputError, match="network or a module"):
         ng.compile("runs/tiny")
     fast = ng.compile(ng.StaticNeuralGraph(ng.wirings.chain([2, 3]), ng.TopK(4)))
+    assert fast(torch.zeros(0, 2, 4, 4)).shape == (0, 3, 4, 4)
     for wrong in (torch.zeros(1, 3, 4, 4), torch.zeros(2, 4, 4), torch.zeros(1, 2, 4, 4).double(),
-                  torch.zeros(0, 2, 4, 4), None):
+                  torch.zeros(1, 2, 0, 4), np.zeros((1, 2, 4, 4), np.float32), None):
         with pytest.raises(InputError, match="takes a torch.float32 tensor"):
             fast(wrong)
     with pytest.raises(InputError, match="no gradients"):
@@ -289,8 +307,13 @@ def test_what_cannot_be_compiled_says_so():
     model = ng.compile(ng.models.create("tiny-static", k=100))
     with pytest.raises(InputError, match="cannot be trained"):
         model.train()
-    with pytest.raises(InputError, match="images"):
-        model(torch.zeros(1, 1, 32, 32))
+    for wrong in (torch.zeros(1, 1, 32, 32), torch.zeros(1, 3, 32, 32).double(), np.zeros((1, 3, 32, 32)), None):
+        with pytest.raises(InputError, match="expected torch.float32 images"):
+            model(wrong)
+    for network in (ng.StaticNeuralGraph(ng.wirings.chain([2, 3]), ng.TopK(4)).half(),
+                    ng.DiscreteTimeNeuralGraph(wiring, ng.TopK(9), dtype=torch.bfloat16)):
+        with pytest.raises(InputError, match="of float32 and float64"):
+            ng.compile(network)
 
 
 # ---------------------------------------------------------------------------------- files
@@ -369,7 +392,7 @@ def test_only_the_last_sizes_are_kept():
 
 
 @pytest.mark.parametrize("change", [
-    lambda header: header.update(format=3),
+    lambda header: header.update(format=4),
     lambda header: header.pop("network"),
     lambda header: header["network"][0].update(dtype="float64"),
     lambda header: header["network"][0].update(num_inputs=0),
@@ -379,10 +402,17 @@ def test_only_the_last_sizes_are_kept():
     lambda header: header["network"][0]["groups"].pop(0),
     lambda header: header["network"][0]["groups"][1].update(scale=2),
     lambda header: header["network"][0]["groups"][1].update(level=0),
-    lambda header: header["network"][0]["groups"][1]["parts"][0].update(stride=2),
-    lambda header: header["network"][0]["groups"][1]["parts"][0].update(activation="__import__"),
-    lambda header: header["network"][0]["groups"][1]["parts"][0].update(norm=""),
-    lambda header: header["network"][0]["groups"][1]["parts"].append({}),
+    lambda header: header["network"][0].update(dims=1),
+    lambda header: header["network"][0].update(dims=None),
+    lambda header: header["network"][0]["groups"][1]["steps"][2].update(stride=2),
+    lambda header: header["network"][0]["groups"][1]["steps"][2].update(stride=2**28),
+    lambda header: header["network"][0]["groups"][1]["steps"][2].update(zero_pad=1),
+    lambda header: header["network"][0]["groups"][1]["steps"][1].update(name="__import__"),
+    lambda header: header["network"][0]["groups"][1]["steps"][1].update(name=["relu"]),
+    lambda header: header["network"][0]["groups"][1]["steps"][0].update(kind="pointwise"),
+    lambda header: header["network"][0]["groups"][1]["steps"].append({}),
+    lambda header: header["network"][0]["groups"][1].update(level=2**70),
+    lambda header: header["network"][0]["groups"][0].update(kind="sum"),
     lambda header: header.update(network=[]),
 ])
 def test_wrong_headers_are_refused(tmp_path, change):

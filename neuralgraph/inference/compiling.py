@@ -14,8 +14,9 @@ from ..errors import InputError
 from ..models import Classifier
 from ..models.tiny import GlobalPool
 from ..networks import NeuralGraph
+from ..nodes import Affine, Lowered, Pointwise, array
+from ..plan import Plan, is_plain, lower, lower_all, refuse_special, simplified, special
 from .engine import CompiledNetwork
-from .plan import Part, Plan, plan
 
 
 class CompiledModel(nn.Module):
@@ -37,11 +38,13 @@ class CompiledModel(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if images.dim() != 4 or images.shape[1] != self.in_channels or not images.is_floating_point():
-            raise InputError(
-                f"expected floating-point images (batch, {self.in_channels}, height, width), got "
-                f"{images.dtype} of shape {tuple(images.shape)}."
-            )
+        dtype = self.network.plans[0].dtype
+        if not isinstance(images, torch.Tensor) or images.dim() != 4 or images.shape[1] != self.in_channels or \
+                images.dtype != dtype or images.device.type != "cpu":
+            got = f"{images.dtype} of shape {tuple(images.shape)} on {images.device}" \
+                if isinstance(images, torch.Tensor) else type(images).__name__
+            raise InputError(f"expected {dtype} images (batch, {self.in_channels}, height, width) on the CPU, got "
+                             f"{got}.")
         return self.head(self.network(self.stem(images)))
 
     def train(self, mode: bool = True) -> CompiledModel:
@@ -74,7 +77,9 @@ def compile(model: nn.Module) -> nn.Module:
         A :class:`CompiledNetwork`, a :class:`CompiledModel`, or a copy of the module.
 
     Raises:
-        InputError: if there is no network, or one whose number of updates is not fixed.
+        InputError: if there is no network, or one whose number of updates is not fixed; for networks with
+            hooks or changed methods, and for nodes that cannot be lowered or have a function without a formula:
+            these are named.
 
     >>> import torch
     >>> import neuralgraph as ng
@@ -85,8 +90,9 @@ def compile(model: nn.Module) -> nn.Module:
     True
     """
     if isinstance(model, NeuralGraph):
-        return CompiledNetwork(plan(model)).eval()
+        return CompiledNetwork(lower(model)).eval()
     if isinstance(model, Classifier):
+        refuse_special(model, "the classifier", (Classifier,), inner=False)
         return _compile_classifier(model)
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a network or a module, got {type(model).__name__}.")
@@ -97,12 +103,7 @@ def compile(model: nn.Module) -> nn.Module:
 
 
 def _compile_classifier(model: Classifier) -> CompiledModel:
-    plans: list[Plan] = []
-    needed = None
-    for network in reversed(model.stages):
-        plans.insert(0, plan(network, needed))
-        needed = np.zeros(plans[0].num_inputs, bool)
-        needed[list(plans[0].read)] = True
+    plans = lower_all(model.stages)
     head = _copy(model.head)
     head = copy.deepcopy(model.head).eval() if head is None else head
     stem = _fused(copy.deepcopy(model.stem).eval())
@@ -114,10 +115,10 @@ def _compile_classifier(model: Classifier) -> CompiledModel:
 
 def _without_unread(stem: nn.Module, first: Plan) -> tuple[nn.Module, Plan]:
     """The stem without the filters that nothing reads, and the plan with its channels renumbered."""
-    is_sequence = type(stem) is nn.Sequential and len(stem) > 0
+    is_sequence = _is_sequence(stem) and len(stem) > 0
     old = stem[-1] if is_sequence else stem
     kept = sorted(first.read) or [0]
-    if not _is_plain(old, nn.Conv2d) or old.groups != 1 or len(kept) == old.out_channels:
+    if not is_plain(old, nn.Conv2d) or old.groups != 1 or len(kept) == old.out_channels:
         return stem, first
     new = nn.Conv2d(old.in_channels, len(kept), old.kernel_size, old.stride, old.padding, old.dilation,
                     bias=old.bias is not None, padding_mode=old.padding_mode, dtype=old.weight.dtype)
@@ -132,40 +133,41 @@ def _without_unread(stem: nn.Module, first: Plan) -> tuple[nn.Module, Plan]:
 
 def _taking_over(last: Plan, head: nn.Module) -> tuple[Plan, nn.Module]:
     """The plan with the norm and ReLU that the head begins with, and the rest of the head."""
-    if type(head) is not nn.Sequential:
+    if not _is_sequence(head) or last.dims != 2:
         return last, head
     layers = dict(head._modules)
-    part = Part()
+    steps: list[Lowered] = []
     if layers and _has_fixed_norm(next(iter(layers.values()))):
         norm = layers.pop(next(iter(layers)))
         scale = 1 / (norm.running_var + norm.eps).sqrt()
         shift = -norm.running_mean * scale
         if norm.affine:
             scale, shift = norm.weight * scale, norm.bias + norm.weight * shift
-        part = Part("affine", *(value.detach().cpu().numpy() for value in (scale, shift)))
-    if layers and _is_plain(next(iter(layers.values())), nn.ReLU):
+        steps.append(Affine(array(scale), array(shift)))
+    if layers and is_plain(next(iter(layers.values())), nn.ReLU):
         layers.pop(next(iter(layers)))
-        part = replace(part, activation="relu")
-    if not part.norm and part.activation == "identity":
+        steps.append(Pointwise("relu", np.zeros((last.num_outputs, 0), np.float32)))
+    if not steps:
         return last, head
     names, found = list(layers)[:2], list(layers.values())[:2]
-    if len(found) == 2 and _is_plain(found[0], nn.AdaptiveAvgPool2d) and _is_plain(found[1], nn.Flatten) \
+    if len(found) == 2 and is_plain(found[0], nn.AdaptiveAvgPool2d) and is_plain(found[1], nn.Flatten) \
             and found[0].output_size in (1, (1, 1)) and found[1].start_dim == 1 \
             and found[1].end_dim in (-1, 3):
         layers[names[0]] = GlobalPool()
         del layers[names[1]]
     groups = [group if group.outputs is None else
-              replace(group, parts=[*group.parts, part.of(group.outputs)]) for group in last.groups]
+              replace(group, steps=simplified([*group.steps, *(step.of(group.outputs) for step in steps)]))
+              for group in last.groups]
     return replace(last, groups=groups), _sequence(layers)
 
 
-def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether it is a layer of the kind and nothing more: no subclass, no hooks, no parametrization."""
-    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
+def _is_sequence(layers: nn.Module) -> bool:
+    """Whether it does no more than one layer after the other."""
+    return type(layers) is nn.Sequential and special(layers, inner=False) is None
 
 
 def _has_fixed_norm(layer: nn.Module) -> bool:
-    return _is_plain(layer, nn.BatchNorm2d) and layer.running_var is not None
+    return is_plain(layer, nn.BatchNorm2d) and layer.running_var is not None
 
 
 def _sequence(layers: dict[str, nn.Module]) -> nn.Sequential:
@@ -182,18 +184,18 @@ def _copy(model: nn.Module) -> nn.Module | None:
     if not found:
         return None
     # networks are replaced, so they need not be copied
-    memo = {id(network): CompiledNetwork(plan(network)) for network in found.values()}
+    memo = {id(network): CompiledNetwork(lower(network)) for network in found.values()}
     return copy.deepcopy(model, memo).eval()
 
 
 def _fused(layers: nn.Module) -> nn.Module:
     """A sequence with batch norms folded into the convolutions before them."""
-    if type(layers) is not nn.Sequential:
+    if not _is_sequence(layers):
         return layers
     fused: dict[str, nn.Module] = {}
     for name, layer in layers._modules.items():
         before = list(fused)[-1:]
-        if before and _has_fixed_norm(layer) and _is_plain(fused[before[0]], nn.Conv2d):
+        if before and _has_fixed_norm(layer) and is_plain(fused[before[0]], nn.Conv2d):
             fused[before[0]] = fuse_conv_bn_eval(fused[before[0]], layer)
         else:
             fused[name] = layer

@@ -8,100 +8,126 @@ all work on one and wait for each other after each level.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numba import carray, types
 
 from .launch import Kernel
 from .one_map import affine, affine_bordered, convolve, moments, number
 from .sums import four_narrow_sums, four_sums, sum_piece
-from .vector import (at, fill, inline, load, load_index, load_scalar, mul, narrow, rolled, size_of, splat,
+from .vector import (at, call, fill, inline, load, load_index, load_scalar, mul, narrow, rolled, size_of, splat,
                      store, store_scalar, take_number, wait_for_all)
 
 LANES = 16  # rows start and end at multiples of so many numbers
 
-# ------------------------------------------------------------------------------- words of a program
-# a call:
+# the words of a call:
 (TILE, THREAD, TEAM, TILES, SAMPLES, BATCH, CODE, LENGTH, SPACE, SPACE_SIZE, X, X_SAMPLE, X_ROW, OUT,
  OUT_SAMPLE, PRIVATE, PRIVATE_SIZE, BARRIER) = range(18)
-# an instruction:
-(KIND, FIRST, INDEX, WEIGHT, PIXELS, PARTS, PARTS_AT, TO_OUTPUT, TARGETS, OUT_PIXELS, CHANNELS, BOUNDS,
- WAITS) = range(13)
-INSTRUCTION = 13
 SUM, PRODUCT, INPUT, FOUR_SUMS = range(4)  # FOUR_SUMS: of four nodes over all parents that they have
-# one part of what nodes compute:
-(NORM, SCALE, SHIFT, SLOPE, CODE_OF, SIDE, STRIDE, KERNEL, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, PITCH,
- SCRATCH, PADDED, BETWEEN, EPSILON) = range(17)  # SLOPE and EPSILON in units of 1e-9
-PART = 17
 PLAIN, AFFINE, INSTANCE = range(3)
-ACTIVATION_CODES = {"elu": 1, "gelu": 2, "silu": 3, "softplus": 4, "sigmoid": 5, "tanh": 6}
+
+INSTRUCTION = np.dtype([(name, np.int64) for name in (
+    "kind", "first", "index", "weight", "pixels", "parts", "parts_at", "to_output", "targets", "out_pixels",
+    "channels", "bounds", "waits")])
+# One part of what nodes compute: a norm, an activation, a convolution, each optional.
+PART = np.dtype(
+    [(name, np.int64) for name in ("norm", "scale", "shift")] + [("epsilon", np.float64)]
+    # the activation: x from 0 on and slope x below, or the function at an address, with values of each node
+    + [("slope", np.float64)] + [(name, np.int64) for name in ("function", "values", "num_values")]
+    + [(name, np.int64) for name in (
+        "depth", "height", "width", "side", "depth_side", "stride", "kernel", "out_depth", "out_height",
+        "out_width", "padded", "pitch")]
+    # places in private memory: a bordered map, the argument of a convolution, its result, a term of it
+    + [(name, np.int64) for name in ("scratch", "between", "small", "term")])
+INSTRUCTION_BYTES, PART_BYTES = INSTRUCTION.itemsize, PART.itemsize
 
 
 @inline
-def _special(code, x):
-    """An activation by its formula."""
-    if code == 1:
-        return math.expm1(x) if x < 0 else x
-    if code == 2:
-        return 0.5 * x * (1.0 + math.erf(x * 0.7071067811865476))
-    if code == 3:
-        return x / (1.0 + math.exp(-x))
-    if code == 4:
-        return x if x > 20.0 else math.log1p(math.exp(x))
-    if code == 5:
-        return 1.0 / (1.0 + math.exp(-x))
-    return math.tanh(x)
-
-
-@inline
-def _part(like, part, node, source, target, private):
+def _part(like, address, node, source, target, private):
     """norm, activation, convolution of one map, from ``source`` to ``target``, both contiguous."""
-    p = carray(at(part), PART, types.int64)
+    p = carray(at(address), 1, PART)[0]
     s = size_of(narrow(like, 1))
-    height, width, side = p[HEIGHT], p[WIDTH], p[SIDE]
-    length = height * width
+    length = p.depth * p.height * p.width
     scale, shift = number(like, 1.0), number(like, 0.0)
-    if p[NORM] != PLAIN:
-        scale = load_scalar(like, p[SCALE] + node * s)
-        shift = load_scalar(like, p[SHIFT] + node * s)
-        if p[NORM] == INSTANCE:
-            mean, rstd = moments(like, source, length, p[EPSILON] * 1e-9)
+    if p.norm != PLAIN:
+        scale = load_scalar(like, p.scale + node * s)
+        shift = load_scalar(like, p.shift + node * s)
+        if p.norm == INSTANCE:
+            mean, rstd = moments(like, source, length, p.epsilon)
             scale *= rstd
             shift -= mean * scale
-    slope = p[SLOPE] * 1e-9
-    if p[CODE_OF] != 0:
-        slope = 1.0
+    slope = p.slope
+    if p.function != 0:
         between = target
-        if side:
-            between = private + p[BETWEEN] * s
-        affine(like, source, between, length, scale, shift, slope)
-        for i in range(length):
-            value = load_scalar(like, between + i * s)
-            store_scalar(like, between + i * s, _special(p[CODE_OF], value))
+        if p.side:
+            between = private + p.between * s
+        affine(like, source, between, length, scale, shift, 1.0)
+        call(p.function, between, between, length, p.values + node * p.num_values * s)
         source = between
-        scale, shift = number(like, 1.0), number(like, 0.0)
-    if side == 0:
-        if p[CODE_OF] == 0:
+        scale, shift, slope = number(like, 1.0), number(like, 0.0), 1.0
+    if p.side == 0:
+        if p.function == 0:
             affine(like, source, target, length, scale, shift, slope)
         return
-    bordered = private + p[SCRATCH] * s
-    affine_bordered(like, source, bordered, p[PITCH], side // 2, height, width, p[STRIDE], scale, shift,
-                    slope)
-    kernel = p[KERNEL] + node * side * side * s
-    if p[PADDED] == 0:
-        convolve(like, bordered, p[PITCH], side, p[STRIDE], kernel, target, p[OUT_HEIGHT], p[OUT_WIDTH])
-        return
-    small = private + p[BETWEEN] * s
-    convolve(like, bordered, p[PITCH], side, p[STRIDE], kernel, small, p[OUT_HEIGHT], p[OUT_WIDTH])
-    top, left = (height - p[OUT_HEIGHT]) // 2, (width - p[OUT_WIDTH]) // 2
-    for i in range(length):
-        store_scalar(like, target + i * s, 0.0)
-    for y in range(p[OUT_HEIGHT]):
+    result = target
+    if p.padded:
+        result = private + p.small * s
+    if p.depth_side == 1:
+        _slice(like, address, node, 0, source, result, private, scale, shift, slope)
+    else:
+        _volume(like, address, node, source, result, private, scale, shift, slope)
+    if p.padded:
+        _surrounded(like, address, result, target)
+
+
+@inline
+def _slice(like, address, node, tap, source, target, private, scale, shift, slope):
+    """The convolution of one image with slice ``tap`` of the node's kernel."""
+    p = carray(at(address), 1, PART)[0]
+    s = size_of(narrow(like, 1))
+    bordered = private + p.scratch * s
+    affine_bordered(like, source, bordered, p.pitch, p.side // 2, p.height, p.width, p.stride, scale, shift, slope)
+    kernel = p.kernel + (node * p.depth_side + tap) * p.side * p.side * s
+    convolve(like, bordered, p.pitch, p.side, p.stride, kernel, target, p.out_height, p.out_width)
+
+
+@inline
+def _volume(like, address, node, source, target, private, scale, shift, slope):
+    """The convolution of a volume: a sum over slices of it and of the kernel."""
+    p = carray(at(address), 1, PART)[0]
+    s = size_of(narrow(like, 1))
+    area, out_area = p.height * p.width, p.out_height * p.out_width
+    term = private + p.term * s
+    for z in range(p.out_depth):
         rolled()
-        for i in range(p[OUT_WIDTH]):
-            store_scalar(like, target + ((y + top) * width + left + i) * s,
-                         load_scalar(like, small + (y * p[OUT_WIDTH] + i) * s))
+        out = target + z * out_area * s
+        for i in range(out_area):
+            store_scalar(like, out + i * s, number(like, 0.0))
+        for tap in range(p.depth_side):
+            rolled()
+            place = z * p.stride + tap - p.depth_side // 2
+            if 0 <= place < p.depth:
+                _slice(like, address, node, tap, source + place * area * s, term, private, scale, shift, slope)
+                for i in range(out_area):
+                    store_scalar(like, out + i * s, load_scalar(like, out + i * s) + load_scalar(like, term + i * s))
+
+
+@inline
+def _surrounded(like, address, source, target):
+    """A smaller map with zeros around it, the odd one out at the end."""
+    p = carray(at(address), 1, PART)[0]
+    s = size_of(narrow(like, 1))
+    front = (p.depth - p.out_depth) // 2
+    top, left = (p.height - p.out_height) // 2, (p.width - p.out_width) // 2
+    for i in range(p.depth * p.height * p.width):
+        store_scalar(like, target + i * s, number(like, 0.0))
+    for z in range(p.out_depth):
+        rolled()
+        for y in range(p.out_height):
+            rolled()
+            row = ((z + front) * p.height + y + top) * p.width + left
+            for i in range(p.out_width):
+                store_scalar(like, target + (row + i) * s, load_scalar(
+                    like, source + ((z * p.out_height + y) * p.out_width + i) * s))
 
 
 @inline
@@ -115,8 +141,8 @@ def _sum_row(like, space, instruction, node, row, length):
         while width > length - done:
             width //= 2
         # rows are named in units of 16 numbers
-        sum_piece(like, width, space + done * s, LANES * s, instruction[FIRST], instruction[INDEX],
-                  instruction[WEIGHT], row + done * s, 0, node, node + 1)
+        sum_piece(like, width, space + done * s, LANES * s, instruction.first, instruction.index,
+                  instruction.weight, row + done * s, 0, node, node + 1)
         done += width
 
 
@@ -124,17 +150,17 @@ def _sum_row(like, space, instruction, node, row, length):
 def _four_rows(like, space, instruction, four, row, length):
     """The weighted sums of four nodes over the same parents, each ``length`` numbers."""
     s = size_of(narrow(like, 1))
-    begin = load_index(instruction[FIRST] + 4 * four)
-    end = load_index(instruction[FIRST] + 4 * four + 4)
+    begin = load_index(instruction.first + 4 * four)
+    end = load_index(instruction.first + 4 * four + 4)
     done = 0
     while done < length:
         rolled()
         if length - done >= 2 * LANES:
-            four_sums(like, space + done * s, LANES * s, instruction[INDEX], instruction[WEIGHT],
+            four_sums(like, space + done * s, LANES * s, instruction.index, instruction.weight,
                       row + done * s, length * s, begin, end)
             done += 2 * LANES
         else:
-            four_narrow_sums(like, space + done * s, LANES * s, instruction[INDEX], instruction[WEIGHT],
+            four_narrow_sums(like, space + done * s, LANES * s, instruction.index, instruction.weight,
                              row + done * s, length * s, begin, end)
             done += LANES
 
@@ -143,50 +169,50 @@ def _four_rows(like, space, instruction, four, row, length):
 def _product_row(like, space, instruction, node, row, length):
     """The product of a node's weighted parents, ``length`` numbers, a multiple of the lanes."""
     s = size_of(narrow(like, 1))
-    first = load_index(instruction[FIRST] + 4 * node)
-    last = load_index(instruction[FIRST] + 4 * node + 4)
+    first = load_index(instruction.first + 4 * node)
+    last = load_index(instruction.first + 4 * node + 4)
     for i in range(0, length, LANES):
         rolled()
         value = fill(like, 1.0)
         for e in range(first, last):
-            weight = fill(like, load_scalar(like, instruction[WEIGHT] + e * s))
-            parent = space + (load_index(instruction[INDEX] + 4 * e) * LANES + i) * s
+            weight = fill(like, load_scalar(like, instruction.weight + e * s))
+            parent = space + (load_index(instruction.index + 4 * e) * LANES + i) * s
             value = mul(value, mul(weight, load(like, parent)))
         store(value, row + i * s)
 
 
 @inline
-def _instruction(like, call, code, me, space, private, tile):
+def _instruction(like, job, code, me, space, private, tile):
     """One instruction for this thread's share of its nodes."""
-    c = carray(at(code), INSTRUCTION, types.int64)
+    c = carray(at(code), 1, INSTRUCTION)[0]
     s = size_of(narrow(like, 1))
-    samples = min(call[SAMPLES], call[BATCH] - tile * call[SAMPLES])
-    pixels, parts = c[PIXELS], c[PARTS]
-    length = (call[SAMPLES] * pixels + LANES - 1) // LANES * LANES
+    samples = min(job[SAMPLES], job[BATCH] - tile * job[SAMPLES])
+    pixels, parts = c.pixels, c.parts
+    length = (job[SAMPLES] * pixels + LANES - 1) // LANES * LANES
     other = private + 4 * length * s
-    for node in range(load_index(c[BOUNDS] + 4 * me), load_index(c[BOUNDS] + 4 * me + 4)):
+    for node in range(load_index(c.bounds + 4 * me), load_index(c.bounds + 4 * me + 4)):
         rolled()
         row = private
-        if c[KIND] == SUM:
+        if c.kind == SUM:
             _sum_row(like, space, c, node, row, length)
-        elif c[KIND] == PRODUCT:
+        elif c.kind == PRODUCT:
             _product_row(like, space, c, node, row, length)
-        elif c[KIND] == FOUR_SUMS:
+        elif c.kind == FOUR_SUMS:
             if node % 4 == 0:
                 _four_rows(like, space, c, node // 4, row, length)
             row += node % 4 * length * s
-        place = load_index(c[TARGETS] + 4 * node)
+        place = load_index(c.targets + 4 * node)
         for sample in range(samples):
             rolled()
-            if c[TO_OUTPUT]:
-                target = call[OUT] + (tile * call[SAMPLES] + sample) * call[OUT_SAMPLE] \
-                    + place * c[OUT_PIXELS] * s
+            if c.to_output:
+                target = job[OUT] + (tile * job[SAMPLES] + sample) * job[OUT_SAMPLE] \
+                    + place * c.out_pixels * s
             else:
-                target = space + (place * LANES + sample * c[OUT_PIXELS]) * s
+                target = space + (place * LANES + sample * c.out_pixels) * s
             source = row + sample * pixels * s
-            if c[KIND] == INPUT:
-                source = call[X] + (tile * call[SAMPLES] + sample) * call[X_SAMPLE] \
-                    + load_index(c[CHANNELS] + 4 * node) * call[X_ROW]
+            if c.kind == INPUT:
+                source = job[X] + (tile * job[SAMPLES] + sample) * job[X_SAMPLE] \
+                    + load_index(c.channels + 4 * node) * job[X_ROW]
             if parts == 0:
                 affine(like, source, target, pixels, number(like, 1.0), number(like, 0.0), 1.0)
             # parts before the last go from one private map to the other and back
@@ -197,21 +223,21 @@ def _instruction(like, call, code, me, space, private, tile):
                     to = other
                     if part % 2:
                         to = other + length * s
-                _part(like, c[PARTS_AT] + part * PART * 8, node, source, to, private)
+                _part(like, c.parts_at + part * PART_BYTES, node, source, to, private)
                 source = to
 
 
 @inline
 def _run(like, address):
-    call = carray(at(address), 32, types.int64)
+    job = carray(at(address), 32, types.int64)
     s = size_of(narrow(like, 1))
     me = take_number(address + 8 * THREAD)
-    private = call[PRIVATE] + me * call[PRIVATE_SIZE] * s
-    team, tiles = call[TEAM], call[TILES]
-    space = call[SPACE]
+    private = job[PRIVATE] + me * job[PRIVATE_SIZE] * s
+    team, tiles = job[TEAM], job[TILES]
+    space = job[SPACE]
     share, tile = me, 0
     if team == 1:
-        space += me * call[SPACE_SIZE] * s
+        space += me * job[SPACE_SIZE] * s
         share = 0
     while True:
         rolled()
@@ -219,12 +245,12 @@ def _run(like, address):
             tile = take_number(address + 8 * TILE)
         if tile >= tiles:
             return
-        for i in range(call[LENGTH]):
+        for i in range(job[LENGTH]):
             rolled()
-            code = call[CODE] + i * INSTRUCTION * 8
-            _instruction(like, call, code, share, space, private, tile)
-            if team > 1 and carray(at(code), INSTRUCTION, types.int64)[WAITS]:
-                wait_for_all(call[BARRIER], team)
+            code = job[CODE] + i * INSTRUCTION_BYTES
+            _instruction(like, job, code, share, space, private, tile)
+            if team > 1 and carray(at(code), 1, INSTRUCTION)[0].waits:
+                wait_for_all(job[BARRIER], team)
         if team > 1:
             tile += 1
 

@@ -280,6 +280,16 @@ def at(typingctx, address):
 
 
 @intrinsic
+def call(typingctx, function, source, target, length, values):
+    """Calls the function of four int64 at an address."""
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 4)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+    return types.void(*[types.int64] * 5), codegen
+
+
+@intrinsic
 def size_of(typingctx, like):
     """The bytes of a vector like ``like``."""
     size = like.lanes * like.dtype.bitwidth // 8

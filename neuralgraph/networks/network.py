@@ -42,7 +42,7 @@ class NeuralGraph(nn.Module, ABC):
                 "neuralgraph.selectors.create makes one from its name."
             )
         generator = as_generator(seed)
-        self.wiring = wiring
+        self.wiring, self.dims = wiring, 2
         dtype = _checked_dtype(dtype)
         self.backend = backend
         self.stages = self._schedule(wiring)

@@ -1,0 +1,5 @@
+"""Trained models for other programs: ONNX, from their plans."""
+
+from .onnx import export_onnx, to_onnx
+
+__all__ = ["export_onnx", "to_onnx"]

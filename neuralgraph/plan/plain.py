@@ -1,0 +1,58 @@
+"""Whether a module is what its type says and nothing more, so that something equal may stand in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.modules import module as _module
+
+from ..errors import InputError
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+SAFE = {"__init__", "__repr__", "extra_repr", "__doc__", "__module__", "__qualname__", "__annotations__",
+        "__firstlineno__", "__static_attributes__"}
+
+
+def special(module: nn.Module, kinds: Sequence[type[nn.Module]] | None = None, inner: bool = True) -> str | None:
+    """What makes a module (and, with ``inner``, one inside it) more than its type says; None if nothing does.
+
+    Hooks, parametrizations, computed weights (``weight_norm``, ``torch.nn.utils.prune``), a ``forward`` of its
+    own, and, where ``kinds`` are given, a subclass of them that changes more than how it is made.
+    """
+    for name, part in module.named_modules() if inner else [("", module)]:
+        found = _special(part)
+        if found is not None:
+            return found + (f" at {name!r}" if name else "")
+    if kinds is not None:
+        for kind in type(module).__mro__:
+            if kind in kinds:
+                return None
+            if set(vars(kind)) - SAFE:
+                return f"methods of the class {kind.__name__}"
+        return f"the type {type(module).__name__}"
+    return None
+
+
+def _special(module: nn.Module) -> str | None:
+    if any(getattr(module, hooks, None) for hooks in HOOKS) or _module._has_any_global_hook():
+        return "hooks"
+    if hasattr(module, "parametrizations"):
+        return "parametrizations"
+    if "forward" in vars(module) or "__call__" in vars(module):
+        return "a forward of its own"
+    return None
+
+
+def refuse_special(module: nn.Module, what: str, kinds: Sequence[type[nn.Module]], inner: bool = True) -> None:
+    """Raises InputError for a module that something equal to its type cannot stand in for."""
+    found = special(module, kinds, inner)
+    if found is not None:
+        raise InputError(f"cannot compile or export {what}, a {type(module).__name__}, because of {found}: "
+                         "what is made of it would not do the same. Remove them, or compile the networks in "
+                         "it alone.")
+
+
+def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether it is a layer of exactly this kind and nothing more."""
+    return type(module) is kind and special(module) is None
