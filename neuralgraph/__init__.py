@@ -35,6 +35,7 @@ _PUBLIC = {
     "models": ("models", None),
     "inference": ("inference", None),
     "compile": ("inference", "compile"),
+    "export_onnx": ("export", "export_onnx"),
     "analysis": ("analysis", None),
     "plots": ("analysis.plots", None),
     "data": ("data", None),

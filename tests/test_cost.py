@@ -147,7 +147,7 @@ def test_counting_changes_nothing():
 @pytest.mark.parametrize("call, message", [
     (lambda: cost(torch.nn.Linear(2, 3)), "expected a classifier .* got Linear"),
     (lambda: cost(ng.models.create("tiny-static", k=5), 8, 8), "leave out height"),
-    (lambda: cost(ng.StaticNeuralGraph(ng.wirings.chain([4, 4]), ng.TopK(3)), 0, 4), "at least 1, got 0"),
+    (lambda: cost(ng.StaticNeuralGraph(ng.wirings.chain([4, 4]), ng.TopK(3)), 0, 4), "at least 1, got .0, 4."),
 ])
 def test_cost_refuses(call, message):
     with pytest.raises(InputError, match=message):
@@ -159,3 +159,66 @@ def test_a_layer_of_unknown_cost_is_named():
     model.head.append(torch.nn.LayerNorm(10))
     with pytest.raises(InputError, match="'head.2', a LayerNorm, is not known"):
         cost(model)
+
+
+def network_of(functions, edges, inputs, outputs, kind=ng.StaticNeuralGraph, **options):
+    wiring = ng.wirings.from_edges(edges, inputs=inputs, outputs=outputs, functions=functions)
+    return kind(wiring, ng.Complete(), **options)
+
+
+f = ng.NodeFunction
+MISCOUNTED = {  # what is counted, on maps of 6x6 pixels
+    "a strided kernel counts its own pixels, not those it is padded to": (lambda: network_of(
+        {0: f("conv", stride=2, zero_pad=True)}, [(0, 1)], [0], [1]), 36 + 9 * 9),
+    "outputs of a static graph send nothing": (lambda: network_of(
+        [f(), f("conv")], [(0, 1)], [0], [1]), 36),
+    "outputs of a dynamic graph do": (lambda: network_of(
+        [f(), f("conv")], [(0, 1)], [0], [1], ng.DiscreteTimeNeuralGraph, steps=1), 36 * (1 + 9)),
+    "edges into products": (lambda: network_of(
+        {2: f(aggregate="product"), 0: f(), 1: f()}, [(0, 2), (1, 2), (2, 3)], [0, 1], [3]), 36 * 3),
+    "a kernel that receives sees the map before its own stride": (lambda: network_of(
+        {0: f(), 1: f("conv", kernel_size=1), 2: f()}, [(0, 1), (1, 2)], [0], [2]), 36 * 3),
+}
+
+
+@pytest.mark.parametrize("name", MISCOUNTED)
+def test_what_is_counted_is_what_runs(name):
+    make, expected = MISCOUNTED[name]
+    network = make()
+    x = torch.randn(2, len(network.wiring.inputs), 6, 6)
+    assert cost(network, 6, 6, skip_dead=False).multiply_adds == expected
+    assert executed_multiply_adds(network, x) == expected
+
+
+def test_inputs_that_lost_their_edges_are_still_updated():
+    """They receive, unless they hold the data."""
+    wiring = ng.wirings.complete(4, inputs=2, outputs=1, function=f("activation", "conv"))
+    weight = torch.where(wiring.dst < 2, 0.0, 1.0) + torch.arange(16) * 1e-3
+    network = ng.DiscreteTimeNeuralGraph(wiring.subgraph(torch.ones(16, dtype=torch.bool), weight, {}),
+                                         ng.TopK(8), steps=2)
+    learned = ng.DiscreteTimeNeuralGraph(network.learned_wiring(), ng.Complete(), steps=2)
+    assert not learned.wiring.holds.any()
+    expected = 2 * 16 * (8 + 4 * 9)
+    for net in (network, learned):
+        assert cost(net, 4, 4, skip_dead=False).multiply_adds == expected
+        assert executed_multiply_adds(net, torch.randn(1, 2, 4, 4)) == expected
+
+
+def test_every_call_of_a_layer_counts_and_its_parameters_once():
+    layer, network = torch.nn.Linear(4, 4), ng.StaticNeuralGraph(ng.wirings.chain([2, 3], f()), ng.Complete())
+    head = torch.nn.Sequential(layer, torch.nn.ReLU(), layer, layer)  # on maps of 3 channels and 4x4 pixels
+    model = ng.models.Classifier(torch.nn.Identity(), [network], head, in_channels=2, image_size=4)
+    price = cost(model, skip_dead=False)
+    assert price.multiply_adds == 6 * 16 + 3 * 16 * 12 and price.parameters == 6 + 16
+    assert executed_multiply_adds(model, torch.zeros(1, 2, 4, 4)) == price.multiply_adds
+
+
+def test_sparse_layers_cost_their_real_weights():
+    network = ng.StaticNeuralGraph(ng.wirings.chain([4, 3], f()), ng.Complete())
+    model = ng.models.Classifier(torch.nn.Conv2d(2, 4, 3, padding=1), [network], torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(48, 10)), in_channels=2, image_size=4)
+    sparse = ng.sparsify(model, 0.25, first_layer_dense=False)
+    price = cost(sparse, skip_dead=False)
+    assert price.parameters == 12 + 72 // 4 + 480 // 4
+    assert price.multiply_adds == 12 * 16 + 18 * 16 + 120
+    assert executed_multiply_adds(sparse, torch.zeros(1, 2, 4, 4)) == price.multiply_adds

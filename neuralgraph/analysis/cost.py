@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
 from ..errors import InputError
+from ..layers import SparseConv2d, SparseLinear
 from ..models import Classifier
-from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph
-from ..nodes import DepthwiseConv
-from ..wiring.wiring import INPUT
+from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
+from ..nodes import Operation
+from ..plan import evaluating, reduced
+from ..wiring.wiring import INPUT, OUTPUT
 from .structure import dead_nodes
 
 # accuracy (top-1 %), parameters (millions), multiply-adds (millions) of the paper's Table 3
@@ -23,7 +26,9 @@ TABLE_3 = {
     "DNW x0.225": (60.9, 1.1, 42.1), "DNW x0.3": (65.0, 1.3, 66.7), "DNW x0.49": (70.4, 1.8, 154),
     "RG x0.225": (53.3, 1.2, 55.7), "RG x0.49": (64.1, 1.8, 170),
 }
-NORMS = (nn.BatchNorm2d, nn.InstanceNorm2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,14 @@ class Cost:
         return self.parameters + self.norms_and_biases + min(self.mask_words, self.list_words)
 
 
-def cost(model: Classifier | NeuralGraph, height: int | None = None, width: int | None = None, *,
-         skip_dead: bool = True) -> Cost:
-    """The cost of a model, or of one network on maps of ``height`` x ``width`` pixels.
+def cost(model: Classifier | NeuralGraph, *space: int, skip_dead: bool = True) -> Cost:
+    """The cost of a model, or of one network on maps of these sides.
 
     Args:
         model: a classifier (for images of its own size) or a network. A discrete-time network counts
-            all its steps, a continuous-time one the evaluations of its last solve (at least one).
-        height, width: of the maps at the input nodes, for a network only.
+            all its steps, a continuous-time one the evaluations of its last solve (at least one). A layer that
+            is called several times counts each time, its parameters once.
+        space: of a network, the sides of the maps at its input nodes in pixels: height and width of images.
         skip_dead: leave out, as the authors do, the kernels of nodes without real out-edge, and in a
             MobileNet the stem's filters and the classifier's columns that belong to dead nodes.
 
@@ -76,61 +81,96 @@ def cost(model: Classifier | NeuralGraph, height: int | None = None, width: int 
     Cost(multiply_adds=384, parameters=24, norms_and_biases=4, mask_words=1, list_words=6)
     """
     if isinstance(model, NeuralGraph):
-        if height is None or width is None or min(height, width) < 1:
-            raise InputError("the cost of a network depends on the size of its maps: give height and "
-                             f"width in pixels, at least 1, got {height!r} and {width!r}.")
-        return _network_cost(model, height, width, skip_dead)
+        sides = ("", "length", "height and width", "depth, height and width")[model.dims]
+        if len(space) != model.dims or not all(isinstance(side, int) and side > 0 for side in space):
+            raise InputError("the cost of a network depends on the size of its maps: give "
+                             f"{sides or 'no sides with dims=0'} in pixels, at least 1, got {space!r}.")
+        return _network_cost(model, space, skip_dead)
     if not isinstance(model, Classifier):
         raise InputError(f"expected a classifier of neuralgraph.models or a network, got "
                          f"{type(model).__name__}.")
-    if height is not None or width is not None:
+    if space:
         raise InputError(f"a classifier's cost is that of its own {model.image_size}x{model.image_size} "
                          "images; leave out height and width.")
     return _classifier_cost(model, skip_dead)
 
 
-def _network_cost(network: NeuralGraph, height: int, width: int, skip_dead: bool) -> Cost:
+def _network_cost(network: NeuralGraph, space: tuple[int, ...], skip_dead: bool) -> Cost:
     wiring, real = network.wiring, _real(network)
-
-    def pixels(scale: torch.Tensor) -> torch.Tensor:
-        return -(-height // scale) * -(-width // scale)
-
     live = ~dead_nodes(wiring, real).no_out if skip_dead else torch.ones(wiring.num_nodes, dtype=torch.bool)
-    updated = (wiring.role != INPUT) | torch.isin(torch.arange(wiring.num_nodes), wiring.dst)
-    per_function = []
-    for function in wiring.functions:
-        area = function.kernel_size**2
-        steps = (function.send.split(), function.receive.split())
-        norms = [sum(2 for s in part if s == "norm") + part.count("bias") for part in steps]
-        per_function.append([area * ("conv" in steps[0]), area * ("conv" in steps[1]), *norms])
-    send, receive, send_norms, receive_norms = torch.tensor(per_function)[wiring.function].T
-    kernels = send * live + receive * (updated & live)
-    edges = pixels(wiring.scale)[wiring.dst][real].sum()
-    nodes = (kernels * pixels(wiring.message_scale())).sum()
-    repeats = 1
+    edges = sum(math.prod(reduced(space, scale)) * count
+                for scale, count in Counter(wiring.scale[wiring.dst][real].tolist()).items())
+    repeats, all_functions = 1, [network.functions]
     if isinstance(network, DiscreteTimeNeuralGraph):
         repeats = network.steps or 1
+        all_functions += network.later_functions
     elif isinstance(network, ContinuousTimeNeuralGraph):
         repeats = max(1, network.evaluations)
+    kernels = weights = others = 0
+    for number, functions in enumerate(all_functions):
+        for nodes, incoming, operation, is_receive in _executed(network, functions, space):
+            alive = int(live[nodes].sum())
+            if number == 0:
+                kernels += alive * operation.multiply_adds(incoming)
+            here = _parameters(operation)
+            weights += alive * here[0]
+            others += (len(nodes) if is_receive else alive) * here[1]
     k = int(real.sum())
-    return Cost(int(edges + nodes) * repeats, k + int(kernels.sum()),
-                int((send_norms * live + receive_norms * updated).sum()),
-                math.ceil(wiring.num_edges / 32), k)
+    return Cost(int(edges + kernels) * repeats, k + weights, others, math.ceil(wiring.num_edges / 32), k)
+
+
+def _executed(network: NeuralGraph, functions, space: tuple[int, ...]) -> Iterator[
+        tuple[torch.Tensor, tuple[int, ...], Operation, bool]]:
+    """What one update runs: some nodes, the sides of the maps that enter, an operation, and whether it receives.
+
+    In a static graph inputs hold the data and outputs send nothing; in a dynamic one all nodes send, and
+    all receive but those that hold the data.
+    """
+    wiring = network.wiring
+    if isinstance(network, StaticNeuralGraph):
+        receives, sends = wiring.role != INPUT, wiring.role != OUTPUT
+    else:
+        receives, sends = ~wiring.holds, torch.ones(wiring.num_nodes, dtype=torch.bool)
+    for number, group in enumerate(functions.groups):
+        function = wiring.functions[number]
+        for scale in wiring.scale[group.nodes].unique().tolist():
+            here = group.nodes[wiring.scale[group.nodes] == scale]
+            for operations, mask, is_receive in ((group.receive, receives, True), (group.send, sends, False)):
+                for is_input in (False, True) if not is_receive else (None,):
+                    nodes = here[mask[here]]
+                    entering = scale
+                    if is_input is not None:  # the state of an input of a static graph is the data itself
+                        nodes = nodes[(wiring.role[nodes] == INPUT) == is_input]
+                        entering = scale if is_input else scale * function.receive_stride
+                    if not len(nodes):
+                        continue
+                    for operation in operations:
+                        yield nodes, reduced(space, entering), operation, is_receive
+                        entering *= operation.shrinks(function)
+
+
+def _parameters(operation: Operation) -> tuple[int, int]:
+    """Of one channel: weights, and what the authors' count leaves out."""
+    weights = others = 0
+    for name, attribute in operation.learned.items():
+        if attribute in operation._parameters:
+            number = operation.value(attribute)[:1].numel()
+            weights, others = (weights + number, others) if name in operation.weights else (weights, others + number)
+    return weights, others
 
 
 def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
-    """Follows one image through the model and counts every layer on the maps it sees."""
-    total = Cost()
+    """Follows one image through the model and counts every call of every layer on the maps it sees."""
     stem_live, head_live = _live_ends(model) if skip_dead else (1.0, 1.0)
     inside = {module for network in model.networks for module in network.modules()}
-    sizes: dict[nn.Module, tuple] = {}
     layers = [m for m in model.modules() if m in set(model.networks) or (
-        m not in inside and isinstance(m, (nn.Conv2d, nn.Linear, nn.AdaptiveAvgPool2d, *NORMS)))]
+        m not in inside and isinstance(m, (*WEIGHTED, *POOLS, *NORMS)))]
     for name, module in model.named_modules():
         if module not in inside and module not in layers and list(module.parameters(recurse=False)):
             raise InputError(f"the cost of the model's layer {name!r}, a {type(module).__name__}, is "
                              "not known.")
-    hooks = [m.register_forward_hook(lambda m, args, out: sizes.update({m: (args[0].shape, out.shape)}))
+    calls: list[tuple[nn.Module, torch.Size, torch.Size]] = []
+    hooks = [m.register_forward_hook(lambda m, args, out: calls.append((m, args[0].shape, out.shape)))
              for m in layers]
     solved = {network: network.evaluations for network in model.networks
               if isinstance(network, ContinuousTimeNeuralGraph) and network.evaluations}
@@ -143,22 +183,31 @@ def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
             hook.remove()
         for network, evaluations in solved.items():  # of the last solve of true images
             network.evaluations = evaluations
-    in_stem = set(model.stem.modules())
-    for layer in layers:
-        before, after = sizes[layer]
+    in_stem, total, counted = set(model.stem.modules()), Cost(), set()
+    for layer, before, after in calls:
         if isinstance(layer, NeuralGraph):
-            total += _network_cost(layer, *before[2:], skip_dead)
-        elif isinstance(layer, nn.AdaptiveAvgPool2d):
-            total += Cost(multiply_adds=round(before[1] * before[2] * before[3] * head_live))
+            price = _network_cost(layer, tuple(before[2:]), skip_dead)
+        elif isinstance(layer, POOLS):
+            price = Cost(multiply_adds=round(math.prod(before[1:]) * head_live))
         elif isinstance(layer, NORMS):
-            total += Cost(norms_and_biases=sum(p.numel() for p in layer.parameters()))
+            price = Cost(norms_and_biases=sum(p.numel() for p in layer.parameters()))
         else:
-            share = stem_live if layer is model.stem else head_live if layer not in in_stem else 1.0
-            weights = round(layer.weight.numel() * share)
-            positions = math.prod(after[2:]) if isinstance(layer, nn.Conv2d) else 1
-            biases = 0 if layer.bias is None else layer.bias.numel()
-            total += Cost(weights * positions, weights, biases)
+            price = _layer_cost(layer, after, stem_live if layer is model.stem else
+                                head_live if layer not in in_stem else 1.0)
+        total += Cost(price.multiply_adds) if layer in counted else price
+        counted.add(layer)
     return total
+
+
+def _layer_cost(layer: nn.Module, after: torch.Size, share: float) -> Cost:
+    """Of a call of a convolution or fully connected layer, of whose weights only a share is live."""
+    candidates = layer.weight.numel()
+    weights = round((layer.k if isinstance(layer, (SparseConv2d, SparseLinear)) else candidates) * share)
+    positions = math.prod(after[1:-1] if isinstance(layer, nn.Linear) else after[2:])
+    biases = 0 if layer.bias is None else layer.bias.numel()
+    if isinstance(layer, (SparseConv2d, SparseLinear)):
+        return Cost(weights * positions, weights, biases, math.ceil(candidates / 32), weights)
+    return Cost(weights * positions, weights, biases)
 
 
 def _live_ends(model: Classifier) -> tuple[float, float]:
@@ -175,58 +224,56 @@ def _real(network: NeuralGraph) -> torch.Tensor:
     return network.selection().real.cpu()
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module):
-    """Evaluation mode for a while; afterwards every part has the mode it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-
-
-def executed_multiply_adds(model: nn.Module, images: torch.Tensor) -> int:
-    """Multiply-adds per image of the operations that a forward in evaluation runs, counted as they run.
+def executed_multiply_adds(model: nn.Module, x: torch.Tensor) -> int:
+    """Multiply-adds per sample of what a forward in evaluation runs, counted as it runs.
 
     Edges count where they are real; a second opinion on :func:`cost` with ``skip_dead=False``, without
     the pool.
+
+    Args:
+        model: any module with neural graphs in it.
+        x: what it takes; of a batch the first sample is used.
     """
     counted = 0
 
-    def convolution(module, args, out):
+    def add(number: int) -> None:
         nonlocal counted
-        kernel = module.weight.shape[1:].numel()
-        counted += kernel * out.shape[1:].numel()
+        counted += number
 
-    hooks = []
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, DepthwiseConv)):
-            hooks.append(module.register_forward_hook(convolution))
-        elif isinstance(module, nn.Linear):
-            hooks.append(module.register_forward_hook(
-                lambda m, args, out: convolution(m, args, out)))
+    def layer_called(layer, args, out):
+        real = layer.k if isinstance(layer, (SparseConv2d, SparseLinear)) else layer.weight.numel()
+        add(real * math.prod(out.shape[1:-1] if isinstance(layer, nn.Linear) else out.shape[2:]))
+
+    def operation_called(operation, args, out):
+        add(args[0].shape[1] * operation.multiply_adds(tuple(args[0].shape[2:])))
+
     networks = [module for module in model.modules() if isinstance(module, NeuralGraph)]
-    originals = [network.backend for network in networks]
+    inside = {module for network in networks for module in network.modules()}
+    hooks = [module.register_forward_hook(operation_called if module in inside else layer_called)
+             for module in model.modules()
+             if isinstance(module, Operation if module in inside else WEIGHTED)]
+    backends = [network.backend for network in networks]
+    solved = [getattr(network, "evaluations", None) for network in networks]
 
-    class Counting(type(originals[0])):
-        fuses_nodes = False  # so that every operation is a call that can be seen
-
-        def propagate(self, stage, messages, selection):
-            nonlocal counted
-            sums = super().propagate(stage, messages, selection)
-            counted += int(stage.values(selection.real).sum()) * sums.shape[2:].numel()
+    def counting(aggregate):
+        def count(stage, messages, selection, *rest):
+            sums = aggregate(stage, messages, selection, *rest)
+            add(int(selection.real[stage.edges].sum()) * math.prod(sums.shape[2:]))
             return sums
+        return count
 
     try:
         for network in networks:
-            network.backend = Counting()
+            network.backend = "dense"  # which fuses nothing, so that every operation is a call that can be seen
+            network._aggregate = counting(network._aggregate)
         with torch.no_grad(), evaluating(model):
-            model(images[:1])
+            model(x[:1])
     finally:
-        for network, original in zip(networks, originals):
-            network.backend = original
+        for network, backend, evaluations in zip(networks, backends, solved):
+            network.backend = backend
+            del network._aggregate
+            if evaluations is not None:
+                network.evaluations = evaluations
         for hook in hooks:
             hook.remove()
     return counted

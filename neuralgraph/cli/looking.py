@@ -9,7 +9,7 @@ import torch
 
 from ..analysis import (TABLE_3, block_counts, cost, dead_nodes, degrees, longest_path,
                         micronet_score)
-from ..compat.onnx import export_onnx
+from ..export import export_onnx
 from ..errors import InputError, listed, lookup
 from ..models import Classifier
 from ..training import Recipe, open_model

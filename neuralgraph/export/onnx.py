@@ -2,293 +2,121 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from .._files import replace
 from .._version import __version__
 from ..errors import InputError, MissingPackageError
 from ..models import Classifier
-from ..models.tiny import CentrePool, GlobalPool
-from ..networks import DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
-from ..nodes import NodeFunctions
-from ..nodes.operations import EPSILON, Activation, BatchNorm, Bias, DepthwiseConv, InstanceNorm
+from ..networks import NeuralGraph
+from ..plan import evaluating, joined, lower, lower_all, refuse_special, special
+from .graph import Graph
+from .layers import add_layer
+from .networks import add_plan
 
 OPSET, IR_VERSION = 17, 8  # read by every onnxruntime since 1.12
-# their parameters, where they have one, are PyTorch's by default
-ACTIVATIONS = {"identity": "Identity", "relu": "Relu", "leaky_relu": "LeakyRelu", "elu": "Elu",
-               "softplus": "Softplus", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 
 
-def export_onnx(model: Classifier, path: str | os.PathLike) -> None:
-    """Writes a classifier as it is in evaluation, with its effective weights.
+def export_onnx(model: Classifier | NeuralGraph, path: str | os.PathLike, *,
+                space: tuple[int, ...] | None = None) -> None:
+    """Writes a model as it is in evaluation, with its effective weights, as an ONNX file.
 
-    Input ``images``: normalised float32 (batch, C, S, S) with S the model's image size; the batch may
-    be any. Output ``logits`` (batch, classes). Sums over edges are 1x1 convolutions whose weights are
-    zero where there is no real edge.
+    It is what :func:`neuralgraph.plan.lower` leaves of it: no dead nodes, constants folded. Of a classifier the
+    input is ``images``, normalised float32 (batch, C, S, S) with S the model's image size, and the output
+    ``logits`` (batch, classes); of a network ``x`` (batch, inputs, *space) and ``y``. The batch may be any. Sums
+    over edges are 1x1 convolutions (for vectors matrix products) whose weights are zero where there is no
+    real edge.
+
+    Args:
+        model: a classifier of :mod:`neuralgraph.models`, or a network.
+        path: of the file; it appears whole or not at all.
+        space: of a network, the sides of its maps in pixels, such as (28, 28); () for vectors.
 
     Raises:
-        InputError: for a model with parts that ONNX cannot express, a continuous-time network first of
-            all, or a path that cannot be written.
+        InputError: for a model with parts that have no ONNX form, a continuous-time network first of all,
+            with hooks, changed methods, or settings of layers that ONNX does not have, all named; or a path
+            that cannot be written.
         MissingPackageError: without the package onnx.
     """
-    content = to_onnx(model).SerializeToString()
+    content = to_onnx(model, space=space).SerializeToString()
     try:
-        Path(path).write_bytes(content)
+        replace(Path(path), content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def to_onnx(model: Classifier):
+def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = None):
     """The same as an :class:`onnx.ModelProto`, checked."""
     try:
         import onnx
     except ImportError:
         raise MissingPackageError("exporting to ONNX", "onnx", "onnx") from None
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            sizes = _map_sizes(model)
-            graph = _Graph(onnx, sizes)
-            x = "images"
-            for part in (model.stem, *model.stages, model.head):
-                x = graph.module(part, x)
-    finally:
-        model.train(was_training)
-    side, float32 = model.image_size, onnx.TensorProto.FLOAT
-    graph.add("Identity", x, output="logits")
-    value = onnx.helper.make_tensor_value_info
+    graph = Graph(onnx)
+    with torch.no_grad(), evaluating(model):
+        if isinstance(model, NeuralGraph):
+            names, shape = ("x", "y"), _network_shape(model, space)
+            y, after = _network(graph, model, names[0], torch.zeros(1, *shape, dtype=model.weight.dtype))
+        elif isinstance(model, Classifier):
+            if space is not None:
+                raise InputError(f"a classifier is exported for its own {model.image_size}x{model.image_size} "
+                                 "images; leave space out.")
+            names, shape = ("images", "logits"), (model.in_channels, model.image_size, model.image_size)
+            y, after = _classifier(graph, model, names[0], shape)
+        else:
+            raise InputError(f"expected a classifier of neuralgraph.models or a network, got "
+                             f"{type(model).__name__}.")
+    graph.add("Identity", y, output=names[1])
+    float32, value = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
     proto = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes, "neuralgraph",
-            [value("images", float32, ["batch", model.in_channels, side, side])],
-            [value("logits", float32, ["batch", *sizes[model][1]])], list(graph.constants.values())),
+        onnx.helper.make_graph(graph.nodes, "neuralgraph", [value(names[0], float32, ["batch", *shape])],
+                               [value(names[1], float32, ["batch", *after.shape[1:]])],
+                               list(graph.constants.values())),
         producer_name="neuralgraph", producer_version=__version__, ir_version=IR_VERSION,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)])
     onnx.checker.check_model(proto)
     return proto
 
 
-def _map_sizes(model: Classifier) -> dict[nn.Module, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The shapes, without the batch, that go into each module and come out of it."""
-    sizes = {}
-    hooks = [module.register_forward_hook(
-        lambda m, args, out: sizes.update({m: (tuple(args[0].shape[1:]), tuple(out.shape[1:]))}))
-        for module in model.modules()]
-    parameter = next(model.parameters())
-    try:
-        model(parameter.new_zeros(1, model.in_channels, model.image_size, model.image_size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sizes
+def _network_shape(network: NeuralGraph, space: tuple[int, ...] | None) -> tuple[int, ...]:
+    if network.dims == 0 and space is None:
+        space = ()
+    if not isinstance(space, (tuple, list)) or len(space) != network.dims or not all(
+            isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in space):
+        raise InputError(f"an ONNX file is for maps of one size: give space as {network.dims} sides in pixels, such "
+                         f"as space={(16,) * network.dims}, got {space!r}.")
+    return len(network.wiring.inputs), *space
 
 
-class _Graph:
-    """Nodes and constants of an ONNX graph as they are made; every method takes and gives names."""
+def _classifier(graph: Graph, model: Classifier, x: str, shape: tuple[int, ...]) -> tuple[str, torch.Tensor]:
+    refuse_special(model, "the classifier", (Classifier,), inner=False)
+    sample = torch.zeros(1, *shape, dtype=next(model.parameters(), torch.zeros(())).dtype)
+    x, sample = _module(graph, model.stem, x, sample)
+    plan = functools.reduce(joined, lower_all(model.stages))
+    x = add_plan(graph, plan, x, tuple(sample.shape[2:]))
+    for network in model.stages:
+        sample = network(sample)
+    return _module(graph, model.head, x, sample)
 
-    def __init__(self, onnx, sizes):
-        self.onnx, self.sizes = onnx, sizes
-        self.nodes: list = []
-        self.constants: dict = {}
-        self._tensors: dict[str, torch.Tensor] = {}
 
-    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes) -> str:
-        output = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
+def _network(graph: Graph, network: NeuralGraph, x: str, sample: torch.Tensor) -> tuple[str, torch.Tensor]:
+    return add_plan(graph, lower(network), x, tuple(sample.shape[2:])), network(sample)
 
-    def constant(self, value: torch.Tensor) -> str:
-        """A tensor; equal ones are stored once, so that the steps of a network share theirs."""
-        value = value.detach().cpu().contiguous()
-        value = value.float() if value.is_floating_point() else value
-        for name, known in self._tensors.items():
-            if known.dtype == value.dtype and known.shape == value.shape and torch.equal(known, value):
-                return name
-        name = f"constant_{len(self.constants)}"
-        self._tensors[name] = value
-        self.constants[name] = self.onnx.numpy_helper.from_array(value.numpy(), name)
-        return name
 
-    def module(self, module: nn.Module, x: str) -> str:
-        """A part of a classifier."""
-        for kind, convert in MODULES.items():
-            if isinstance(module, kind):
-                return convert(self, module, x)
-        if isinstance(module, NeuralGraph):
-            raise InputError(
-                f"a {type(module).__name__} cannot be exported to ONNX: its solver chooses its steps as "
-                "it goes. Export the wiring instead (json, graphml, gexf or dot), or train the "
-                "discrete-time model.")
-        raise InputError(f"there is no ONNX form of {type(module).__name__}.")
-
-    # Layers
-
-    def conv(self, x: str, weight: torch.Tensor, bias: torch.Tensor | None = None, *, stride: int = 1,
-             padding: int = 0, groups: int = 1) -> str:
-        extra = [] if bias is None else [self.constant(bias)]
-        return self.add("Conv", x, self.constant(weight), *extra, strides=[stride] * 2,
-                        pads=[padding] * 4, group=groups, kernel_shape=list(weight.shape[2:]))
-
-    def matrix(self, x: str, weight: torch.Tensor, stride: int = 1) -> str:
-        """Every output channel a weighted sum of input channels; ``weight`` is [dst, src]."""
-        return self.conv(x, weight[:, :, None, None], stride=stride)
-
-    def batch_norm(self, x: str, *values: torch.Tensor, epsilon: float) -> str:
-        return self.add("BatchNormalization", x, *map(self.constant, values), epsilon=epsilon)
-
-    def channels(self, x: str, start: int, stop: int, axis: int = 1) -> str:
-        return self.add("Slice", x, *(self.constant(torch.tensor([n])) for n in (start, stop, axis)))
-
-    def gather(self, x: str, channels: torch.Tensor) -> str:
-        return self.add("Gather", x, self.constant(channels), axis=1)
-
-    def concat(self, parts: list[str]) -> str:
-        return parts[0] if len(parts) == 1 else self.add("Concat", *parts, axis=1)
-
-    def split(self, x: str, sizes: list[int]) -> list[str]:
-        if len(sizes) == 1:
-            return [x]
-        ends = torch.tensor(sizes).cumsum(0).tolist()
-        return [self.channels(x, end - size, end) for end, size in zip(ends, sizes)]
-
-    # Networks
-
-    def operation(self, operation: nn.Module, rows, x: str) -> str:
-        if isinstance(operation, BatchNorm):
-            return self.batch_norm(x, operation.weight[rows], operation.bias[rows],
-                                   operation.running_mean[rows], operation.running_var[rows],
-                                   epsilon=EPSILON)
-        if isinstance(operation, InstanceNorm):
-            return self.add("InstanceNormalization", x, self.constant(operation.weight[rows]),
-                            self.constant(operation.bias[rows]), epsilon=EPSILON)
-        if isinstance(operation, Activation):
-            return self.activation(operation.name, x)
-        if isinstance(operation, DepthwiseConv) and not operation.zero_pad:
-            weight = operation.weight[rows]
-            return self.conv(x, weight, stride=operation.stride, padding=operation.kernel_size // 2,
-                             groups=len(weight))
-        if isinstance(operation, Bias):
-            return self.add("Add", x, self.constant(operation.bias[rows].view(-1, 1, 1)))
-        raise InputError(f"there is no ONNX form of the node operation {operation!r}.")
-
-    def activation(self, name: str, x: str) -> str:
-        if name == "silu":
-            return self.add("Mul", x, self.add("Sigmoid", x))
-        if name == "gelu":  # x (1 + erf(x / sqrt 2)) / 2
-            scaled, half, one = (self.constant(torch.tensor(v)) for v in (0.5**0.5, 0.5, 1.0))
-            erf = self.add("Erf", self.add("Mul", x, scaled))
-            return self.add("Mul", self.add("Mul", x, half), self.add("Add", erf, one))
-        return self.add(ACTIVATIONS[name], x)
-
-    def apply(self, functions: NodeFunctions, side: str, function: int, rows, x: str) -> str:
-        """``side``, receive or send, of nodes of one function."""
-        for operation in getattr(functions.groups[function], side):
-            x = self.operation(operation, rows, x)
-        return x
-
-    def sums(self, stage, messages: str, weight: torch.Tensor) -> str:
-        if stage.aggregate != "sum":
-            raise InputError("nodes that multiply cannot be exported to ONNX.")
-        return self.matrix(messages, stage.matrix(weight))
-
-    def static(self, network: StaticNeuralGraph, x: str) -> str:
-        weight = network.selection().weight
-        messages, outputs = {}, []
-        for number, stage in enumerate(network.stages):
-            if number == 0:
-                place = torch.searchsorted(network.wiring.inputs, stage.nodes)
-                total = x if len(stage.chunks) == 1 else self.gather(x, place)
-            elif stage.inputs:
-                total = self.sums(stage, self.concat([messages[key] for key in stage.inputs]), weight)
-            else:  # nodes without any candidate in-edge
-                zeros = weight.new_zeros(len(stage.nodes), len(network.wiring.inputs))
-                total = self.matrix(x, zeros, stride=stage.scale)
-            parts = self.split(total, [len(chunk.nodes) for chunk in stage.chunks])
-            for c, (chunk, part) in enumerate(zip(stage.chunks, parts)):
-                rows = network.functions.rows(chunk.nodes)
-                state = self.apply(network.functions, "receive", chunk.function, rows, part) \
-                    if number else part
-                if chunk.is_output:
-                    outputs.append((chunk.nodes, state))
-                else:
-                    messages[number, c] = self.apply(network.functions, "send", chunk.function, rows,
-                                                     state)
-        y = self.concat([state for _, state in outputs])
-        order = torch.cat([nodes for nodes, _ in outputs])
-        if torch.equal(order, network.wiring.outputs):
-            return y
-        return self.gather(y, order.argsort())
-
-    def discrete(self, network: DiscreteTimeNeuralGraph, x: str) -> str:
-        if network.steps is None:
-            raise InputError("a network without a number of steps cannot be exported to ONNX.")
-        wiring, weight = network.wiring, network.selection().weight
-        chunks = [chunk for stage in network.stages for chunk in stage.chunks]
-        order = torch.cat([chunk.nodes for chunk in chunks])
-        place = order.argsort()
-        at_inputs = weight.new_zeros(wiring.num_nodes, len(wiring.inputs))
-        at_inputs[place[wiring.inputs], torch.arange(len(wiring.inputs))] = 1.0
-        arriving = states = self.matrix(x, at_inputs)
-        holds = wiring.holds & torch.isin(torch.arange(wiring.num_nodes), wiring.inputs)
-        held = holds[order].float().view(-1, 1, 1)
-        for step in range(network.steps):
-            functions = network.later_functions[step - 1] if step and not network.tied \
-                else network.functions
-            states = self._update(network, functions, chunks, states, weight)
-            if holds.any():
-                states = self.add("Add", self.add("Mul", states, self.constant(1 - held)),
-                                  self.add("Mul", arriving, self.constant(held)))
-        return self.gather(states, place[wiring.outputs])
-
-    def _update(self, network, functions, chunks, states, weight):
-        sizes = [len(chunk.nodes) for chunk in chunks]
-
-        def every(side, x):
-            return self.concat([
-                self.apply(functions, side, chunk.function, functions.rows(chunk.nodes), part)
-                for chunk, part in zip(chunks, self.split(x, sizes))])
-
-        messages = every("send", states)
-        totals = [self.sums(stage, messages, weight) for stage in network.stages]
-        return every("receive", self.concat(totals))
-
-    def sequential(self, module: nn.Sequential, x: str) -> str:
+def _module(graph: Graph, module: nn.Module, x: str, sample: torch.Tensor) -> tuple[str, torch.Tensor]:
+    """A part of a classifier, and what it makes of a sample, on which shapes are read."""
+    if isinstance(module, NeuralGraph):
+        return _network(graph, module, x, sample)
+    found = special(module, inner=False)
+    if found is not None:
+        raise InputError(f"cannot export a {type(module).__name__} with {found}: the file would not do the same.")
+    if type(module) is nn.Sequential:
         for part in module:
-            x = self.module(part, x)
-        return x
-
-    def centre_pool(self, module: CentrePool, x: str) -> str:
-        (_, height, width), _ = self.sizes[module]
-        for axis, side in ((2, height), (3, width)):
-            x = self.channels(x, side // 2 - 2, side // 2, axis)
-        return self.add("ReduceMean", x, axes=[2, 3], keepdims=0)
-
-
-def _conv_layer(graph: _Graph, layer: nn.Conv2d, x: str) -> str:
-    return graph.conv(x, layer.weight, layer.bias, stride=layer.stride[0], padding=layer.padding[0],
-                      groups=layer.groups)
-
-
-def _norm_layer(graph: _Graph, layer: nn.BatchNorm2d, x: str) -> str:
-    return graph.batch_norm(x, layer.weight, layer.bias, layer.running_mean, layer.running_var,
-                            epsilon=layer.eps)
-
-
-MODULES = {
-    nn.Sequential: _Graph.sequential,
-    nn.Conv2d: _conv_layer,
-    nn.BatchNorm2d: _norm_layer,
-    nn.ReLU: lambda graph, layer, x: graph.add("Relu", x),
-    nn.Linear: lambda graph, layer, x: graph.add("Gemm", x, graph.constant(layer.weight),
-                                                 graph.constant(layer.bias), transB=1),
-    nn.Flatten: lambda graph, layer, x: graph.add("Flatten", x, axis=1),
-    nn.AdaptiveAvgPool2d: lambda graph, layer, x: graph.add("GlobalAveragePool", x),
-    GlobalPool: lambda graph, layer, x: graph.add("ReduceMean", x, axes=[2, 3], keepdims=0),
-    CentrePool: _Graph.centre_pool,
-    StaticNeuralGraph: _Graph.static,
-    DiscreteTimeNeuralGraph: _Graph.discrete,
-}
+            x, sample = _module(graph, part, x, sample)
+        return x, sample
+    after = module(sample)
+    return add_layer(graph, module, x, sample, after), after

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -59,8 +61,8 @@ class DepthwiseConv(Operation):
             borders += [(side - small) // 2, side - small - (side - small) // 2]
         return F.pad(y, borders)
 
-    def multiply_adds(self):
-        return self.kernel_size**self.dims
+    def multiply_adds(self, space):
+        return self.kernel_size**self.dims * math.prod(-(-side // self.stride) for side in space)
 
     def lower(self, rows):
         return [Convolve(array(self.weight[rows][:, 0]), self.stride, self.zero_pad)]

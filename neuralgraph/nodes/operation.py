@@ -85,8 +85,8 @@ class Operation(nn.Module, ABC):
         """A learned value by its name here, as wirings hold it: (N, ...), sharing memory with the parameter."""
         return getattr(self, attribute)
 
-    def multiply_adds(self) -> int:
-        """Multiply-adds per channel and pixel of the result, as the paper counts: of weights only."""
+    def multiply_adds(self, space: tuple[int, ...]) -> int:
+        """Multiply-adds per channel for maps of these sides, as the paper counts: of weights only."""
         return 0
 
     def lower(self, rows: Rows) -> list[Lowered]:

@@ -3,10 +3,10 @@
 from .checking import checked
 from .joining import joined
 from .lowering import lower, lower_all
-from .plain import is_plain, refuse_special, special
+from .plain import evaluating, is_plain, refuse_special, special
 from .plan import Group, Plan, reduced
 from .running import check_space, constants, run
 from .steps import simplified
 
-__all__ = ["Group", "Plan", "check_space", "checked", "constants", "is_plain", "joined", "lower", "lower_all",
+__all__ = ["Group", "Plan", "check_space", "checked", "constants", "evaluating", "is_plain", "joined", "lower", "lower_all",
            "reduced", "refuse_special", "run", "simplified", "special"]

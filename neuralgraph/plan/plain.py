@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 from torch.nn.modules import module as _module
@@ -11,7 +12,7 @@ from ..errors import InputError
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 SAFE = {"__init__", "__repr__", "extra_repr", "__doc__", "__module__", "__qualname__", "__annotations__",
-        "__firstlineno__", "__static_attributes__"}
+        "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"}
 
 
 def special(module: nn.Module, kinds: Sequence[type[nn.Module]] | None = None, inner: bool = True) -> str | None:
@@ -56,3 +57,15 @@ def refuse_special(module: nn.Module, what: str, kinds: Sequence[type[nn.Module]
 def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether it is a layer of exactly this kind and nothing more."""
     return type(module) is kind and special(module) is None
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; afterwards every part has the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
