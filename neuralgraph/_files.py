@@ -27,6 +27,18 @@ ABANDONED = 3600.0  # seconds: what nobody wrote to for so long was left by a pr
 INFLATION = 1032  # no byte of a deflated file becomes more than so many
 
 
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control codes, bytes that are no text
+
+
+def printable(name: object) -> str:
+    r"""A file's name as it can be printed, encoded and stored; names may be any bytes.
+
+    >>> printable(os.fsdecode(b"caf\xe9"))
+    'caf\\udce9'
+    """
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(name))
+
+
 def replace(path: Path, content: bytes) -> None:
     """Writes ``content`` to ``path`` as :func:`replacing` does.
 

@@ -125,7 +125,7 @@ class ImageData(Images):
         for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(str(tuple(part.shape)).encode())
             digest.update(part.contiguous().numpy().data)
-        digest.update("\0".join(self.classes).encode())
+        digest.update("\0".join(self.classes).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
     def train_batches(self, batches, augmentation, seed, epoch):
