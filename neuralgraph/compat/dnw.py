@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from .._files import printable
 from ..errors import CheckpointError, InputError
 from ..models import Classifier
 from ..models.mobilenet import Stage, mobilenet_dnw
@@ -20,6 +19,7 @@ from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, Neura
 from ..selectors import RandomGraph, TopK
 from ..selectors.topk import top_k
 from ..wiring.generators import complete
+from .torch_files import read_state_dict
 
 STRIDED = 32  # pixels: the authors' stem has both strides whatever the size of the images
 
@@ -37,8 +37,10 @@ def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], 
     that outputs and gradients are theirs. A random graph keeps the mask it was saved with.
 
     Args:
-        source: a file, read with ``weights_only=True``; or its contents. Either a state dict, with or
-            without the prefix ``module.``, or a training dictionary with one under ``model``.
+        source: a file of ``torch.save``, such as the authors' ``best.pt``, ``init.pt`` or
+            ``epoch_N.pt``, of which nothing is run and only tensors are taken; or its contents. Either
+            a state dict, with or without the prefix ``module.``, or a training dictionary with one
+            under ``model``.
         width: d = 1 - the authors' ``prune_rate``, above 0 and at most 1.
         image_size: side of the images in pixels; decides the stem's stride.
         small: whether the classifier is a set of edges (MobileNetV1-DNW-Small).
@@ -48,8 +50,8 @@ def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], 
         backend: see :func:`neuralgraph.backends.create`.
 
     Raises:
-        CheckpointError: for a file that is damaged, holds pickled objects, unpacks to far more than
-            its size, or is no such checkpoint; it names what is missing or does not fit.
+        CheckpointError: for a file that is damaged, claims or unpacks to more than it holds, or is no
+            such checkpoint; it names what is missing or does not fit.
         InputError: for an argument that is missing or out of range.
     """
     state = _state_dict(source)
@@ -198,6 +200,9 @@ class _State:
             raise CheckpointError(f"the checkpoint mixes {', '.join(sorted(map(str, kinds)))}; expected "
                                   "one type of floating-point numbers.")
         self._tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        if len(self._tensors) < len(tensors):
+            raise CheckpointError("the checkpoint has entries of one name with and without the prefix "
+                                  "'module.'.")
         self._taken: set[str] = set()
 
     def has(self, name: str) -> bool:
@@ -208,7 +213,7 @@ class _State:
         if name not in self._tensors:
             raise CheckpointError(f"the checkpoint has no entry {name!r}: it was not written by the "
                                   "authors' code, or for another setting. It has "
-                                  f"{', '.join(sorted(self._tensors)[:6]) or 'nothing'}, ...")
+                                  f"{printable(', '.join(sorted(self._tensors)[:6])) or 'nothing'}, ...")
         tensor = self._tensors[name]
         fits = tensor.dim() == len(shape) and all(
             size == expected or (expected is None and size > 0)
@@ -266,7 +271,7 @@ class _State:
         left = sorted(set(self._tensors) - self._taken)
         if left:
             raise CheckpointError(f"the checkpoint has entries that this model does not: "
-                                  f"{', '.join(left[:6])}.")
+                                  f"{printable(', '.join(left[:6]))}.")
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -297,7 +302,7 @@ def _fill(module: torch.nn.Module, values: dict[str, torch.Tensor], what: str) -
 
 def _state_dict(source) -> _State:
     if not isinstance(source, Mapping):
-        source = _read(Path(source))
+        return _State(read_state_dict(Path(source), under="model"))
     content = source.get("model", source)
     if not isinstance(content, Mapping) or not content or not all(
             isinstance(name, str) and isinstance(value, torch.Tensor)
@@ -305,27 +310,3 @@ def _state_dict(source) -> _State:
         raise CheckpointError("the checkpoint holds no state dict: expected names of tensors, or a "
                               "training dictionary with such under 'model'.")
     return _State(content)
-
-
-def _read(path: Path) -> Mapping:
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}.")
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > 2 * path.stat().st_size:  # torch stores tensors uncompressed
-                raise CheckpointError(f"{path} would unpack to {unpacked:,} bytes from "
-                                      f"{path.stat().st_size:,}: torch does not write such files; it is "
-                                      "not opened.")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} holds pickled objects or is damaged; only tensors and plain "
-                              "containers are loaded, so that no code can run. Save its state dict "
-                              f"alone. ({str(error).splitlines()[0]})") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint: "
-                              f"{str(error).splitlines()[0] if str(error) else error!r}") from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict.")
-    return content
