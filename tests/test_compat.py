@@ -1,6 +1,8 @@
 """The authors' checkpoints: what is accepted, and what is refused with a reason."""
 
+import sys
 import tracemalloc
+import types
 import zipfile
 
 import pytest
@@ -172,26 +174,15 @@ class Payload:
         return print, ("code was run",)
 
 
-class Elsewhere:
-    """Of a module that its reader does not have."""
-
-    def __reduce__(self):
-        return missing, (), {"state": 1}, iter([1]), iter([("a", 2)])
-
-
-def missing():
-    pass
-
-
-missing.__module__ = Elsewhere.__module__ = "no.such.module"
-
-
-def training_file(path, legacy, **more):
-    """A training dictionary with objects in it."""
+def training_file(path, legacy):
+    """A training dictionary with objects in it, one of a module that its reader does not have."""
+    module = sys.modules["of_the_authors"] = types.ModuleType("of_the_authors")
+    module.History = type("History", (dict,), {"__module__": "of_the_authors"})
     torch.save({"model": {"module." + name: value for name, value in authors_mobilenet().items()},
-                "last_epoch": 3, "meters": {"train": Meter(), "payload": Payload()},
-                "optimizer": {"lr": 0.1, "momentum": [torch.zeros(5), torch.ones(2, dtype=torch.bool)]}, **more},
+                "last_epoch": 3, "meters": {"train": Meter(), "payload": Payload(), "all": module.History(a=[1])},
+                "optimizer": {"lr": 0.1, "momentum": [torch.zeros(5), torch.ones(2, dtype=torch.bool)]}},
                path, _use_new_zipfile_serialization=not legacy)
+    del sys.modules["of_the_authors"]
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -200,7 +191,6 @@ def test_training_files_with_objects(tmp_path, legacy, capsys, monkeypatch):
     training_file(tmp_path / "epoch_3.pt", legacy)
     assert "code was run" not in capsys.readouterr().out
     monkeypatch.setattr(Meter, "__setstate__", lambda self, state: print("state was set"), raising=False)
-    monkeypatch.setattr("importlib.import_module", None)
     expected = ng.load_dnw_checkpoint(authors_mobilenet(), width=0.5).eval()(X)
     assert torch.equal(ng.load_dnw_checkpoint(tmp_path / "epoch_3.pt", width=0.5).eval()(X), expected)
     assert capsys.readouterr().out == ""
