@@ -410,9 +410,13 @@ def test_bad_image_data(changes, message):
 
 def test_numbers_of_numpy(folder):
     assert ng.data.load(folder, image_size=np.int64(4), workers=np.int32(0)).size == (4, 4)
-    for workers in (0.5, "2", -1, True):
+    image, drawn = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4), np.array([[0.1, 0.9, 0.5]])
+    assert torch.equal(ng.data.Augmentation(np.int64(1))(image, drawn), ng.data.Augmentation(1)(image, drawn))
+    for value in (0.5, "2", -1, True, np.bool_(True), np.float64(2)):
         with pytest.raises(InputError, match="workers must be a whole number"):
-            ng.data.load(folder, workers=workers)
+            ng.data.load(folder, workers=value)
+        with pytest.raises(InputError, match="padding must be a whole number"):
+            ng.data.Augmentation(value)
 
 
 def test_bad_size(folder):

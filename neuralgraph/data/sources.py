@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import math
-import operator
 import os
 import pickle
 import tarfile
@@ -20,7 +18,7 @@ import torch
 from .._files import Arrays, printable, read_whole
 from ..errors import DataError, InputError, UnknownNameError, listed
 from .files import FileList, ImageFiles, available_workers, decode
-from .images import ImageData, Images
+from .images import ImageData, Images, whole_number
 from .pictures import ENDINGS
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
@@ -264,23 +262,14 @@ def load(source: str | os.PathLike, image_size: int | None = None, resized_crop:
         InputError: for a size that is none.
         UnknownNameError: if there is neither such a name nor such a path.
     """
-    image_size = None if image_size is None else _whole("image_size", image_size, 1, "pixels")
-    workers = None if workers is None else _whole("workers", workers, 0, "processes")
+    image_size = None if image_size is None else whole_number("image_size", image_size, 1, "pixels")
+    workers = None if workers is None else whole_number("workers", workers, 0, "processes")
     path = Path(source)
     try:
         return _load(str(source), path, image_size, resized_crop, workers)
     except OSError as error:
         raise DataError(f"cannot read {printable(error.filename or path)}: "
                         f"{error.strerror or error}.") from error
-
-
-def _whole(name: str, value: int, least: int, unit: str) -> int:
-    """A whole number of any type, NumPy's too."""
-    with contextlib.suppress(TypeError):
-        number = operator.index(value)
-        if number >= least and not isinstance(value, (bool, np.bool_)):
-            return number
-    raise InputError(f"{name} must be a whole number of {unit}, at least {least}, got {value!r}.")
 
 
 def _load(source: str, path: Path, image_size: int | None, resized_crop: bool, workers: int | None) -> Images:
