@@ -275,7 +275,9 @@ def main() -> None:
     for kind in arguments.kind:
         command = [sys.executable, __file__, "--cases", str(arguments.cases), "--kind", kind, "--seed",
                    str(arguments.seed), "--keep", str(folder)]
-        if subprocess.run(command, check=False).returncode:
+        done = subprocess.run(command, stderr=subprocess.PIPE, check=False)  # decoders say much there
+        if done.returncode:
+            print(f"{kind}: ended with {done.returncode}\n{done.stderr.decode(errors='replace')[-1500:]}")
             failed.append(kind)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the files are in {folder}")

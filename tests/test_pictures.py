@@ -195,6 +195,18 @@ def test_palettes_and_inks(tmp_path):
     assert np.abs(got - expected).max() <= 1
 
 
+def test_checksums_of_pixels(tmp_path):
+    """Pillow takes the changed pixels of this one."""
+    row = b"\0" + PIXELS[0].tobytes()
+    whole = (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 1, 8, 2, 0, 0, 0))
+             + chunk(b"IDAT", zlib.compress(row, 0)) + chunk(b"IEND", b""))
+    assert np.array_equal(np.asarray(read(tmp_path, whole))[0], PIXELS[0])
+    for place in range(len(whole)):
+        damaged = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:]
+        with pytest.raises(DataError):
+            read(tmp_path, damaged)
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name in ("ant", "bee"):

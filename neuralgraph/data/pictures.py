@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -17,6 +19,7 @@ ENDINGS = frozenset(ending for ending, kind in Image.registered_extensions().ite
 COLOURS = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}  # Pillow's modes that become grey or RGB
 BITS_PER_SAMPLE, SAMPLE_FORMAT, UNSIGNED = 258, 339, 1  # of TIFF
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+PNG = b"\x89PNG\r\n\x1a\n"
 DEEP = "it has more than 8 bits per channel; convert it to 8 bits first"
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
            4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -36,6 +39,8 @@ def read_picture(path: str) -> Image.Image:
     """
     try:
         content = read_whole(Path(path))
+        if content.startswith(PNG):
+            _check_png(content)
         if content[4:12] in (b"ftypavif", b"ftypavis"):
             _check_avif(content)
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -48,6 +53,8 @@ def read_picture(path: str) -> Image.Image:
             return _upright(image).convert("L" if grey else "RGB")
     except UnidentifiedImageError:
         why = f"it is damaged or none of {', '.join(FORMATS)} with 8 bits per channel"
+    except struct.error:
+        why = "it is truncated or damaged"
     except OSError as error:
         why = error.strerror or str(error)
     except Exception as error:  # Pillow passes on whatever its decoders raise
@@ -77,6 +84,18 @@ def _deep(image: Image.Image) -> bool:
             raise ValueError("its values are signed or fractions; convert it to 8 bits, unsigned, first")
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8
     return False
+
+
+def _check_png(content: bytes) -> None:
+    """Refuses a file whose checksums are wrong; Pillow compares those of the pixels with nothing."""
+    place, kind = len(PNG), b""
+    while kind != b"IEND":
+        length, = struct.unpack_from(">I", content, place)
+        kind, end = content[place + 4:place + 8], place + 8 + length
+        checksum, = struct.unpack_from(">I", content, end)
+        if zlib.crc32(content[place + 4:end]) != checksum:
+            raise ValueError(f"it is damaged: the checksum of its part {kind!r} is wrong")
+        place = end + 4
 
 
 def _check_avif(content: bytes) -> None:
