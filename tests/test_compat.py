@@ -5,6 +5,7 @@ import tracemalloc
 import types
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 
@@ -87,6 +88,9 @@ def broken(change):
 @pytest.mark.parametrize("call, error, message", [
     (lambda: ng.load_dnw_checkpoint(authors_mobilenet()), InputError, "needs width"),
     (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), width=1.5), InputError, "at most 1, got 1.5"),
+    (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), width="0.5"), InputError, "at most 1, got '0.5'"),
+    (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), width=0.5, image_size=16.0), InputError, "whole number of pixels"),
+    (lambda: ng.load_dnw_checkpoint(authors_discrete(), setting="discrete", prune_rate="0.5"), InputError, "got '0.5'"),
     (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), width=0.5, small=True), CheckpointError, "give small=False"),
     (lambda: ng.load_dnw_checkpoint(authors_mobilenet(small=True), width=0.5), CheckpointError, "give small=True"),
     (lambda: ng.load_dnw_checkpoint(authors_mobilenet(), setting="static"), InputError, "'discrete' or 'continuous'"),
@@ -278,6 +282,13 @@ def test_hostile_and_damaged_files(tmp_path, capsys):
             ng.load_dnw_checkpoint(tmp_path / f"{name}.pt", width=0.5)
         assert str(caught.value).isprintable() and "weights_only" not in str(caught.value)
     assert capsys.readouterr().out == ""
+
+
+def test_numbers_of_numpy():
+    expected = ng.load_dnw_checkpoint(authors_mobilenet(), width=0.5, image_size=16)
+    model = ng.load_dnw_checkpoint(authors_mobilenet(), width=np.float64(0.5), image_size=np.int64(16))
+    assert torch.equal(model.eval()(X), expected.eval()(X))
+    ng.load_dnw_checkpoint(authors_discrete(), setting="discrete", prune_rate=np.float32(0.5), steps=np.int32(2))
 
 
 def test_one_name_twice():

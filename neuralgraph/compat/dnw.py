@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import re
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .._files import printable
+from ..data.images import whole_number
 from ..errors import CheckpointError, InputError
 from ..models import Classifier
 from ..models.mobilenet import Stage, mobilenet_dnw
@@ -54,6 +56,8 @@ def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], 
             such checkpoint; it names what is missing or does not fit.
         InputError: for an argument that is missing or out of range.
     """
+    image_size = whole_number("image_size", image_size, 1, "pixels")
+    steps = whole_number("steps", steps, 1, "steps")
     state = _state_dict(source)
     if setting is None:
         if width is None:
@@ -62,14 +66,19 @@ def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], 
         return _mobilenet(state, width, image_size, small, backend)
     if setting not in ("discrete", "continuous"):
         raise InputError(f"setting must be 'discrete' or 'continuous', got {setting!r}.")
-    if prune_rate is None or not 0 <= prune_rate < 1:
+    if not _is_real(prune_rate) or not 0 <= prune_rate < 1:
         raise InputError(f"prune_rate must be at least 0 and below 1, got {prune_rate!r}.")
-    return _tiny(state, setting, prune_rate, image_size, steps, backend)
+    return _tiny(state, setting, float(prune_rate), image_size, steps, backend)
+
+
+def _is_real(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _mobilenet(state: _State, width, image_size, small, backend) -> Classifier:
-    if not 0 < width <= 1:
+    if not _is_real(width) or not 0 < width <= 1:
         raise InputError(f"width must be above 0 and at most 1, got {width!r}.")
+    width = float(width)
     if state.has("linear.graph.weight") != small:
         raise CheckpointError(f"small={small}, but the checkpoint's classifier is "
                               + ("a set of edges: give small=True." if not small else
