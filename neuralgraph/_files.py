@@ -139,13 +139,21 @@ def _as_it_is(path: Path, status: os.stat_result) -> BinaryIO:
     return open(path, "wb")
 
 
-def read_whole(path: Path) -> bytes:
+def memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_whole(path: Path, most: int | None = None) -> bytes:
     """All bytes of a regular file.
 
     They are this process's own, so that nobody changes them between a check and a use.
 
+    Args:
+        most: bytes that are read; by default as many as there is memory.
+
     Raises:
-        OSError: if the file cannot be read, is none, or is written to meanwhile.
+        OSError: if the file cannot be read, is none, is larger, or is written to meanwhile.
     """
     def opener(name, flags):
         return os.open(name, flags | os.O_NONBLOCK)  # a pipe would wait for a writer
@@ -154,6 +162,8 @@ def read_whole(path: Path) -> bytes:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
             raise _error(errno.EINVAL, path, "Not a file")
+        if before.st_size > (memory() if most is None else most):
+            raise _error(errno.EFBIG, path)
         content = file.read(before.st_size)
         more, after = file.read(1), os.fstat(file.fileno())
     if more or len(content) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:

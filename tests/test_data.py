@@ -1,6 +1,7 @@
 """Images in, errors for what cannot be used."""
 
 import hashlib
+import os
 import pickle
 import tarfile
 import tracemalloc
@@ -101,6 +102,9 @@ def test_cifar10_damage(tmp_path, monkeypatch):
     content = archive.read_bytes()
     archive.write_bytes(content[:len(content) // 2])
     with pytest.raises(DataError, match="not the official CIFAR-10 file.*truncated"):
+        ng.data.load(archive)
+    os.truncate(archive, 2**40)
+    with pytest.raises(DataError, match="cannot read .*: File too large"):
         ng.data.load(archive)
     (folder / "data_batch_3").write_bytes(b"changed")
     with pytest.raises(DataError, match="data_batch_3"):
@@ -206,7 +210,7 @@ def test_claims_of_arrays(tmp_path, content, message):
 
 def test_more_images_than_memory(tmp_path, monkeypatch):
     write_npz(tmp_path / "d.npz")
-    monkeypatch.setattr(sources, "_memory", lambda: 100)
+    monkeypatch.setattr(sources, "memory", lambda: 100)
     with pytest.raises(DataError, match="need 198 bytes, more than this machine's memory"):
         ng.data.load(tmp_path / "d.npz")
 

@@ -207,6 +207,13 @@ def test_checksums_of_pixels(tmp_path):
             read(tmp_path, damaged)
 
 
+def test_files_that_are_no_pictures_by_their_size(tmp_path):
+    (tmp_path / "picture").write_bytes(saved(RGB, "BMP"))
+    os.truncate(tmp_path / "picture", 2**40)
+    with pytest.raises(DataError, match="File too large"):
+        read_picture(str(tmp_path / "picture"))
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name in ("ant", "bee"):

@@ -19,6 +19,7 @@ ENDINGS = frozenset(ending for ending, kind in Image.registered_extensions().ite
 COLOURS = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}  # Pillow's modes that become grey or RGB
 BITS_PER_SAMPLE, SAMPLE_FORMAT, UNSIGNED = 258, 339, 1  # of TIFF
 WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
+LARGEST = 2**30  # bytes of a file
 PNG = b"\x89PNG\r\n\x1a\n"
 DEEP = "it has more than 8 bits per channel; convert it to 8 bits first"
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
@@ -38,7 +39,7 @@ def read_picture(path: str) -> Image.Image:
             several frames, transparent pixels, or colours that are none of these.
     """
     try:
-        content = read_whole(Path(path))
+        content = read_whole(Path(path), LARGEST)
         if content.startswith(PNG):
             _check_png(content)
         if content[4:12] in (b"ftypavif", b"ftypavis"):

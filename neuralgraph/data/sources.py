@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .._files import Arrays, printable, read_whole
+from .._files import Arrays, memory, printable, read_whole
 from ..errors import DataError, InputError, UnknownNameError, listed
 from .files import FileList, ImageFiles, available_workers, decode
 from .images import ImageData, Images, whole_number
@@ -229,18 +229,13 @@ def _read_npz(arrays: Arrays, path: Path) -> list[torch.Tensor]:
         _check_images(*arrays.header(images), path, images)
         _check_labels(*arrays.header(labels), arrays.header(images)[1][0], path, labels)
     needed = sum(dtype.itemsize * math.prod(shape) for dtype, shape in map(arrays.header, names))
-    if needed > _memory():
+    if needed > memory():
         raise DataError(f"the images in {printable(path)} need {needed:,} bytes, more than this machine's "
                         "memory; give a folder of images instead, which are decoded as they are needed.")
     for images, labels in (names[:2], names[2:]):
         read += [_channels_first(arrays.read(images)),
                  torch.from_numpy(arrays.read(labels).astype(np.int64).reshape(-1))]
     return read
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 DATASETS = {"digits": digits}
@@ -308,11 +303,7 @@ def _no_resize(data: ImageData, image_size: int | None) -> ImageData:
 
 def _official(name: str, path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > CIFAR10_MOST:  # another file, not worth reading
-            raise DataError(f"{printable(path)} is not the official CIFAR-10 file {name!r}: it has {size:,} "
-                            "bytes. Other archives must be unpacked, then give the folder.")
-        return _checked(name, read_whole(path), path)
+        return _checked(name, read_whole(path, CIFAR10_MOST), path)
     except OSError as error:
         raise DataError(f"cannot read {printable(path)}: {error.strerror}.") from error
 
