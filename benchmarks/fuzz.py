@@ -86,7 +86,8 @@ def png(depth: int, colour: int, channels: int) -> bytes:
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
     rows = b"".join(b"\0" + row.tobytes() for row in PIXELS[:, :channels * depth // 8, 0])  # one pixel each
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 1, len(PIXELS), depth, colour, 0, 0, 0))
+    header = struct.pack(">IIBBBBB", 1, len(PIXELS), depth, colour, 0, 0, 0)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
             + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
@@ -98,7 +99,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def same_pixels(content, good, array):
     """A PNG has checksums: what is read of it is what was written."""
-    must(good is not None and array.shape == good.shape and np.array_equal(array, good), "other pixels were accepted")
+    must(good is not None and np.array_equal(array, good), "other pixels were accepted")
 
 
 def eight_bits_ppm(content, good, array):
@@ -145,7 +146,8 @@ def by_hand(content, good, result):
     tensors, metadata = result
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8:8 + size])
-    must(metadata == header.pop("__metadata__", {}) and header.keys() == tensors.keys(), "other names were accepted")
+    must(metadata == header.pop("__metadata__", {}), "other metadata were accepted")
+    must(header.keys() == tensors.keys(), "other names were accepted")
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
         data = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -182,7 +184,9 @@ def unpacked_again(content: bytes, rng: random.Random) -> bytes:
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w") as new:
         for info in old.infolist():
             inside = old.read(info)
-            new.writestr(info.filename, changed(inside, rng) if info.filename.endswith("data.pkl") else inside)
+            if info.filename.endswith("data.pkl"):
+                inside = changed(inside, rng)
+            new.writestr(info.filename, inside)
     return file.getvalue()
 
 
@@ -191,25 +195,27 @@ def of_state(path: Path) -> dict:
 
 
 LOSSY = [saved(RGB, kind, **settings) for kind, settings in [
-    ("JPEG", {}), ("JPEG", {"progressive": True}), ("GIF", {}), ("BMP", {}), ("WEBP", {}), ("WEBP", {"lossless": True}),
-    ("AVIF", {})] if kind in FORMATS] + [saved(RGB.convert("CMYK"), "JPEG"), saved(RGB.convert("L"), "JPEG")]
+    ("JPEG", {}), ("JPEG", {"progressive": True}), ("GIF", {}), ("BMP", {}), ("WEBP", {}),
+    ("WEBP", {"lossless": True}), ("AVIF", {})] if kind in FORMATS] + [saved(RGB.convert("CMYK"), "JPEG"), saved(RGB.convert("L"), "JPEG")]
 KINDS = {  # files, reader, what must hold, how they are changed
     "png": ([saved(RGB, "PNG"), saved(RGB.convert("L"), "PNG"), saved(RGB.quantize(8), "PNG"),
              saved(RGB.convert("1"), "PNG"), saved(RGB.convert("RGBA"), "PNG"), png(16, 0, 1), png(16, 4, 2)],
             pixels, same_pixels, changed),
     "ppm": ([saved(RGB, "PPM"), saved(RGB.convert("L"), "PPM"), saved(RGB.convert("1"), "PPM"),
-             b"P3 2 1 255 1 2 3 4 5 6\n", b"P2 2 2 9 1 2 3 4\n", b"P5 3 2 1023 " + bytes(12), b"P6\n# x\n1 1\n65535\n" + bytes(6)],
+             b"P3 2 1 255 1 2 3 4 5 6\n", b"P2 2 2 9 1 2 3 4\n", b"P5 3 2 1023 " + bytes(12),
+             b"P6\n# x\n1 1\n65535\n" + bytes(6)],
             pixels, eight_bits_ppm, changed),
     "tiff": ([saved(RGB, "TIFF"), saved(RGB.convert("L"), "TIFF"), saved(RGB, "TIFF", compression="tiff_lzw"),
               saved(RGB, "TIFF", compression="tiff_adobe_deflate"), saved(RGB.quantize(8), "TIFF"),
-              saved(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200), "TIFF")], pixels, eight_bits_tiff, changed),
+              saved(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 200), "TIFF")],
+             pixels, eight_bits_tiff, changed),
     "pictures": (LOSSY, pixels, no_more, changed),
     "npz": (npz_files(), ng.data.load, same_images, changed),
     "torch": ([torch_file()], of_state, same_tensors, changed),
     "torch-pickle": ([torch_file()], of_state, sound_tensors, unpacked_again),
     "torch-legacy": ([torch_file(_use_new_zipfile_serialization=False)], of_state, sound_tensors, changed),
-    "tensors": ([save_tensors({"a": torch.arange(6.0).view(2, 3), "b": torch.arange(4), "empty": torch.zeros(0, 3)},
-                              metadata={"who": "me", "n": "1"})],
+    "tensors": ([save_tensors({"a": torch.arange(6.0).view(2, 3), "b": torch.arange(4),
+                               "empty": torch.zeros(0, 3)}, metadata={"who": "me", "n": "1"})],
                 lambda path: read_tensors(path, "file"), by_hand, changed),
 }
 

@@ -187,16 +187,17 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[s
     try:
         content = read_whole(path)
     except FileNotFoundError:
-        raise CheckpointError(f"there is no {what} {path}.") from None
+        raise CheckpointError(f"there is no {what} {printable(path)}.") from None
     except (OSError, MemoryError) as error:
-        raise CheckpointError(f"cannot read the {what} {path}: "
+        raise CheckpointError(f"cannot read the {what} {printable(path)}: "
                               f"{getattr(error, 'strerror', None) or 'not enough memory'}.") from error
     try:
         tensors = safetensors.torch.load(content)
         header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
         return tensors, header.get("__metadata__", {})
     except Exception as error:  # its reader passes on whatever its parts raise
-        raise CheckpointError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise CheckpointError(f"{printable(path)} is damaged or no safetensors file: "
+                              f"{printable(error)}") from error
 
 
 class Arrays:
@@ -239,7 +240,8 @@ class Arrays:
             shape, _, dtype = readers[version](member)
             if dtype.hasobject:
                 raise ValueError(f"{name!r} holds pickled objects")
-            if min(shape, default=0) < 0 or member.tell() + math.prod(shape) * dtype.itemsize != info.file_size:
+            size = member.tell() + math.prod(shape) * dtype.itemsize
+            if min(shape, default=0) < 0 or size != info.file_size:
                 raise ValueError(f"{name!r} is {dtype} of shape {shape}, which does not fit its "
                                  f"{info.file_size:,} bytes")
         return dtype, shape

@@ -58,7 +58,8 @@ def tiff(values, bits, sample_format=1, photometric=2):
         return struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")
     short = lambda value: struct.pack("<H", value)
     entries = [entry(256, 3, 1, short(width)), entry(257, 3, 1, short(height)),
-               entry(258, 3, channels, many if channels < 3 else struct.pack("<I", at)), entry(259, 3, 1, short(1)),
+               entry(258, 3, channels, many if channels < 3 else struct.pack("<I", at)),
+               entry(259, 3, 1, short(1)),
                entry(262, 3, 1, short(photometric)), entry(273, 4, 1, struct.pack("<I", 8)),
                entry(277, 3, 1, short(channels)), entry(278, 3, 1, short(height)),
                entry(279, 4, 1, struct.pack("<I", len(body)))]
@@ -174,7 +175,7 @@ def transparent(mode):
     (saved(RGB, "PNG", transparency=tuple(int(x) for x in PIXELS[0, 0])), "transparent"),
     (saved(RGB.convert("L"), "PNG", transparency=int(np.asarray(RGB.convert("L"))[0, 0])), "transparent"),
     (saved(Image.new("LAB", (4, 4)), "TIFF"), "its colours are LAB; convert it to RGB"),
-    (saved(RGB, "PCX"), "none of BMP, GIF"), (b"", "none of BMP, GIF"), (saved(RGB, "PNG")[:60], "truncated|Truncated"),
+    (saved(RGB, "PCX"), "none of BMP, GIF"), (b"", "none of BMP, GIF"), (saved(RGB, "PNG")[:60], "truncated"),
 ])
 def test_refused(tmp_path, content, message):
     with pytest.raises(DataError, match=f"cannot read the image .*picture: .*({message})"):
@@ -265,7 +266,8 @@ def test_names_that_are_no_text(folder):
     for data in (ng.data.load(folder), ng.data.load(folder, image_size=4, resized_crop=True)):
         assert data.classes == ("ant", "b\\udce9\\x1b[31m")
         assert json.loads(json.dumps(data.classes).encode()) == list(data.classes)
-        assert data.fingerprint() != before and next(iter(data.train_batches([data.train_labels[:2]], ng.data.Augmentation(), 0, 0)))
+        assert data.fingerprint() != before
+        assert len(list(data.train_batches([data.train_labels[:2]], ng.data.Augmentation(), 0, 0))) == 1
     (folder / "ant" / os.fsdecode(b"\xff1.png")).write_bytes(b"")
     with pytest.raises(DataError) as caught:
         ng.data.load(folder)

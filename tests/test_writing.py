@@ -180,7 +180,8 @@ def test_unreadable_tensors(tmp_path, monkeypatch):
     (tmp_path / "claim").write_bytes((10**11).to_bytes(8, "little") + b"{}")
     (tmp_path / "sparse").write_bytes(b"")
     os.truncate(tmp_path / "sparse", 2**42)
-    for name, message in [("sparse", "File too large"), ("absent", "there is no file"), ("pipe", "Not a file"), ("", "cannot read the file"),
+    for name, message in [("sparse", "File too large"), ("absent", "there is no file"), ("pipe", "Not a file"),
+                          ("", "cannot read the file"),
                           ("text", "no safetensors file"), ("claim", "no safetensors file")]:
         with pytest.raises(CheckpointError, match=message):
             read_tensors(tmp_path / name, "file")

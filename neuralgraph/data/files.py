@@ -53,8 +53,8 @@ class FileList:
         try:
             now = os.stat(path)
         except OSError as error:
-            raise DataError(f"the image {printable(path)} can no longer be read ({error.strerror}): the data have "
-                            "changed during the run; restore them and continue with --resume.") from None
+            raise DataError(f"the image {printable(path)} can no longer be read ({error.strerror}): the "
+                            "data have changed during the run; restore them and continue with --resume.") from None
         if (now.st_size, now.st_mtime_ns) != (self.sizes[index], self.times[index]):
             raise DataError(f"the image {printable(path)} has changed during the run; restore it and "
                             "continue with --resume.")
@@ -67,11 +67,12 @@ class FileList:
         """
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-            names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-            unused = [entry.path for entry in entries if not entry.is_dir() and not entry.name.startswith(".")]
+            entries = [entry for entry in entries if not entry.name.startswith(".")]
+            names = [entry.name for entry in entries if entry.is_dir()]
+            unused = [entry.path for entry in entries if not entry.is_dir()]
             if len(names) < 2:
-                raise DataError(f"{printable(folder)} must hold one folder of images per class, at least two; "
-                                f"found {len(names)} ({printable(listed(names)) or 'none'}).")
+                raise DataError(f"{printable(folder)} must hold one folder of images per class, at least "
+                                f"two; found {len(names)} ({printable(listed(names)) or 'none'}).")
             paths, labels, sizes, times = [], [], [], []
             for number, name in enumerate(names):
                 inside, others = _images_and_others(folder / name)
@@ -88,7 +89,8 @@ class FileList:
         except OSError as error:
             raise DataError(f"cannot list the images in {printable(folder)}: "
                             f"{error.strerror} ({printable(error.filename)}).") from error
-        return cls(np.array(paths), torch.tensor(labels), np.array(sizes), np.array(times)), tuple(names), unused
+        files = cls(np.array(paths), torch.tensor(labels), np.array(sizes), np.array(times))
+        return files, tuple(names), unused
 
     def __add__(self, other: FileList) -> FileList:
         return FileList(np.concatenate([self.paths, other.paths]), torch.cat([self.labels, other.labels]),
@@ -354,8 +356,8 @@ def decode(files: FileList, image_size: int | None, workers: int, most: int) -> 
                 images = np.empty((len(files), 3, *array.shape[1:]), dtype=np.uint8)
             if array.shape[1:] != images.shape[2:]:
                 raise DataError(f"{printable(files.path(done))} is {array.shape[2]}x{array.shape[1]} pixels "
-                                f"but {printable(files.path(0))} {images.shape[3]}x{images.shape[2]}; give image_size "
-                                "(--set image_size=N) to resize.")
+                                f"but {printable(files.path(0))} {images.shape[3]}x{images.shape[2]}; give "
+                                "image_size (--set image_size=N) to resize.")
             images[done] = array
             grey = grey and len(array) == 1
             done += 1

@@ -75,7 +75,8 @@ def _check_header(image: Image.Image) -> None:
 
 def _deep(image: Image.Image) -> bool:
     """Whether the file has more than 8 bits per channel, which Pillow's mode does not always tell."""
-    decoder = [part for tile in image.tile for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
+    decoder = [part for *_, settings in image.tile
+               for part in (settings if isinstance(settings, tuple) else (settings,))]
     if image.format == "PNG":
         return any(isinstance(part, str) and ";16" in part for part in decoder)
     if image.format == "PPM":

@@ -148,7 +148,8 @@ def cifar10(path: Path) -> ImageData:
     if path.is_dir():
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
-            raise DataError(f"{printable(path)} lacks {listed(missing)} of CIFAR-10; unpack the archive again.")
+            raise DataError(f"{printable(path)} lacks {listed(missing)} of CIFAR-10; unpack the archive "
+                            "again.")
         contents = {name: _official(name, path / name) for name in names}
     else:
         archive = _official("cifar-10-python.tar.gz", path)
@@ -270,7 +271,8 @@ def load(source: str | os.PathLike, image_size: int | None = None, resized_crop:
 def _load(source: str, path: Path, image_size: int | None, resized_crop: bool, workers: int | None) -> Images:
     if source in DATASETS:
         if resized_crop:
-            raise InputError(f"resized_crop needs class folders of images, but {source} is none; leave it out.")
+            raise InputError(f"resized_crop needs class folders of images, but {source} is none; leave it "
+                             "out.")
         return _no_resize(DATASETS[source](), image_size)
     if path.is_dir():
         for folder in (path, path / CIFAR10_FOLDER):
@@ -312,8 +314,8 @@ def _checked(name: str, content: bytes, path: Path) -> bytes:
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if digest != CIFAR10_MD5[name]:
         raise DataError(
-            f"{printable(path)} is not the official CIFAR-10 file {name!r} ({len(content)} bytes, MD5 {digest}, "
-            f"expected {CIFAR10_MD5[name]}): it is truncated or another file. Download it again; other "
+            f"{printable(path)} is not the official CIFAR-10 file {name!r} ({len(content)} bytes, MD5 "
+            f"{digest}, expected {CIFAR10_MD5[name]}): it is truncated or another file. Download it again; other "
             "archives must be unpacked, then give the folder."
         )
     return content
