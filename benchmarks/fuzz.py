@@ -196,7 +196,8 @@ def of_state(path: Path) -> dict:
 
 LOSSY = [saved(RGB, kind, **settings) for kind, settings in [
     ("JPEG", {}), ("JPEG", {"progressive": True}), ("GIF", {}), ("BMP", {}), ("WEBP", {}),
-    ("WEBP", {"lossless": True}), ("AVIF", {})] if kind in FORMATS] + [saved(RGB.convert("CMYK"), "JPEG"), saved(RGB.convert("L"), "JPEG")]
+    ("WEBP", {"lossless": True}), ("AVIF", {})] if kind in FORMATS]
+LOSSY += [saved(RGB.convert(mode), "JPEG") for mode in ("CMYK", "L")]
 KINDS = {  # files, reader, what must hold, how they are changed
     "png": ([saved(RGB, "PNG"), saved(RGB.convert("L"), "PNG"), saved(RGB.quantize(8), "PNG"),
              saved(RGB.convert("1"), "PNG"), saved(RGB.convert("RGBA"), "PNG"), png(16, 0, 1), png(16, 4, 2)],

@@ -90,8 +90,8 @@ class _Cache(FunctionCache):
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
-        key = self._key(sig, target_context.codegen())
         try:
+            key = self._key(sig, target_context.codegen())
             content = read_whole(self._path(key))
             if content[:HASH] != hashlib.sha256(content[HASH:]).digest():
                 return None
