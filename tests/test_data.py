@@ -1,8 +1,11 @@
 """Images in, errors for what cannot be used."""
 
 import hashlib
+import os
 import pickle
 import tarfile
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -100,6 +103,9 @@ def test_cifar10_damage(tmp_path, monkeypatch):
     archive.write_bytes(content[:len(content) // 2])
     with pytest.raises(DataError, match="not the official CIFAR-10 file.*truncated"):
         ng.data.load(archive)
+    os.truncate(archive, 2**40)
+    with pytest.raises(DataError, match="cannot read .*: File too large"):
+        ng.data.load(archive)
     (folder / "data_batch_3").write_bytes(b"changed")
     with pytest.raises(DataError, match="data_batch_3"):
         ng.data.load(folder)
@@ -154,10 +160,72 @@ def write_npz(path, **changes):
     ({"test_images": np.zeros((2, 6, 6), np.uint8)}, "test images"),
     ({"train_labels": np.zeros(4, int), "test_labels": np.zeros(2, int)}, "1 class"),
     ({"train_images": np.array([None] * 4)}, "pickled objects"),
+    ({"test_labels": np.array([1, 1])}, "no test images of the classes 0"),
+    ({"train_labels": np.array([0, 2, 0, 2]), "test_labels": np.array([0, 2])}, "no training images of the classes 1"),
+    ({"test_images": np.zeros((0, 5, 5), np.uint8), "test_labels": np.zeros(0, int)}, "0 images"),
 ])
 def test_bad_npz(tmp_path, changes, message):
     write_npz(tmp_path / "d.npz", **changes)
     with pytest.raises(DataError, match=message):
+        ng.data.load(tmp_path / "d.npz")
+
+
+def test_arrays_of_no_use_are_not_read(tmp_path):
+    """Neither what they hold nor what they claim matters: a bomb, objects, or no array at all."""
+    write_npz(tmp_path / "d.npz")
+    expected = ng.data.load(tmp_path / "d.npz").fingerprint()
+    write_npz(tmp_path / "d.npz", names=np.array([None, {}], dtype=object))
+    with zipfile.ZipFile(tmp_path / "d.npz", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("README", "no array")
+        with archive.open("zeros.npy", "w", force_zip64=True) as member:
+            for _ in range(64):
+                member.write(bytes(2**20))
+    tracemalloc.start()
+    assert ng.data.load(tmp_path / "d.npz").fingerprint() == expected
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def npy(shape, dtype="|u1", body=b""):
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + body
+
+
+@pytest.mark.parametrize("content, message", [
+    (npy((10**6, 10**3, 10**3)), "does not fit its 128 bytes"),
+    (npy((10**11,), "<i8"), "does not fit"),
+    (npy((-4, 5, 5)), "does not fit|negative"),
+    (npy((4, 5, 5), body=bytes(99)), "does not fit"),
+    (npy((4, 5, 5), body=bytes(101)), "does not fit"),
+    (npy((4, 5, 5))[:50], "EOF|truncated"),
+    (b"no array at all", "magic"),
+])
+def test_claims_of_arrays(tmp_path, content, message):
+    write_npz(tmp_path / "d.npz", train_images=None)
+    with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
+        archive.writestr("train_images.npy", content)
+    with pytest.raises(DataError, match=message):
+        ng.data.load(tmp_path / "d.npz")
+
+
+def test_more_images_than_memory(tmp_path, monkeypatch):
+    write_npz(tmp_path / "d.npz")
+    monkeypatch.setattr(sources, "memory", lambda: 100)
+    with pytest.raises(DataError, match="need 198 bytes, more than this machine's memory"):
+        ng.data.load(tmp_path / "d.npz")
+
+
+def test_claims_of_the_archive(tmp_path):
+    """A member that says it unpacks to more than its bytes can become."""
+    write_npz(tmp_path / "d.npz")
+    content = bytearray((tmp_path / "d.npz").read_bytes())
+    size = (128 + 100).to_bytes(4, "little")
+    places = [place for place in range(len(content)) if content[place:place + 8] == size + size]
+    assert places  # in the directory
+    for place in places:
+        content[place + 4:place + 8] = (2**31).to_bytes(4, "little")
+    (tmp_path / "d.npz").write_bytes(content)
+    with pytest.raises(DataError, match="claims 2,147,483,648 bytes"):
         ng.data.load(tmp_path / "d.npz")
 
 
@@ -194,6 +262,9 @@ def truncated(folder):
     (lambda f: picture(f / "train" / "bee" / "9.png", 9, size=(7, 6)), "9.png is 7x6.*image_size"),
     (lambda f: picture(f / "test" / "dog" / "9.png", 9), "dog is only in one"),
     (lambda f: (f / "train" / "dog").mkdir(), "dog holds no image"),
+    (lambda f: [file.unlink() for file in (f / "test" / "cow").iterdir()], "test/cow holds no image"),
+    (lambda f: picture(f / "test" / "dog" / "images" / "1.png", 1), "folders inside it, here images, are not"),
+    (lambda f: picture(f / "test" / "bee" / "9.png", 9, size=(6, 7)), "9.png is 6x7.*image_size"),
     (lambda f: (f / "test").rename(f / "tst"), "neither 'test' nor 'val'"),
     (lambda f: (f / "train").rename(f / "trian"), "no folder 'train'"),
 ])
@@ -258,13 +329,16 @@ def test_fingerprint_notices_one_pixel():
 
 
 def test_every_class_gives_its_fifth_images(tmp_path):
-    """Without a test part each class holds out its own, however few images the others have."""
-    for name, count in (("ant", 4), ("bee", 1), ("cow", 11)):
+    """Without a test part each class holds out its own, however many images the others have."""
+    for name, count in (("ant", 5), ("bee", 9), ("cow", 11)):
         for i in range(count):
             picture(tmp_path / name / f"{i:02}.png", i)
     data = ng.data.load(tmp_path)
-    assert torch.bincount(data.train_labels, minlength=3).tolist() == [4, 1, 9]
-    assert data.test_labels.tolist() == [2, 2]
+    assert torch.bincount(data.train_labels, minlength=3).tolist() == [4, 8, 9]
+    assert data.test_labels.tolist() == [0, 1, 2, 2]
+    (tmp_path / "ant" / "03.png").unlink()
+    with pytest.raises(DataError, match="the class ant has 4 images.*at least 5"):
+        ng.data.load(tmp_path)
 
 
 def deep(path):
@@ -336,6 +410,17 @@ def test_bad_image_data(changes, message):
                 test_labels=torch.tensor([0, 1]), classes=("a", "b"))
     with pytest.raises(DataError, match=message):
         ng.data.ImageData("d", **{**good, **changes})
+
+
+def test_numbers_of_numpy(folder):
+    assert ng.data.load(folder, image_size=np.int64(4), workers=np.int32(0)).size == (4, 4)
+    image, drawn = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4), np.array([[0.1, 0.9, 0.5]])
+    assert torch.equal(ng.data.Augmentation(np.int64(1))(image, drawn), ng.data.Augmentation(1)(image, drawn))
+    for value in (0.5, "2", -1, True, np.bool_(True), np.float64(2)):
+        with pytest.raises(InputError, match="workers must be a whole number"):
+            ng.data.load(folder, workers=value)
+        with pytest.raises(InputError, match="padding must be a whole number"):
+            ng.data.Augmentation(value)
 
 
 def test_bad_size(folder):

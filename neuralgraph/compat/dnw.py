@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import numbers
 import os
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from .._files import printable
+from ..data.images import whole_number
 from ..errors import CheckpointError, InputError
 from ..models import Classifier
 from ..models.mobilenet import Stage, mobilenet_dnw
@@ -20,6 +21,7 @@ from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, Neura
 from ..selectors import RandomGraph, TopK
 from ..selectors.topk import top_k
 from ..wiring.generators import complete
+from .torch_files import read_state_dict
 
 STRIDED = 32  # pixels: the authors' stem has both strides whatever the size of the images
 
@@ -37,8 +39,10 @@ def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], 
     that outputs and gradients are theirs. A random graph keeps the mask it was saved with.
 
     Args:
-        source: a file, read with ``weights_only=True``; or its contents. Either a state dict, with or
-            without the prefix ``module.``, or a training dictionary with one under ``model``.
+        source: a file of ``torch.save``, such as the authors' ``best.pt``, ``init.pt`` or
+            ``epoch_N.pt``, of which nothing is run and only tensors are taken; or its contents. Either
+            a state dict, with or without the prefix ``module.``, or a training dictionary with one
+            under ``model``.
         width: d = 1 - the authors' ``prune_rate``, above 0 and at most 1.
         image_size: side of the images in pixels; decides the stem's stride.
         small: whether the classifier is a set of edges (MobileNetV1-DNW-Small).
@@ -48,10 +52,12 @@ def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], 
         backend: see :func:`neuralgraph.backends.create`.
 
     Raises:
-        CheckpointError: for a file that is damaged, holds pickled objects, unpacks to far more than
-            its size, or is no such checkpoint; it names what is missing or does not fit.
+        CheckpointError: for a file that is damaged, claims or unpacks to more than it holds, or is no
+            such checkpoint; it names what is missing or does not fit.
         InputError: for an argument that is missing or out of range.
     """
+    image_size = whole_number("image_size", image_size, 1, "pixels")
+    steps = whole_number("steps", steps, 1, "steps")
     state = _state_dict(source)
     if setting is None:
         if width is None:
@@ -60,14 +66,19 @@ def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], 
         return _mobilenet(state, width, image_size, small, backend)
     if setting not in ("discrete", "continuous"):
         raise InputError(f"setting must be 'discrete' or 'continuous', got {setting!r}.")
-    if prune_rate is None or not 0 <= prune_rate < 1:
+    if not _is_real(prune_rate) or not 0 <= prune_rate < 1:
         raise InputError(f"prune_rate must be at least 0 and below 1, got {prune_rate!r}.")
-    return _tiny(state, setting, prune_rate, image_size, steps, backend)
+    return _tiny(state, setting, float(prune_rate), image_size, steps, backend)
+
+
+def _is_real(value) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _mobilenet(state: _State, width, image_size, small, backend) -> Classifier:
-    if not 0 < width <= 1:
+    if not _is_real(width) or not 0 < width <= 1:
         raise InputError(f"width must be above 0 and at most 1, got {width!r}.")
+    width = float(width)
     if state.has("linear.graph.weight") != small:
         raise CheckpointError(f"small={small}, but the checkpoint's classifier is "
                               + ("a set of edges: give small=True." if not small else
@@ -198,6 +209,9 @@ class _State:
             raise CheckpointError(f"the checkpoint mixes {', '.join(sorted(map(str, kinds)))}; expected "
                                   "one type of floating-point numbers.")
         self._tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        if len(self._tensors) < len(tensors):
+            raise CheckpointError("the checkpoint has entries of one name with and without the prefix "
+                                  "'module.'.")
         self._taken: set[str] = set()
 
     def has(self, name: str) -> bool:
@@ -208,7 +222,7 @@ class _State:
         if name not in self._tensors:
             raise CheckpointError(f"the checkpoint has no entry {name!r}: it was not written by the "
                                   "authors' code, or for another setting. It has "
-                                  f"{', '.join(sorted(self._tensors)[:6]) or 'nothing'}, ...")
+                                  f"{printable(', '.join(sorted(self._tensors)[:6])) or 'nothing'}, ...")
         tensor = self._tensors[name]
         fits = tensor.dim() == len(shape) and all(
             size == expected or (expected is None and size > 0)
@@ -266,7 +280,7 @@ class _State:
         left = sorted(set(self._tensors) - self._taken)
         if left:
             raise CheckpointError(f"the checkpoint has entries that this model does not: "
-                                  f"{', '.join(left[:6])}.")
+                                  f"{printable(', '.join(left[:6]))}.")
 
 
 def _check_tensor(name: str, tensor: torch.Tensor) -> None:
@@ -297,7 +311,7 @@ def _fill(module: torch.nn.Module, values: dict[str, torch.Tensor], what: str) -
 
 def _state_dict(source) -> _State:
     if not isinstance(source, Mapping):
-        source = _read(Path(source))
+        return _State(read_state_dict(Path(source), under="model"))
     content = source.get("model", source)
     if not isinstance(content, Mapping) or not content or not all(
             isinstance(name, str) and isinstance(value, torch.Tensor)
@@ -305,27 +319,3 @@ def _state_dict(source) -> _State:
         raise CheckpointError("the checkpoint holds no state dict: expected names of tensors, or a "
                               "training dictionary with such under 'model'.")
     return _State(content)
-
-
-def _read(path: Path) -> Mapping:
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}.")
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(entry.file_size for entry in archive.infolist())
-            if unpacked > 2 * path.stat().st_size:  # torch stores tensors uncompressed
-                raise CheckpointError(f"{path} would unpack to {unpacked:,} bytes from "
-                                      f"{path.stat().st_size:,}: torch does not write such files; it is "
-                                      "not opened.")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} holds pickled objects or is damaged; only tensors and plain "
-                              "containers are loaded, so that no code can run. Save its state dict "
-                              f"alone. ({str(error).splitlines()[0]})") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is damaged or no PyTorch checkpoint: "
-                              f"{str(error).splitlines()[0] if str(error) else error!r}") from error
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict.")
-    return content

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from .._files import printable
 from ..errors import DataError, listed
 from .images import Augmentation, Images, draws
+from .pictures import ENDINGS, read_picture
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-DEEP = ("I", "F")  # Pillow's modes of more than 8 bits a channel, which it would clip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALE, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # of the random resized crop
 WORTH_PROCESSES = 4000  # fewer images are decoded sooner than processes start
@@ -53,38 +53,44 @@ class FileList:
         try:
             now = os.stat(path)
         except OSError as error:
-            raise DataError(f"the image {path} can no longer be read ({error.strerror}): the data have "
-                            "changed during the run; restore them and continue with --resume.") from None
+            raise DataError(f"the image {printable(path)} can no longer be read ({error.strerror}): the "
+                            "data have changed during the run; restore them and continue with --resume.") from None
         if (now.st_size, now.st_mtime_ns) != (self.sizes[index], self.times[index]):
-            raise DataError(f"the image {path} has changed during the run; restore it and continue with "
-                            "--resume.")
+            raise DataError(f"the image {printable(path)} has changed during the run; restore it and "
+                            "continue with --resume.")
 
     @classmethod
-    def below(cls, folder: Path) -> tuple[FileList, tuple[str, ...]]:
-        """The images in one folder per class, by name, and the names of the classes."""
+    def below(cls, folder: Path) -> tuple[FileList, tuple[str, ...], list[str]]:
+        """The images in one folder per class, by name, the names of the classes, and what is not used.
+
+        Nothing that is hidden (``.name``) counts, unless it is an image in a class folder.
+        """
         try:
-            names = sorted(entry.name for entry in os.scandir(folder)
-                           if entry.is_dir() and not entry.name.startswith("."))
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            entries = [entry for entry in entries if not entry.name.startswith(".")]
+            names = [entry.name for entry in entries if entry.is_dir()]
+            unused = [entry.path for entry in entries if not entry.is_dir()]
             if len(names) < 2:
-                raise DataError(f"{folder} must hold one folder of images per class, at least two; found "
-                                f"{len(names)} ({listed(names) or 'none'}).")
+                raise DataError(f"{printable(folder)} must hold one folder of images per class, at least "
+                                f"two; found {len(names)} ({printable(listed(names)) or 'none'}).")
             paths, labels, sizes, times = [], [], [], []
             for number, name in enumerate(names):
-                inside = sorted((entry for entry in os.scandir(folder / name)
-                                 if os.path.splitext(entry.name)[1].lower() in IMAGE_ENDINGS),
-                                key=lambda entry: entry.name)
+                inside, others = _images_and_others(folder / name)
                 if not inside:
-                    raise DataError(f"the class folder {folder / name} holds no image "
-                                    f"({', '.join(sorted(IMAGE_ENDINGS))}).")
+                    raise DataError(f"the class folder {printable(folder / name)} holds no image "
+                                    f"({', '.join(sorted(ENDINGS))})" + _instead(others))
                 for entry in inside:
                     status = entry.stat()
                     paths.append(os.fsencode(entry.path))
                     sizes.append(status.st_size)
                     times.append(status.st_mtime_ns)
                 labels += [number] * len(inside)
+                unused += [entry.path for entry in others]
         except OSError as error:
-            raise DataError(f"cannot list the images in {folder}: {error}") from error
-        return cls(np.array(paths), torch.tensor(labels), np.array(sizes), np.array(times)), tuple(names)
+            raise DataError(f"cannot list the images in {printable(folder)}: "
+                            f"{error.strerror} ({printable(error.filename)}).") from error
+        files = cls(np.array(paths), torch.tensor(labels), np.array(sizes), np.array(times))
+        return files, tuple(names), unused
 
     def __add__(self, other: FileList) -> FileList:
         return FileList(np.concatenate([self.paths, other.paths]), torch.cat([self.labels, other.labels]),
@@ -95,6 +101,26 @@ class FileList:
         """Those of a mask (N,)."""
         mask = chosen.numpy()
         return FileList(self.paths[mask], self.labels[chosen], self.sizes[mask], self.times[mask])
+
+
+def _images_and_others(folder: Path) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
+    """The images in a class folder by name, and what else lies there and is not hidden."""
+    images, others = [], []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if os.path.splitext(entry.name)[1].lower() in ENDINGS and (entry.is_file() or entry.is_symlink()) \
+                and not entry.is_dir():
+            images.append(entry)
+        elif not entry.name.startswith("."):
+            others.append(entry)
+    return images, others
+
+
+def _instead(others: list[os.DirEntry]) -> str:
+    """What a class folder without images holds."""
+    folders = [entry.name for entry in others if entry.is_dir()]
+    if folders:
+        return f"; images in folders inside it, here {printable(listed(folders, 2))}, are not looked for."
+    return f", only {printable(listed([entry.name for entry in others], 2))}." if others else "."
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +170,9 @@ class ImageFiles(Images):
         for part in (self.train, self.test):
             for index in range(len(part)):
                 inside = "/".join(part.path(index).split(os.sep)[-2:])
-                digest.update(f"{part.labels[index]} {inside} {part.sizes[index]}\n".encode())
-        digest.update("\0".join(self.classes).encode())
+                line = f"{part.labels[index]} {inside} {part.sizes[index]}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))  # names need not be text
+        digest.update("\0".join(self.classes).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
     def train_batches(self, batches, augmentation, seed, epoch):
@@ -200,7 +227,6 @@ class Whole:
     size: int | None
 
     def __call__(self, image: Image.Image, index: int) -> np.ndarray:
-        image = image.convert("L" if image.mode in ("1", "L") else "RGB")
         return channels_first(image if self.size is None else resized(image, (self.size, self.size)))
 
 
@@ -269,14 +295,9 @@ class Reader(Dataset):
         file = self.files.path(index)
         try:
             self.files.check_unchanged(index)
-            with Image.open(file) as image:
-                _check_loses_nothing(image)
-                return self.transform(image, index)
+            return self.transform(read_picture(file), index)
         except DataError as error:
             return error
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError,
-                Image.DecompressionBombError) as error:
-            return DataError(f"cannot read the image {file}: {error}")
 
 
 def read_batches(reader: Reader, batches: Sequence[torch.Tensor],
@@ -334,22 +355,13 @@ def decode(files: FileList, image_size: int | None, workers: int, most: int) -> 
                                     "and they are decoded as they are needed.")
                 images = np.empty((len(files), 3, *array.shape[1:]), dtype=np.uint8)
             if array.shape[1:] != images.shape[2:]:
-                raise DataError(f"{files.path(done)} is {array.shape[2]}x{array.shape[1]} pixels but "
-                                f"{files.path(0)} {images.shape[3]}x{images.shape[2]}; give image_size "
-                                "(--set image_size=N) to resize.")
+                raise DataError(f"{printable(files.path(done))} is {array.shape[2]}x{array.shape[1]} pixels "
+                                f"but {printable(files.path(0))} {images.shape[3]}x{images.shape[2]}; give "
+                                "image_size (--set image_size=N) to resize.")
             images[done] = array
             grey = grey and len(array) == 1
             done += 1
     return torch.from_numpy(images[:, :1].copy() if grey else images)
-
-
-def _check_loses_nothing(image: Image.Image) -> None:
-    """Refuses what a conversion to 8 bits of grey or RGB would clip or drop without a word."""
-    if image.mode.startswith(DEEP):
-        raise ValueError("it has more than 8 bits per channel; convert it to 8 bits first")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        if image.convert("RGBA").getextrema()[3][0] < 255:
-            raise ValueError("it has transparent pixels; put it on a background first")
 
 
 def _collate(images: list) -> torch.Tensor | list[np.ndarray] | DataError:

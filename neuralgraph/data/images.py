@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -125,7 +127,7 @@ class ImageData(Images):
         for part in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(str(tuple(part.shape)).encode())
             digest.update(part.contiguous().numpy().data)
-        digest.update("\0".join(self.classes).encode())
+        digest.update("\0".join(self.classes).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
     def train_batches(self, batches, augmentation, seed, epoch):
@@ -156,10 +158,16 @@ class Augmentation:
     Args:
         padding: pixels of zeros on each side before the crop back to the old size; 0 for no crop.
         flip: whether to flip.
+
+    Raises:
+        InputError: for a padding that is no number of pixels.
     """
 
     padding: int = 0
     flip: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "padding", whole_number("padding", self.padding, 0, "pixels"))
 
     def __call__(self, images: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
         """Augments uint8 images (B, C, H, W) by three numbers in [0, 1) each, (B, 3)."""
@@ -212,3 +220,16 @@ def generator_for(*numbers: int) -> torch.Generator:
     """A generator whose stream depends on all of the numbers (seed, epoch, step, ...)."""
     words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(words[0] >> np.uint64(1)))
+
+
+def whole_number(name: str, value: int, least: int, unit: str) -> int:
+    """A whole number of any type, NumPy's too, as an ``int``.
+
+    Raises:
+        InputError: for anything else, or less than ``least``.
+    """
+    with contextlib.suppress(TypeError):
+        number = operator.index(value)
+        if number >= least and not isinstance(value, bool):
+            return number
+    raise InputError(f"{name} must be a whole number of {unit}, at least {least}, got {value!r}.")

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import pickle
 import tarfile
+import warnings
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .._files import Arrays, memory, printable, read_whole
 from ..errors import DataError, InputError, UnknownNameError, listed
 from .files import FileList, ImageFiles, available_workers, decode
-from .images import ImageData, Images
+from .images import ImageData, Images, whole_number
+from .pictures import ENDINGS
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
                    "truck")
@@ -30,6 +34,7 @@ CIFAR10_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
+CIFAR10_MOST = 200_000_000  # bytes; the archive has 170 million
 HELD_OUT = 5  # without a test part, every fifth image
 IN_MEMORY = 2**31  # bytes; more than this stays on disk
 
@@ -57,7 +62,10 @@ def class_folders(path: Path, image_size: int | None = None, resized_crop: bool 
 
     Without a test part every fifth image of each class, by file name, is held out. The class names are
     those of the folders, in alphabetical order. The images are decoded into memory at once, or, if
-    they need more than 2 GiB or ``resized_crop`` is asked for, as they are needed.
+    they need more than 2 GiB or ``resized_crop`` is asked for, as they are needed;
+    :func:`neuralgraph.data.pictures.read_picture` says how. Images have one of the endings
+    :data:`neuralgraph.data.pictures.ENDINGS` and lie in the class folder itself; what else is there and
+    not hidden is not used, and a warning says so.
 
     Args:
         path: the folder.
@@ -66,43 +74,60 @@ def class_folders(path: Path, image_size: int | None = None, resized_crop: bool 
         workers: processes that decode; by default one per processor, at most 8.
 
     Raises:
-        DataError: for fewer than two classes, a class that is only in one part, an unreadable image,
-            one with transparent pixels or more than 8 bits per channel, or images of different
-            size, naming the file.
+        DataError: for fewer than two classes, a class without images in one of the parts, an
+            unreadable image, one that 8 bits of grey or RGB cannot hold, or images of different size,
+            naming the file.
         InputError: for ``resized_crop`` without ``image_size``.
     """
-    train, test, classes = _parts(path)
+    train, test, classes, unused = _parts(path)
+    if unused:
+        warnings.warn(f"{len(unused)} files or folders in {printable(path)} are not used, such as "
+                      f"{printable(unused[0])}: images lie in their class folder itself and end in "
+                      f"{', '.join(sorted(ENDINGS))}.", stacklevel=4)
     workers = available_workers() if workers is None else workers
     pixels = (image_size or 1)**2  # of images as they are, decoding will tell
     if resized_crop or 3 * pixels * (len(train) + len(test)) > IN_MEMORY:
         if image_size is None:
             raise InputError("resized_crop needs image_size (--set image_size=N), in pixels.")
-        return ImageFiles(str(path), train, test, classes, image_size, resized_crop, workers)
+        return ImageFiles(printable(path), train, test, classes, image_size, resized_crop, workers)
     images = decode(train + test, image_size, workers, IN_MEMORY)
     cut = len(train)
-    return ImageData(str(path), images[:cut], train.labels, images[cut:], test.labels, classes)
+    return ImageData(printable(path), images[:cut], train.labels, images[cut:], test.labels, classes)
 
 
-def _parts(path: Path) -> tuple[FileList, FileList, tuple[str, ...]]:
-    """Training and test files below a folder, and the classes."""
+def _parts(path: Path) -> tuple[FileList, FileList, tuple[str, ...], list[str]]:
+    """Training and test files below a folder, the classes, and what is not used."""
     train = path / "train"
     tests = [path / name for name in ("test", "val") if (path / name).is_dir()]
     if not train.is_dir():
         if tests:
-            raise DataError(f"{path} has a folder {tests[0].name!r} but no folder 'train' beside it.")
-        files, classes = FileList.below(path)
-        place = torch.cat([torch.arange(int(n)) for n in torch.bincount(files.labels)])
-        held_out = _is_held_out(place)
-        return files[~held_out], files[held_out], classes
+            raise DataError(f"{printable(path)} has a folder {tests[0].name!r} but no folder 'train' beside "
+                            "it.")
+        files, names, unused = FileList.below(path)
+        counts = torch.bincount(files.labels)
+        if counts.min() < HELD_OUT:
+            few = int(counts.argmin())
+            raise DataError(f"{printable(path)}: the class {printable(names[few])} has {counts[few]} images, "
+                            f"but every fifth one becomes a test image: give it at least {HELD_OUT}, or put "
+                            "the images in folders 'train' and 'test'.")
+        held_out = _is_held_out(torch.cat([torch.arange(int(n)) for n in counts]))
+        return files[~held_out], files[held_out], _class_names(names), unused
     if not tests:
-        raise DataError(f"{path} has a folder 'train' but neither 'test' nor 'val' beside it.")
-    files, classes = FileList.below(train)
-    test_files, test_classes = FileList.below(tests[0])
-    if classes != test_classes:
-        odd = sorted(set(classes) ^ set(test_classes))
-        raise DataError(f"{path}: the classes of 'train' and {tests[0].name!r} differ: "
-                        f"{listed(odd)} is only in one of them.")
-    return files, test_files, classes
+        raise DataError(f"{printable(path)} has a folder 'train' but neither 'test' nor 'val' beside it.")
+    files, names, unused = FileList.below(train)
+    test_files, test_names, more_unused = FileList.below(tests[0])
+    if names != test_names:
+        odd = sorted(set(names) ^ set(test_names))
+        raise DataError(f"{printable(path)}: the classes of 'train' and {tests[0].name!r} differ: "
+                        f"{printable(listed(odd))} is only in one of them.")
+    beside = sorted(entry.path for entry in os.scandir(path)
+                    if entry.name not in ("train", tests[0].name) and not entry.name.startswith("."))
+    return files, test_files, _class_names(names), beside + unused + more_unused
+
+
+def _class_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of folders as they can be printed and stored."""
+    return tuple(printable(name) for name in names)
 
 
 def _is_held_out(place: torch.Tensor) -> torch.Tensor:
@@ -123,10 +148,11 @@ def cifar10(path: Path) -> ImageData:
     if path.is_dir():
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
-            raise DataError(f"{path} lacks {listed(missing)} of CIFAR-10; unpack the archive again.")
-        contents = {name: _checked(name, (path / name).read_bytes(), path / name) for name in names}
+            raise DataError(f"{printable(path)} lacks {listed(missing)} of CIFAR-10; unpack the archive "
+                            "again.")
+        contents = {name: _official(name, path / name) for name in names}
     else:
-        archive = _checked("cifar-10-python.tar.gz", path.read_bytes(), path)
+        archive = _official("cifar-10-python.tar.gz", path)
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
             contents = {name: _checked(name, tar.extractfile(f"{CIFAR10_FOLDER}/{name}").read(), path)
                         for name in names}
@@ -156,31 +182,61 @@ class _CifarUnpickler(pickle.Unpickler):
 def npz(path: Path) -> ImageData:
     """A NumPy archive with ``train_images``, ``train_labels``, ``test_images``, ``test_labels``.
 
-    ``x_train``, ``y_train``, ``x_test``, ``y_test`` are understood too. Images are uint8, (N, H, W),
-    (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are integers from 0, and the largest of the
-    training labels says how many classes there are. Pickled content is refused.
+    ``x_train``, ``y_train``, ``x_test``, ``y_test`` are understood too; other arrays are not read. Images
+    are uint8, (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are integers from 0 without
+    gaps, and the largest of the training labels says how many classes there are.
+
+    Raises:
+        DataError: for an archive that is unreadable, damaged or holds pickled objects, arrays that are
+            missing or of another kind, more than fits in memory, or a class without images in one of
+            the parts.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file:
+            images_and_labels = _read_npz(Arrays(file), path)
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"cannot read {printable(path)}: {error.strerror or error}.") from error
     except Exception as error:  # NumPy's reader passes on whatever its parsers raise
-        raise DataError(f"{path} is not a readable .npz archive (truncated, or with pickled objects): "
-                        f"{error}") from error
-    parts = []
+        raise DataError(f"{printable(path)} is not a readable .npz archive (truncated, damaged or with "
+                        f"pickled objects): {error}") from error
+    train, labels, test, test_labels = images_and_labels
+    count = int(labels.max()) + 1 if len(labels) else 0
+    if count > len(labels):
+        raise DataError(f"{printable(path)}: the training labels ask for {count} classes, more than the "
+                        f"{len(labels)} training images; labels count from 0 without gaps.")
+    data = ImageData(printable(path), train, labels, test, test_labels,
+                     classes=tuple(str(i) for i in range(count)))
+    for part, labels in (("training", labels), ("test", test_labels)):
+        absent = (torch.bincount(labels, minlength=count) == 0).nonzero().flatten().tolist()
+        if absent:
+            raise DataError(f"{printable(path)}: there are no {part} images of the classes {listed(absent)}; "
+                            f"labels count from 0 to {count - 1} without gaps, in both parts.")
+    return data
+
+
+def _read_npz(arrays: Arrays, path: Path) -> list[torch.Tensor]:
+    """Images and labels of both parts; what they are is checked before anything is read."""
+    names, read = [], []
     for part in ("train", "test"):
-        short = f"x_{part}", f"y_{part}"
-        long = f"{part}_images", f"{part}_labels"
-        names = short if short[0] in arrays else long
-        for name in names:
-            if name not in arrays:
-                raise DataError(f"{path} has no array {name!r}; it has {listed(sorted(arrays))}.")
-        parts += [_channels_first(arrays[names[0]], path, names[0]),
-                  _integer_labels(arrays[names[1]], path, names[1])]
-    count = int(parts[1].max()) + 1 if len(parts[1]) else 0
-    if count > len(parts[1]):
-        raise DataError(f"{path}: {names[1].replace('test', 'train')!r} asks for {count} classes, more "
-                        f"than the {len(parts[1])} training images; labels count from 0 without gaps.")
-    return ImageData(str(path), *parts, classes=tuple(str(i) for i in range(count)))
+        short, long = (f"x_{part}", f"y_{part}"), (f"{part}_images", f"{part}_labels")
+        names += short if short[0] in arrays.names else long
+    for name in names:
+        if name not in arrays.names:
+            raise DataError(f"{printable(path)} has no array {name!r}; it has "
+                            f"{printable(listed(arrays.names))}.")
+    for images, labels in (names[:2], names[2:]):
+        _check_images(*arrays.header(images), path, images)
+        _check_labels(*arrays.header(labels), arrays.header(images)[1][0], path, labels)
+    needed = sum(dtype.itemsize * math.prod(shape) for dtype, shape in map(arrays.header, names))
+    if needed > memory():
+        raise DataError(f"the images in {printable(path)} need {needed:,} bytes, more than this machine's "
+                        "memory; give a folder of images instead, which are decoded as they are needed.")
+    for images, labels in (names[:2], names[2:]):
+        read += [_channels_first(arrays.read(images)),
+                 torch.from_numpy(arrays.read(labels).astype(np.int64).reshape(-1))]
+    return read
 
 
 DATASETS = {"digits": digits}
@@ -202,13 +258,23 @@ def load(source: str | os.PathLike, image_size: int | None = None, resized_crop:
         InputError: for a size that is none.
         UnknownNameError: if there is neither such a name nor such a path.
     """
-    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int)
-                                   or image_size < 1):
-        raise InputError(f"image_size must be a number of pixels, at least 1, got {image_size!r}.")
-    if workers is not None and workers < 0:
-        raise InputError(f"workers must be at least 0, got {workers!r}.")
+    image_size = None if image_size is None else whole_number("image_size", image_size, 1, "pixels")
+    workers = None if workers is None else whole_number("workers", workers, 0, "processes")
     path = Path(source)
-    if path.is_dir() and str(source) not in DATASETS:
+    try:
+        return _load(str(source), path, image_size, resized_crop, workers)
+    except OSError as error:
+        raise DataError(f"cannot read {printable(error.filename or path)}: "
+                        f"{error.strerror or error}.") from error
+
+
+def _load(source: str, path: Path, image_size: int | None, resized_crop: bool, workers: int | None) -> Images:
+    if source in DATASETS:
+        if resized_crop:
+            raise InputError(f"resized_crop needs class folders of images, but {source} is none; leave it "
+                             "out.")
+        return _no_resize(DATASETS[source](), image_size)
+    if path.is_dir():
         for folder in (path, path / CIFAR10_FOLDER):
             if (folder / "data_batch_1").exists():
                 path = folder
@@ -216,19 +282,18 @@ def load(source: str | os.PathLike, image_size: int | None = None, resized_crop:
         else:
             return class_folders(path, image_size, resized_crop, workers)
     if resized_crop:
-        raise InputError(f"resized_crop needs class folders of images, but {source} is none; leave it out.")
-    if str(source) in DATASETS:
-        return _no_resize(DATASETS[str(source)](), image_size)
+        raise InputError(f"resized_crop needs class folders of images, but {printable(source)} is none; "
+                         "leave it out.")
     if path.is_dir() or path.name.endswith((".tar.gz", ".tgz", ".tar")) and path.is_file():
         return _no_resize(cifar10(path), image_size)
     if path.suffix == ".npz" and path.is_file():
         return _no_resize(npz(path), image_size)
-    if path.is_file():
-        raise DataError(f"{path} is neither a .npz nor CIFAR-10's archive; for images give the folder "
-                        "that holds the class folders.")
+    if path.exists():
+        raise DataError(f"{printable(path)} is neither a .npz nor CIFAR-10's archive; for images give the "
+                        "folder that holds the class folders.")
     if len(path.parts) > 1 or path.suffix:
-        raise DataError(f"there is no file or folder {path}.")
-    raise UnknownNameError("data set or path", str(source), DATASETS)
+        raise DataError(f"there is no file or folder {printable(path)}.")
+    raise UnknownNameError("data set or path", source, DATASETS)
 
 
 def _no_resize(data: ImageData, image_size: int | None) -> ImageData:
@@ -238,35 +303,45 @@ def _no_resize(data: ImageData, image_size: int | None) -> ImageData:
     return data
 
 
+def _official(name: str, path: Path) -> bytes:
+    try:
+        return _checked(name, read_whole(path, CIFAR10_MOST), path)
+    except OSError as error:
+        raise DataError(f"cannot read {printable(path)}: {error.strerror}.") from error
+
+
 def _checked(name: str, content: bytes, path: Path) -> bytes:
     digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if digest != CIFAR10_MD5[name]:
         raise DataError(
-            f"{path} is not the official CIFAR-10 file {name!r} ({len(content)} bytes, MD5 {digest}, "
-            f"expected {CIFAR10_MD5[name]}): it is truncated or another file. Download it again; other "
+            f"{printable(path)} is not the official CIFAR-10 file {name!r} ({len(content)} bytes, MD5 "
+            f"{digest}, expected {CIFAR10_MD5[name]}): it is truncated or another file. Download it again; other "
             "archives must be unpacked, then give the folder."
         )
     return content
 
 
-def _channels_first(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
-    if array.dtype != np.uint8 or array.ndim not in (3, 4):
-        raise DataError(f"{path}: {name!r} must be uint8 (N, H, W), (N, H, W, C) or (N, C, H, W), got "
-                        f"{array.dtype} of shape {array.shape}.")
-    if 0 in array.shape[1:]:
-        raise DataError(f"{path}: {name!r} has shape {array.shape}; expected at least one pixel.")
+def _check_images(dtype: np.dtype, shape: tuple[int, ...], path: Path, name: str) -> None:
+    if dtype != np.uint8 or len(shape) not in (3, 4):
+        raise DataError(f"{printable(path)}: {name!r} must be uint8 (N, H, W), (N, H, W, C) or "
+                        f"(N, C, H, W), got {dtype} of shape {shape}.")
+    if 0 in shape[1:]:
+        raise DataError(f"{printable(path)}: {name!r} has shape {shape}; expected at least one pixel.")
+    if len(shape) == 4 and shape[1] not in (1, 3) and shape[3] not in (1, 3):
+        raise DataError(f"{printable(path)}: {name!r} has shape {shape}; expected 1 or 3 channels.")
+
+
+def _check_labels(dtype: np.dtype, shape: tuple[int, ...], count: int, path: Path, name: str) -> None:
+    if dtype.kind not in "iu":
+        raise DataError(f"{printable(path)}: {name!r} must be integers, got {dtype}.")
+    if shape not in ((count,), (count, 1)):
+        raise DataError(f"{printable(path)}: there are {count} images and {name!r} has shape {shape}; "
+                        "expected (N,) or (N, 1), one label for each image.")
+
+
+def _channels_first(array: np.ndarray) -> torch.Tensor:
     if array.ndim == 3:
         array = array[:, None]
     elif array.shape[1] not in (1, 3):
-        if array.shape[3] not in (1, 3):
-            raise DataError(f"{path}: {name!r} has shape {array.shape}; expected 1 or 3 channels.")
         array = array.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def _integer_labels(array: np.ndarray, path: Path, name: str) -> torch.Tensor:
-    if array.dtype.kind not in "iu":
-        raise DataError(f"{path}: {name!r} must be integers, got {array.dtype}.")
-    if array.shape not in ((array.size,), (array.size, 1)):
-        raise DataError(f"{path}: {name!r} must have shape (N,) or (N, 1), got {array.shape}.")
-    return torch.from_numpy(array.astype(np.int64).reshape(-1))

@@ -6,18 +6,27 @@ has another runtime, threads of Python (kernels hold no lock of the interpreter)
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import functools
 import hashlib
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
+import llvmlite
+import numba
 import numpy as np
 import torch
-from numba import cfunc, types
+from numba import types
+from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
+from numba.core.serialize import dumps
 
+from .._files import read_whole, replace
+
+HASH = 32  # bytes of a SHA-256
 HEADER = 2  # integers before a kernel's own: the next unit of work, the next thread
 
 
@@ -47,24 +56,65 @@ class Kernel:
             _parallel(run, packed.ctypes.data, threads)
 
     def _compile(self, dtype):
-        function = kept_on_disk(self._sources[dtype], functools.partial(cfunc, types.void(types.int64)))
+        function = kept_on_disk(self._sources[dtype], lambda: _callback)
+        function.compile()
         self._compiled[dtype] = function.ctypes
         return function.ctypes
 
 
-def kept_on_disk(function: Callable, compiler: Callable):
-    """``compiler(cache=True)(function)``; not cached where numba has no folder that it may write to.
+def _callback(function: Callable[[int], None]) -> CFunc:
+    """As numba's ``cfunc`` makes it, but not compiled yet."""
+    return CFunc(function, ((types.int64,), types.void), locals={}, options={})
 
-    numba compares the date of the one file that a cached function stands in, but kernels are made of
-    parts from all files of this folder: the name under which each is kept names the sources too.
+
+def kept_on_disk(function: Callable, compiler: Callable):
+    """``compiler()(function)``, of which the machine code is kept where numba has a folder to write to.
+
+    Args:
+        compiler: a decorator of numba's that does not compile at once.
     """
-    function.__qualname__ = f"{function.__qualname__}_{_sources()}"
-    try:
-        return compiler(cache=True)(function)
-    except RuntimeError as error:
-        if "cannot cache" not in str(error):
-            raise
-        return compiler(cache=False)(function)
+    compiled = compiler()(function)
+    with contextlib.suppress(RuntimeError, OSError):  # no such folder
+        compiled._cache = _Cache(function)
+    return compiled
+
+
+class _Cache(FunctionCache):
+    """Machine code by function and types; never a reason to fail, since it can be compiled again.
+
+    An entry that is damaged or cannot be read is a miss, and what cannot be written is not kept.
+    numba's own files have no checksums, and it compares the date of the one file that a function stands
+    in, but kernels are made of parts from all files of this folder: here an entry is one file, which
+    begins with a hash of the rest, and its name and key say what it was made from and with.
+    """
+
+    def load_overload(self, sig, target_context):
+        target_context.refresh()
+        try:
+            key = self._key(sig, target_context.codegen())
+            content = read_whole(self._path(key))
+            if content[:HASH] != hashlib.sha256(content[HASH:]).digest():
+                return None
+            kept, data = pickle.loads(content[HASH:])
+            return self._impl.rebuild(target_context, data) if kept == key else None
+        except Exception:  # unpickling and linking raise what they like
+            return None
+
+    def save_overload(self, sig, data):
+        with contextlib.suppress(Exception):  # of the disk, and for what cannot be pickled
+            if not self._impl.check_cachable(data):
+                return
+            self._impl.locator.ensure_cache_path()
+            key = self._key(sig, data.codegen)
+            content = dumps((key, self._impl.reduce(data)))
+            replace(self._path(key), hashlib.sha256(content).digest() + content)
+
+    def _key(self, sig, codegen) -> tuple:
+        return numba.__version__, llvmlite.__version__, _sources(), *self._index_key(sig, codegen)
+
+    def _path(self, key: tuple) -> Path:
+        name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return Path(self._cache_path, f"{self._impl.filename_base}-{name}.nbc")
 
 
 @cache
