@@ -2,7 +2,7 @@
 
 from ..errors import InputError, lookup
 from .auto import Auto
-from .backend import Backend
+from .backend import Backend, Shared
 from .dense import Dense
 from .dgl import DGL
 from .sparse import Sparse
@@ -24,4 +24,4 @@ def create(backend: str | Backend) -> Backend:
     return lookup("backend", backend, BACKENDS)()
 
 
-__all__ = ["BACKENDS", "Auto", "DGL", "Backend", "Dense", "Sparse", "create"]
+__all__ = ["BACKENDS", "Auto", "DGL", "Backend", "Dense", "Shared", "Sparse", "create"]

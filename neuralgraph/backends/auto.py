@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .. import kernels
-from .backend import Backend
+from .backend import Backend, is_transformed
 from .dense import Dense
+from .layout import Layout
 from .sparse import Sparse
 
 DENSE_FROM = 0.5   # share of real edges from which a matrix product is faster than sums over edges
@@ -16,8 +17,8 @@ class Auto(Backend):
 
     The density is that of real edges among all pairs of the stage's sources and nodes. Where the dense
     product has fewer than 2^23 multiply-adds, it is the dense one too. Both numbers were measured
-    (``benchmarks/propagate.py``). Off the CPU, and where kernels cannot be compiled, it is always the
-    dense one. Node functions are compiled with either.
+    (``benchmarks/propagate.py``). Off the CPU, where kernels cannot be compiled, and where torch traces or
+    transforms what is computed, it is always the dense one. Node functions are compiled with either.
     """
 
     fuses_nodes = kernels.AVAILABLE
@@ -26,17 +27,17 @@ class Auto(Backend):
         self._dense = Dense()
         self._sparse = Sparse() if kernels.AVAILABLE else self._dense
 
-    def propagate(self, stage, messages, selection):
+    def propagate(self, stage, messages, selection, shared=None):
         pairs = len(stage.nodes) * len(stage.sources)
         work = pairs * len(messages) * messages.shape[2:].numel()
-        is_dense = messages.device.type != "cpu" or work < SMALL or \
+        is_dense = messages.device.type != "cpu" or work < SMALL or is_transformed(messages) or \
             self._num_real(stage, selection) >= DENSE_FROM * pairs
-        return (self._dense if is_dense else self._sparse).propagate(stage, messages, selection)
+        return (self._dense if is_dense else self._sparse).propagate(stage, messages, selection, shared)
 
     @staticmethod
     def _num_real(stage, selection) -> int:
         """The number of real edges into the stage."""
         key = (Auto, stage)
         if key not in selection.cache:
-            selection.cache[key] = int(stage.values(selection.real).sum())
+            selection.cache[key] = int(Layout.of(stage).values(selection.real).sum())
         return selection.cache[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 import torch
 
@@ -10,11 +11,30 @@ from ..selectors import Selection
 from ..wiring import Stage
 
 
+@dataclass(eq=False)
+class Shared:
+    """Where the messages that one stage reads stand among those that several stages of one pass read.
+
+    They are rows ``first`` to ``last`` of one tensor (B, rows, *space), in the order of the stage's sources.
+
+    Args:
+        first: the row of the stage's first source.
+        last: one after that of its last.
+        cache: the same dict for all stages of this pass that read rows of that tensor, at first empty; for
+            what a backend prepares from messages. It dies with the pass's autograd graph.
+    """
+
+    first: int
+    last: int
+    cache: dict = field(default_factory=dict)
+
+
 class Backend(ABC):
     """One way to compute the sums over real edges.
 
     A backend has no parameters and can be exchanged at any time. Whatever it prepares for one
-    selection goes into ``selection.cache``.
+    selection goes into ``selection.cache``, and may depend on nothing but the real edges; whatever it
+    prepares for a stage, into :class:`~neuralgraph.backends.layout.Layout`.
 
     ``fuses_nodes`` says whether the steps of node functions too are to be compiled together.
     """
@@ -22,20 +42,43 @@ class Backend(ABC):
     fuses_nodes = False
 
     @abstractmethod
-    def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection) -> torch.Tensor:
+    def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection,
+                  shared: Shared | None = None) -> torch.Tensor:
         """I_v = sum over real edges (u,v) of w_uv z_u  (equation 2 of the paper).
 
         Differentiable in ``messages`` (through real edges only) and in ``selection.weight`` (at
-        every candidate edge if ``selection.reaches_all``, otherwise at the real ones).
+        every candidate edge if ``selection.reaches_all``, otherwise at the real ones). What is not finite
+        reaches the sums through real edges only (except off the CPU, where nobody looks for it).
 
         Args:
             stage: the candidate edges into some nodes.
-            messages: z of the stage's sources, (B, n_src, H, W).
+            messages: z of the stage's sources, (B, n_src, *space) of 0 to 3 dimensions of space.
             selection: over all E candidate edges of the wiring.
+            shared: given where ``fuses_nodes`` is True and the messages of a static network are rows of one
+                tensor that other stages read too; a backend may ignore it.
 
         Returns:
-            The sums of the stage's nodes, (B, n_dst, H, W).
+            The sums of the stage's nodes, (B, n_dst, *space).
         """
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def is_transformed(*tensors: torch.Tensor) -> bool:
+    """Whether torch wants to see every operation: tracing, exporting, ``torch.func``, tensors without numbers.
+
+    Then only torch's own operations will do.
+    """
+    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or _is_exporting() or any(
+        type(tensor) is torch.Tensor and tensor.is_meta for tensor in tensors)
+
+
+def _is_exporting() -> bool:
+    return getattr(torch.compiler, "is_exporting", bool)()  # torch has it since 2.6
+
+
+def where(tensor: torch.Tensor) -> str:
+    """For messages of backends that cannot compute with a tensor."""
+    return f"tensors on {tensor.device}" if tensor.device.type != "cpu" else \
+        "tensors that torch traces or transforms"

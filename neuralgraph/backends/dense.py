@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 
-from .backend import Backend
+from .backend import Backend, is_transformed
+from .layout import Layout
+
+PRODUCTS = {0: F.linear, 1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CHUNK = 2**22  # numbers held at once
 
 
 class Dense(Backend):
-    """A 1x1 convolution with the matrix [dst, src] that is zero where no edge is real.
+    """A product with the matrix [dst, src] that is zero where no edge is real (a 1x1 convolution of maps).
 
     Costs n_dst n_src H W multiply-adds per sample whatever k is. The plainest way, and the one that
     all others are tested against.
     """
 
-    def propagate(self, stage, messages, selection):
-        return F.conv2d(messages, stage.matrix(selection.weight)[:, :, None, None])
+    def propagate(self, stage, messages, selection, shared=None):
+        matrix, dims = Layout.of(stage).matrix(selection.weight), messages.dim() - 2
+        matrix = matrix.view(*matrix.shape, *[1] * dims)
+        sums = PRODUCTS[dims](messages, matrix)
+        if messages.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed(messages) or \
+                sums.detach().sum().isfinite():
+            return sums
+        finite = messages.isfinite()
+        if finite.all():
+            return sums
+        sums = PRODUCTS[dims](messages.where(finite, 0), matrix)
+        return _add_not_finite(sums, stage, messages.where(~finite, 0), selection)
+
+
+def _add_not_finite(sums, stage, messages, selection):
+    """Adds the messages that are not finite along real edges, where alone they belong: 0 inf is not 0."""
+    layout = Layout.of(stage)
+    real, weight = (layout.values(values) for values in (selection.real, selection.weight))
+    wrong = (messages != 0).transpose(0, 1).flatten(1).any(1)
+    edges = (real & wrong[layout.src.long()]).nonzero().flatten()
+    for some in edges.split(max(1, CHUNK // max(1, messages[:, 0].numel()))):
+        factor = weight[some].view(-1, *[1] * (messages.dim() - 2))
+        arriving = factor * messages[:, layout.src[some].long()]
+        sums = sums.index_add(1, layout.dst[some].long(), arriving.to(sums.dtype))
+    return sums

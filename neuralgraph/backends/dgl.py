@@ -6,7 +6,8 @@ import torch
 
 from .._dgl import dgl
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
-from .backend import Backend
+from .backend import Backend, is_transformed, where
+from .layout import Layout
 
 
 class DGL(Backend):
@@ -20,23 +21,24 @@ class DGL(Backend):
     refused.
     """
 
-    def propagate(self, stage, messages, selection):
-        if messages.device.type != "cpu":
-            raise InputError(f"the DGL backend computes on the CPU, got tensors on {messages.device}: use "
+    def propagate(self, stage, messages, selection, shared=None):
+        if messages.device.type != "cpu" or is_transformed(messages):
+            raise InputError(f"the DGL backend computes on the CPU and outside torch, got {where(messages)}: use "
                              "network.backend='dense' there, or network.cpu().")
-        batch, _, height, width = messages.shape
-        real = stage.values(selection.real)
+        batch, _, *space = messages.shape
+        layout = Layout.of(stage)
+        real = layout.values(selection.real)
         key = (type(self), stage)
         if key not in selection.cache:
-            selection.cache[key] = stage.block(real), stage.block(real, reverse=True)
+            selection.cache[key] = layout.block(real), layout.block(real, reverse=True)
         forward, backward = selection.cache[key]
         features = messages.transpose(0, 1).reshape(messages.shape[1], -1)
-        weight = stage.values(selection.weight)
+        weight = layout.values(selection.weight)
         dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), torch.float32)
         sums = _MessagePassing.apply(
             features.to(dtype), weight.to(dtype), real, forward, backward,
-            stage.candidates if selection.reaches_all else forward)
-        return sums.view(-1, batch, height, width).transpose(0, 1).to(messages.dtype)
+            layout.candidates if selection.reaches_all else forward)
+        return sums.view(-1, batch, *space).transpose(0, 1).to(messages.dtype)
 
 
 class _MessagePassing(torch.autograd.Function):

@@ -11,7 +11,8 @@ from .. import kernels
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
 from ..kernels.edges import EdgeList
 from ..wiring import Stage
-from .backend import Backend
+from .backend import Backend, Shared, is_transformed, where
+from .layout import Layout
 
 if kernels.AVAILABLE:
     from ..kernels.operators import edge_dots, joined, weighted_sums
@@ -41,85 +42,84 @@ class Sparse(Backend):
             warnings.warn("numba is not installed or switched off, so the sparse backend uses torch's "
                           "own operations, which are slower: pip install numba", stacklevel=3)
 
-    def propagate(self, stage, messages, selection):
-        if messages.device.type != "cpu":
-            raise InputError(f"the sparse backend computes on the CPU, but the network is on "
-                             f"{messages.device}: use backend='dense' or 'auto' there.")
-        weight, (height, width) = stage.values(selection.weight), messages.shape[2:]
+    def propagate(self, stage, messages, selection, shared=None):
+        if messages.device.type != "cpu" or is_transformed(messages):
+            raise InputError(f"the sparse backend computes on the CPU and outside torch, got {where(messages)}: use "
+                             "backend='dense' or 'auto' there.")
+        weight, space = Layout.of(stage).values(selection.weight), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
-        edges = _Edges.of(stage, selection)
-        is_shared = dtype == messages.dtype and edges.multiplies and torch.is_grad_enabled()
-        sums = _Propagate.apply(messages.to(dtype).flatten(2), weight.to(dtype), edges,
-                                _Joint.of(messages) if is_shared else None)
-        return sums.unflatten(2, (height, width)).to(messages.dtype)
+        edges, reaches_all = _Edges.of(stage, selection), selection.reaches_all
+        is_shared = shared is not None and dtype == messages.dtype and torch.is_grad_enabled() and \
+            edges.multiplies(reaches_all)
+        sums = _Propagate.apply(messages.reshape(*messages.shape[:2], -1).to(dtype), weight.to(dtype), edges,
+                                reaches_all, _Joint(shared) if is_shared else None)
+        return sums.reshape(*sums.shape[:2], *space).to(messages.dtype)
 
 
 class _Edges:
     """The real edges of one selection into one stage, and how their gradients are computed."""
 
-    def __init__(self, stage: Stage, real: torch.Tensor, reaches_all: bool):
-        self.sizes = len(stage.nodes), len(stage.sources)
-        self.stage, self.reaches_all = stage, reaches_all
-        src, dst = stage.src, stage.dst
-        if stage.is_sorted:
-            self.by_dst, self._by_src = EdgeList.of(real, dst, src, self.sizes[0]), None
+    def __init__(self, layout: Layout, real: torch.Tensor):
+        self.layout = layout
+        if layout.is_sorted:
+            self.by_dst, self._by_src = EdgeList.of(real, layout.dst, layout.src, layout.shape[0]), None
         else:  # sums run over sources in their order, whatever the order of edges
-            self._by_src = EdgeList.of(real, src, dst, self.sizes[1])
-            self.by_dst = self._by_src.transposed(self.sizes[0])
+            self._by_src = EdgeList.of(real, layout.src, layout.dst, layout.shape[1])
+            self.by_dst = self._by_src.transposed(layout.shape[0])
 
-    @property
-    def multiplies(self) -> bool:
+    def multiplies(self, reaches_all: bool) -> bool:
         """Whether a matrix product computes the dot products of all pairs."""
-        asked = len(self.stage.src) if self.reaches_all else len(self.by_dst.index)
-        return asked * DENSE_DOTS > self.sizes[0] * self.sizes[1]
+        asked = len(self.layout.src) if reaches_all else len(self.by_dst.index)
+        return asked * DENSE_DOTS > self.layout.shape[0] * self.layout.shape[1]
 
     @classmethod
     @torch.inference_mode(False)  # what is kept while evaluating must serve training too
     def of(cls, stage: Stage, selection) -> _Edges:
         key = (Sparse, stage)
         if key not in selection.cache:
-            selection.cache[key] = cls(stage, stage.values(selection.real), selection.reaches_all)
+            layout = Layout.of(stage)
+            selection.cache[key] = cls(layout, layout.values(selection.real))
         return selection.cache[key]
 
     @property
     @torch.inference_mode(False)
     def by_src(self):
         if self._by_src is None:
-            self._by_src = self.by_dst.transposed(self.sizes[1])
+            self._by_src = self.by_dst.transposed(self.layout.shape[1])
         return self._by_src
 
-    def dots(self, messages: torch.Tensor, gradient: torch.Tensor, joint: _Joint | None) -> torch.Tensor:
+    def dots(self, messages: torch.Tensor, gradient: torch.Tensor, reaches_all: bool,
+             joint: _Joint | None) -> torch.Tensor:
         """<Z_u, dL/dI_v> over batch and pixels: of all candidates, or of real edges and 0 elsewhere."""
-        stage, (rows, columns) = self.stage, self.sizes
-        if self.multiplies:
+        layout = self.layout
+        if self.multiplies(reaches_all):
             pieces = map(joined, _pieces(messages)) if joint is None else joint.pieces(messages)
-            matrix = gradient.new_zeros(rows, columns)
+            matrix = gradient.new_zeros(layout.shape)
             for some, other in zip(_pieces(gradient), pieces):
                 matrix.addmm_(joined(some), other.T)
-            if stage.is_full_matrix:
-                dots = matrix.flatten()
-            else:
-                dots = matrix.flatten()[stage.position]
-            if self.reaches_all:
+            dots = matrix.flatten()
+            if not layout.is_full_matrix:
+                dots = dots[layout.on("position", dots.device)]
+            if reaches_all:
                 return dots
             real = torch.zeros(len(dots), dtype=torch.bool)
             real[self.by_dst.place.long()] = True
             return dots.where(real, dots.new_zeros(()))
-        if self.reaches_all:
-            return edge_dots(messages, gradient, stage.src, stage.dst)
+        if reaches_all:
+            return edge_dots(messages, gradient, layout.src, layout.dst)
         dots = edge_dots(messages, gradient, self.by_dst.index, self.by_dst.rows)
-        return dots.new_zeros(len(stage.src)).index_copy(0, self.by_dst.place.long(), dots)
+        return dots.new_zeros(len(layout.src)).index_copy(0, self.by_dst.place.long(), dots)
 
 
 class _Propagate(torch.autograd.Function):
     """Sums (B, n_dst, L) of messages (B, n_src, L) over real edges."""
 
     @staticmethod
-    def forward(ctx, messages, weight, edges, joint):
+    def forward(ctx, messages, weight, edges, reaches_all, joint):
         messages = _with_unit_stride(messages)
         kept = weight[edges.by_dst.place]
         ctx.save_for_backward(messages, weight)
-        ctx.edges, ctx.joint = edges, joint
+        ctx.edges, ctx.reaches_all, ctx.joint = edges, reaches_all, joint
         return _sums(messages, edges.by_dst, kept)
 
     @staticmethod
@@ -133,28 +133,22 @@ class _Propagate(torch.autograd.Function):
             edges = ctx.edges.by_src
             to_messages = _sums(gradient, edges, weight[edges.place])
         if ctx.needs_input_grad[1]:
-            to_weight = ctx.edges.dots(messages, gradient, ctx.joint)
-        return to_messages, to_weight, None, None
+            to_weight = ctx.edges.dots(messages, gradient, ctx.reaches_all, ctx.joint)
+        return to_messages, to_weight, None, None, None
 
 
 class _Joint:
     """Messages that several stages read, joined over the batch once for the gradients of all.
 
-    Gradients are computed from the last stage to the first, so the stage that reads the most comes before
-    those whose messages are among its own; they are kept until the first of these in the graph is done.
+    What is joined for one stage is kept until the first in the forward pass of those that read a part of it
+    is done, since gradients usually come in the reverse order; in any other order they are right too.
     """
 
-    def __init__(self, cache: dict, first: int, count: int):
-        self.cache, self.first, self.last = cache, first, first + count
-        self.readers = cache.setdefault("readers", [])
+    def __init__(self, shared: Shared):
+        self.cache, self.first, self.last = shared.cache, shared.first, shared.last
+        self.readers = self.cache.setdefault("readers", [])
         self.number = len(self.readers)
         self.readers.append((self.first, self.last))
-
-    @classmethod
-    def of(cls, messages: torch.Tensor) -> _Joint | None:
-        """What the network says in the attribute ``shared`` of messages that lie side by side."""
-        shared = getattr(messages, "shared", None)
-        return None if shared is None else cls(*shared, messages.shape[1])
 
     def pieces(self, messages: torch.Tensor) -> Iterable[torch.Tensor]:
         """The messages (B, n, L) by pieces of the batch b, as (n, b L)."""

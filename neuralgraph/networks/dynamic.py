@@ -6,69 +6,107 @@ import torch
 
 from ..backends import Backend
 from ..errors import InputError
-from .functions import NodeFunctions
 from ..selectors import Selection, Selector
 from ..wiring import Wiring, synchronous_stages
+from .functions import NodeFunctions
 from .network import NeuralGraph
+from .state import State
 
 
 class DynamicNeuralGraph(NeuralGraph):
     """A graph whose nodes all have a state at any time; it may have cycles.
 
-    Input nodes without candidate in-edges (``wiring.holds``) are not updated: they hold the data, as in
-    a static graph.
+    Input nodes without candidate in-edges (``wiring.holds``) are not updated: they hold what they were given
+    last, as in a static graph.
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
-                 seed: int | torch.Generator, dtype: torch.dtype | None):
-        super().__init__(wiring, selector, backend, seed, dtype)
+                 seed: int | torch.Generator, dtype: torch.dtype | None, dims: int):
+        super().__init__(wiring, selector, backend, seed, dtype, dims)
         self._chunks = [chunk for stage in self.stages for chunk in stage.chunks]
         self._rows = [self.functions.rows(chunk.nodes) for chunk in self._chunks]
-        order = torch.cat([stage.nodes for stage in self.stages])
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
-        inputs = wiring.inputs
-        self.register_buffer("_input_place", place[inputs], persistent=False)
-        self.register_buffer("_output_place", place[wiring.outputs], persistent=False)
-        self.register_buffer("_holding", wiring.holds[inputs], persistent=False)
+        order = torch.cat([stage.nodes for stage in self.stages])  # states are kept in the order of sums
+        place = order.argsort()
+        in_order, inputs, holds = torch.equal(order, place), wiring.inputs, wiring.holds[wiring.inputs]
+        for name, value in {
+            "_order": None if in_order else order, "_place": None if in_order else place,
+            "_input_place": place[inputs], "_output_place": place[wiring.outputs],
+            "_held_place": place[inputs[holds]], "_held_input": holds.nonzero().flatten(),
+            "_moving_place": place[inputs[~holds]], "_moving_input": (~holds).nonzero().flatten(),
+        }.items():
+            self.register_buffer(name, value, persistent=False)
 
     _schedule = staticmethod(synchronous_stages)
 
     def _num_sources(self):
         return self.wiring.num_nodes
 
+    def _begin(self, x: torch.Tensor | None, state: State | None) -> torch.Tensor:
+        """The states (B, V, *space) that the first update reads, from checked arguments."""
+        if state is None:
+            return self._at_inputs(x)
+        states = state.values if self._order is None else state.values[:, self._order]
+        return states if x is None else self._arrived(states, x)
+
     def _at_inputs(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, V, H, W) that is x at the input nodes and 0 elsewhere."""
+        """(B, V, *space) that is x at the input nodes and 0 elsewhere."""
         states = x.new_zeros(len(x), self.wiring.num_nodes, *x.shape[2:])
         return states.index_copy(1, self._input_place, x)
+
+    def _arrived(self, states: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """x added to the states of input nodes; those that hold take it instead of what they held."""
+        if not len(self._held_place):
+            return states.index_add(1, self._input_place, x)
+        states = states.index_add(1, self._moving_place, x[:, self._moving_input])
+        return states.index_copy(1, self._held_place, x[:, self._held_input])
 
     def _outputs_of(self, states: torch.Tensor) -> torch.Tensor:
         return states[:, self._output_place]
 
+    def _state(self, states: torch.Tensor, steps: int = 0) -> State:
+        values = states if self._place is None else states[:, self._place]
+        return State(values, self.wiring, type(self).__name__, steps)
+
     def _updated(self, states: torch.Tensor, selection: Selection,
                  functions: NodeFunctions) -> torch.Tensor:
-        """receive_v( sum over real edges (u,v) of w_uv send_u(s_u) ) of all nodes, (B, V, H, W)."""
+        """receive_v( sum over real edges (u,v) of w_uv send_u(s_u) ) of all nodes, (B, V, *space)."""
         sizes = [len(chunk.nodes) for chunk in self._chunks]
-        fused = self.backend.fuses_nodes
+        fused = self._is_fused(states)
         messages = _cat([functions.send(chunk.function, rows, part, fused) for chunk, rows, part
                          in zip(self._chunks, self._rows, states.split(sizes, dim=1))])
         totals = _cat([self._aggregate(stage, messages, selection) for stage in self.stages])
         return _cat([functions.receive(chunk.function, rows, part, fused) for chunk, rows, part
-                     in zip(self._chunks, self._rows, totals.split(sizes, dim=1))])
+                     in zip(self._chunks, self._rows, totals.split(sizes, dim=1))]).to(states.dtype)
 
-    def _without_holding(self, states):
-        """The states with 0 at input nodes that nothing updates."""
-        if not self._holding.any():
-            return states
-        return states.index_fill(1, self._input_place[self._holding], 0)
+    def _checked_state(self, state: State | None, x: torch.Tensor | None) -> None:
+        """Refuses a state that is not of this network, or does not go with x (B, inputs, *space)."""
+        if state is None:
+            if x is None:
+                raise InputError(f"expected x of shape {self._expected()}, or a state to go on from: "
+                                 "network(state=state).")
+            return
+        if not isinstance(state, State):
+            raise InputError("state must be what network(x, return_state=True) returned beside y, got "
+                             f"{type(state).__name__}.")
+        if state.kind != type(self).__name__:
+            raise InputError(f"the state is of a {state.kind}, this network is a {type(self).__name__}.")
+        if state.wiring is not self.wiring and state.wiring != self.wiring:
+            raise InputError(f"the state is of another network, on {state.wiring!r}; this one is on "
+                             f"{self.wiring!r}.")
+        values, weight = state.values, self.weight
+        if values.dim() != 2 + self.dims:
+            raise InputError(f"the state is of a network with dims={values.dim() - 2}, this one has "
+                             f"dims={self.dims}.")
+        if values.dtype != weight.dtype or values.device != weight.device:
+            raise InputError(f"the state is {values.dtype} on {values.device} but the network {weight.dtype} on "
+                             f"{weight.device}: use state.to(...).")
+        if x is not None and (len(x) != len(values) or x.shape[2:] != values.shape[2:]):
+            raise InputError(f"the state is of {len(values)} samples{_of_maps(values)} but x of {len(x)}"
+                             f"{_of_maps(x)}: a state goes on with the samples that it was made from.")
 
-    def _check_sequence(self, x: torch.Tensor) -> None:
-        """Refuses what is neither (B, inputs, H, W) nor (B, T, inputs, H, W)."""
-        if isinstance(x, torch.Tensor) and x.dim() == 5:
-            if x.shape[1] == 0:
-                raise InputError(f"expected a sequence of at least one step, got {tuple(x.shape)}.")
-            x = x[:, 0]
-        self._check_input(x)
+
+def _of_maps(x: torch.Tensor) -> str:
+    return f" with maps of {'x'.join(map(str, x.shape[2:]))}" if x.dim() > 2 else ""
 
 
 def _cat(parts: list[torch.Tensor]) -> torch.Tensor:

@@ -81,24 +81,25 @@ class NodeFunctions(nn.Module):
     def receive(self, function: int, rows: Rows, total: torch.Tensor,
                 fused: bool = False) -> torch.Tensor:
         """From the weighted sum to the state, for nodes of one function; ``fused``: compiled."""
-        return self._run(self.groups[function].receive, rows, total, fused)
+        return self._run(self.groups[function].receive, rows, total, fused, None)[0]
 
-    def send(self, function: int, rows: Rows, state: torch.Tensor, fused: bool = False,
-             room: torch.Tensor | None = None) -> torch.Tensor:
-        """From the state to the message, for nodes of one function; ``fused``: compiled.
+    def send(self, function: int, rows: Rows, state: torch.Tensor, fused: bool = False) -> torch.Tensor:
+        """From the state to the message, for nodes of one function; ``fused``: compiled."""
+        return self._run(self.groups[function].send, rows, state, fused, None)[0]
 
-        The message stands in ``room`` if there is one and a compiled operation computes it.
-        """
-        return self._run(self.groups[function].send, rows, state, fused, room)
+    def send_into(self, room: torch.Tensor | None, function: int, rows: Rows,
+                  state: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        """The message, compiled, and whether it was written into ``room``, as it is where it can be."""
+        return self._run(self.groups[function].send, rows, state, True, room)
 
     @staticmethod
-    def _run(operations, rows, x, fused, room=None):
+    def _run(operations, rows, x, fused, room):
         if fused:
             from ..nodes import fused as compiled  # which needs numba
             return compiled.apply(operations, x, rows, room)
         for operation in operations:
             x = operation(x, rows)
-        return x
+        return x, False
 
     def export(self) -> dict[str, torch.Tensor]:
         """The learned values of all nodes, name to (V, ...); zero where a node has none.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ..backends import Shared
 from ..wiring import Stage, Wiring
 
 Key = tuple[int, int]  # a stage and a chunk of it
@@ -45,10 +46,11 @@ class Messages:
         self.places = places
         self.together = compiled and x.device.type == "cpu" and not torch.compiler.is_compiling() \
             and x.dtype in (torch.float32, torch.float64)
-        self.batch, self.size, self.like = len(x), x.shape[2:], x.detach()
+        self.batch, self.space, self.like = len(x), x.shape[2:], x.detach()
         self._parts: dict[Key, torch.Tensor] = {}
         self._maps: dict[int, torch.Tensor] = {}
         self._caches: dict[int, dict] = {}
+        self._written: set[Key] = set()
 
     def room(self, key: Key) -> torch.Tensor | None:
         """Where the messages of a chunk may be written: to autograd a tensor of its own."""
@@ -56,42 +58,38 @@ class Messages:
             return None
         scale, first, last = self.places.of[key]
         if scale not in self._maps:
-            sides = (-(-side // scale) for side in self.size)
+            sides = (-(-side // scale) for side in self.space)
             self._maps[scale] = self.like.new_empty(self.batch, self.places.rows[scale], *sides)
             self._caches[scale] = {}
         return self._maps[scale][:, first:last].data
 
-    def __setitem__(self, key: Key, message: torch.Tensor) -> None:
+    def put(self, key: Key, message: torch.Tensor, written: bool) -> None:
+        """The messages of a chunk; ``written``: they stand in its room."""
         self._parts[key] = message
+        if written:
+            self._written.add(key)
 
-    def together_as_one(self, keys: Sequence[Key]) -> torch.Tensor:
-        """The messages of some chunks, one after the other, (B, n, H, W).
+    def of(self, keys: Sequence[Key]) -> tuple[torch.Tensor, Shared | None]:
+        """The messages of some chunks, one after the other, (B, n, *space).
 
-        Where they lie side by side, the tensor has an attribute ``shared``: a dict that is the same for
-        all such tensors of this pass, for what backends prepare from messages, and the place of the
-        first in it.
+        Where they lie side by side they are not copied, and their place among all that do is told too.
         """
         parts = [self._parts[key] for key in keys]
-        run = self._run(keys, parts)
+        run = self._run(keys)
         if run is None:
-            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), None
         scale, first, last = run
         maps = self._maps[scale][:, first:last].data
-        whole = _SideBySide.apply((maps,), *parts)
-        whole.shared = self._caches[scale], first
-        return whole
+        return _SideBySide.apply((maps,), *parts), Shared(first, last, self._caches[scale])
 
-    def _run(self, keys, parts) -> tuple[int, int, int] | None:
+    def _run(self, keys) -> tuple[int, int, int] | None:
         """Scale, first and end of the chunks, if they stand in one run and were written there."""
-        if not all(key in self.places.of for key in keys):
+        if not self._written.issuperset(keys):
             return None
         spans = [self.places.of[key] for key in keys]
-        scale, first, last = spans[0][0], spans[0][1], spans[-1][2]
-        if scale not in self._maps or any(a[0] != b[0] or a[2] != b[1] for a, b in zip(spans, spans[1:])):
+        if any(a[0] != b[0] or a[2] != b[1] for a, b in zip(spans, spans[1:])):
             return None
-        written = all(part.data_ptr() == self._maps[scale][:, begin].data_ptr()
-                      for part, (_, begin, _) in zip(parts, spans))
-        return (scale, first, last) if written else None
+        return spans[0][0], spans[0][1], spans[-1][2]
 
 
 class _SideBySide(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -10,12 +11,26 @@ from torch import nn
 
 from .. import backends
 from .._dgl import dgl
-from ..backends import Backend
+from ..backends import Backend, Shared
+from ..backends.backend import is_transformed
+from ..backends.layout import Layout
 from ..errors import InputError, SelectionError
-from .functions import NodeFunctions
 from ..selectors import Selection, Selector, check_finite
 from ..wiring import Stage, Wiring
 from ..wiring.wiring import OUTPUT
+from .functions import NodeFunctions
+
+# by the number of dimensions, the sides of a map
+SPACES = ((), ("length",), ("height", "width"), ("depth", "height", "width"))
+
+
+def on_cpu(make: Callable) -> Callable:
+    """A constructor whose tensors are on the CPU, whatever torch's default device is."""
+    @functools.wraps(make)
+    def made_on_cpu(self, *arguments, **options):
+        with torch.device("cpu"):
+            make(self, *arguments, **options)
+    return made_on_cpu
 
 
 class NeuralGraph(nn.Module, ABC):
@@ -25,11 +40,16 @@ class NeuralGraph(nn.Module, ABC):
     are taken over; otherwise edge weights start uniform in (-1/sqrt(n), 1/sqrt(n)), where n is the
     number of nodes that can have children (the authors' initialisation: the columns of their stage
     matrix), and kernels as :class:`~neuralgraph.nodes.DepthwiseConv` says. All are of ``dtype``, whatever
-    the wiring's values are: give it where they say more than torch's default type can hold.
+    the wiring's values are: give it where they say more than torch's default type can hold. Networks are
+    made on the CPU, whatever torch's default device is.
+
+    ``dims`` is the number of dimensions of a node's map: x is (B, inputs, *space) with so many sides. Whatever
+    is not finite passes along real edges only. Under autocast x may be of any floating-point type and y has
+    that of the weights, with every backend.
     """
 
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
-                 seed: int | torch.Generator, dtype: torch.dtype | None):
+                 seed: int | torch.Generator, dtype: torch.dtype | None, dims: int):
         super().__init__()
         if not isinstance(wiring, Wiring):
             raise InputError(
@@ -41,12 +61,15 @@ class NeuralGraph(nn.Module, ABC):
                 f"expected a selector such as neuralgraph.TopK(k=...), got {selector!r}; "
                 "neuralgraph.selectors.create makes one from its name."
             )
+        if isinstance(dims, bool) or not isinstance(dims, int) or not 0 <= dims < len(SPACES):
+            raise InputError("dims, the dimensions of a map, must be 0 (numbers), 1 (signals), 2 (images) or 3 "
+                             f"(volumes), got {dims!r}.")
         generator = as_generator(seed)
-        self.wiring, self.dims = wiring, 2
+        self.wiring, self.dims = wiring, dims
         dtype = _checked_dtype(dtype)
         self.backend = backend
         self.stages = self._schedule(wiring)
-        self.functions = NodeFunctions(wiring, generator, dtype)
+        self.functions = NodeFunctions(wiring, generator, dtype, dims)
         self.weight = nn.Parameter(self._initial_weight(generator, dtype))
         selector.bind(wiring, self.weight, generator)  # last: what fails before leaves it unused
         self.selector = selector
@@ -54,7 +77,11 @@ class NeuralGraph(nn.Module, ABC):
         self._chosen: _Chosen | None = None
 
     @abstractmethod
-    def forward(self, x: torch.Tensor) -> torch.Tensor: ...
+    def forward(self, x): ...
+
+    def _is_fused(self, x: torch.Tensor) -> bool:
+        """Whether node functions are compiled."""
+        return self.backend.fuses_nodes and not is_transformed(x)
 
     @property
     def backend(self) -> Backend:
@@ -91,7 +118,7 @@ class NeuralGraph(nn.Module, ABC):
 
     def _evaluation(self) -> _Chosen:
         """The real edges, kept until a weight, the selector or its settings change."""
-        fingerprint = self.selector.fingerprint()
+        fingerprint = type(self.selector), self.selector.fingerprint()
         if self._chosen is None or not self._chosen.still_holds(self.weight, fingerprint):
             self._chosen = _Chosen(self._mask(self.selector.select), self.weight.detach().clone(),
                                    fingerprint)
@@ -142,42 +169,55 @@ class NeuralGraph(nn.Module, ABC):
         return self.functions.export()
 
     def extra_repr(self) -> str:
-        return f"{self.wiring!r}, backend={self.backend!r}"
+        return f"{self.wiring!r}, backend={self.backend!r}" + ("" if self.dims == 2 else f", dims={self.dims}")
 
     def __getstate__(self):
         # A copy or a pickle chooses its own edges; DGL blocks of the old ones stay behind.
         return {**self.__dict__, "_chosen": None}
 
-    def _aggregate(self, stage: Stage, messages: torch.Tensor, selection: Selection) -> torch.Tensor:
-        """Sums or products of the weighted messages of the stage's sources, (B, n_dst, H, W).
+    def _aggregate(self, stage: Stage, messages: torch.Tensor, selection: Selection,
+                   shared: Shared | None = None) -> torch.Tensor:
+        """Sums or products of the weighted messages of the stage's sources, (B, n_dst, *space).
 
         The factor of an edge that is not real is 1 + w z with its effective weight w = 0 and z a
         constant: 1, with a gradient to w as the gradient rule has it and none through z.
         """
         if stage.aggregate == "sum":
-            return self.backend.propagate(stage, messages, selection)
-        real = stage.values(selection.real).view(-1, 1, 1)
-        z = messages[:, stage.src]
-        factors = stage.values(selection.weight).view(-1, 1, 1) * z.where(real, z.detach())
+            if shared is None:
+                return self.backend.propagate(stage, messages, selection)
+            return self.backend.propagate(stage, messages, selection, shared)
+        layout = Layout.of(stage)
+        real, weight = (layout.values(values).view(-1, *[1] * self.dims)
+                        for values in (selection.real, selection.weight))
+        z = messages[:, layout.on("src", messages.device)]
+        # not real: what is not finite stays out, for 0 inf is not 0
+        z = z.where(real, z.detach().nan_to_num(0.0, 0.0, 0.0))
+        factors = weight * z
         factors = factors.where(real, 1 + factors)
         one = factors.new_ones(()).expand_as(factors[:, :1])
         factors = torch.cat([factors, one], dim=1)  # slot -1
-        return factors[:, stage.slots].prod(dim=2)
+        return factors[:, layout.on("slots", messages.device)].prod(dim=2)
 
-    def _check_input(self, x: torch.Tensor) -> None:
+    def _expected(self, *more: str) -> str:
+        """The shape of x for messages; ``more``: dimensions after the batch."""
+        return f"({', '.join(['batch', *more, str(self._inputs), *SPACES[self.dims]])})"
+
+    def _checked(self, x: torch.Tensor) -> torch.Tensor:
+        """x, of the weights' type, or an error if it is not (B, inputs, *space)."""
         if not isinstance(x, torch.Tensor) or not x.is_floating_point():
             got = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
             raise InputError(
-                f"expected a floating-point tensor (batch, {self._inputs}, height, width), got {got}; "
+                f"expected a floating-point tensor {self._expected()}, got {got}; "
                 "integer images need x.float() and a normalisation."
             )
-        if x.dim() != 4 or x.shape[1] != self._inputs:
+        if x.dim() != 2 + self.dims or x.shape[1] != self._inputs:
             raise InputError(
-                f"expected x of shape (batch, {self._inputs}, height, width), one channel for each of "
+                f"expected x of shape {self._expected()}, one channel for each of "
                 f"the {self._inputs} input nodes, got {tuple(x.shape)}."
             )
         if 0 in x.shape:
-            raise InputError(f"expected at least one sample and one pixel, got {tuple(x.shape)}.")
+            raise InputError(f"expected at least one sample{' and one pixel' if self.dims else ''}, got "
+                             f"{tuple(x.shape)}.")
         if x.device != self.weight.device:
             raise InputError(f"x is on {x.device} but the network on {self.weight.device}: move one with "
                              ".to(device).")
@@ -186,6 +226,7 @@ class NeuralGraph(nn.Module, ABC):
                 f"x is {x.dtype} but the network's weights are {self.weight.dtype}: use "
                 f"x.to({self.weight.dtype}) or network.to({x.dtype})."
             )
+        return x.to(self.weight.dtype)
 
     def _initial_weight(self, generator: torch.Generator, dtype: torch.dtype) -> torch.Tensor:
         if self.wiring.weight is not None:

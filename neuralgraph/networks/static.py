@@ -8,7 +8,7 @@ from ..backends import Backend
 from ..selectors import Selector
 from ..wiring import Stage, Wiring, topological_stages
 from .messages import Messages, Places
-from .network import NeuralGraph
+from .network import NeuralGraph, on_cpu
 
 
 class StaticNeuralGraph(NeuralGraph):
@@ -29,12 +29,14 @@ class StaticNeuralGraph(NeuralGraph):
         backend: "dense", "dgl" or "auto".
         seed: of the initial weights and the selector's draws; an integer or a generator.
         dtype: of weights and node values; by default torch's default.
+        dims: dimensions of a map: 0 for numbers, 1 for signals, 2 for images, 3 for volumes.
 
     Shape:
-        x: (B, inputs, H, W), floating point; y: (B, outputs, H', W') with H' = ceil(H / strides).
+        x: (B, inputs, *space), floating point; y: (B, outputs, *space'), where a side n of space becomes
+        ceil(n / strides).
 
     Raises:
-        WiringError: if the wiring is not static.
+        WiringError: if the wiring is not static, or an operation cannot act on such maps.
         InputError: from ``forward``, for x of another shape or type.
 
     >>> import neuralgraph as ng
@@ -43,11 +45,15 @@ class StaticNeuralGraph(NeuralGraph):
     torch.Size([5, 2, 16, 16])
     >>> int(net.selection().real.sum())
     40
+    >>> unit = ng.NodeFunction(receive="bias activation")
+    >>> ng.StaticNeuralGraph(ng.wirings.chain([3, 8, 2], unit), ng.TopK(k=20), dims=0)(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
     """
 
+    @on_cpu
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend = "auto",
-                 seed: int | torch.Generator = 0, *, dtype: torch.dtype | None = None):
-        super().__init__(wiring, selector, backend, seed, dtype)
+                 seed: int | torch.Generator = 0, *, dtype: torch.dtype | None = None, dims: int = 2):
+        super().__init__(wiring, selector, backend, seed, dtype, dims)
         self._rows = [[self.functions.rows(chunk.nodes) for chunk in stage.chunks]
                       for stage in self.stages]
         self._places = Places(self.stages, wiring)
@@ -60,8 +66,8 @@ class StaticNeuralGraph(NeuralGraph):
     _schedule = staticmethod(topological_stages)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self._check_input(x)
-        selection, fused = self._forward_selection(), self.backend.fuses_nodes
+        x = self._checked(x)
+        selection, fused = self._forward_selection(), self._is_fused(x)
         messages = Messages(self._places, x, fused)
         outputs = []
         for number, stage in enumerate(self.stages):
@@ -73,11 +79,13 @@ class StaticNeuralGraph(NeuralGraph):
                 state = self.functions.receive(chunk.function, rows, part, fused) if number else part
                 if chunk.is_output:
                     outputs.append(state)
+                elif fused:
+                    messages.put((number, c), *self.functions.send_into(
+                        messages.room((number, c)), chunk.function, rows, state))
                 else:
-                    messages[number, c] = self.functions.send(
-                        chunk.function, rows, state, fused, messages.room((number, c)))
+                    messages.put((number, c), self.functions.send(chunk.function, rows, state), False)
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return y if self._output_order is None else y[:, self._output_order]
+        return (y if self._output_order is None else y[:, self._output_order]).to(x.dtype)
 
     def _input_nodes(self, x):
         """The input channels in the order of stage 0."""
@@ -89,7 +97,7 @@ class StaticNeuralGraph(NeuralGraph):
 
     def _sums(self, stage: Stage, x, messages: Messages, selection):
         if not stage.inputs:  # nodes without any candidate in-edge
-            height, width = (-(-side // stage.scale) for side in x.shape[2:])
-            return x.new_full((len(x), len(stage.nodes), height, width),
-                              float(stage.aggregate == "product"))
-        return self._aggregate(stage, messages.together_as_one(stage.inputs), selection)
+            sides = (-(-side // stage.scale) for side in x.shape[2:])
+            return x.new_full((len(x), len(stage.nodes), *sides), float(stage.aggregate == "product"))
+        arriving, shared = messages.of(stage.inputs)
+        return self._aggregate(stage, arriving, selection, shared)

@@ -16,20 +16,27 @@ from .operation import Operation, Rows
 
 
 def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
-          room: torch.Tensor | None = None) -> torch.Tensor:
+          room: torch.Tensor | None = None) -> tuple[torch.Tensor, bool]:
     """What ``operations`` do one after the other, as few compiled passes over x (B, n, *space).
 
     If the last of them is compiled and there is ``room``, of the right shape and type, the result is
     written there.
+
+    Returns:
+        The result, and whether it stands in ``room``.
     """
+    written = False
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.dim() == 2:
         for operation in operations:
             x = operation(x, rows)
-        return x
+        return x, written
     parts = list(_parts(operations))
     for part in parts:
-        x = part(x, rows, room) if part is parts[-1] and isinstance(part, _Part) else part(x, rows)
-    return x
+        if isinstance(part, _Part):
+            x, written = part(x, rows, room if part is parts[-1] else None)
+        else:
+            x, written = part(x, rows), False
+    return x, written
 
 
 class _Part:
@@ -53,11 +60,13 @@ class _Part:
             return False
         return True
 
-    def __call__(self, x, rows, room=None):
+    def __call__(self, x, rows, room):
+        """The result, and whether it stands in ``room``."""
         space = x.shape[2:]
         if len(space) != 2:  # without a convolution, any map is one row of numbers
             room = room.flatten(2)[:, :, None] if room is not None and room.shape == x.shape else None
-            return self(x.flatten(2)[:, :, None], rows, room).unflatten(3, space).squeeze(2)
+            y, written = self(x.flatten(2)[:, :, None], rows, room)
+            return y.unflatten(3, space).squeeze(2), written
         norm, kind, mean, rstd = self.norm, NO_NORM, None, None
         if isinstance(norm, InstanceNorm):
             norm.check_values(x)
@@ -71,9 +80,10 @@ class _Part:
             kernel, stride = self.convolution.weight[rows], self.convolution.stride
         slope = ACTIVATIONS[self.activation.activation].slope if self.activation is not None else 1.0
         shape = *x.shape[:2], *(-(-side // stride) for side in x.shape[2:])
-        if room is None or room.shape != shape or room.dtype != x.dtype:
+        fits = room is not None and room.shape == shape and room.dtype == x.dtype
+        if not fits:
             room = x.new_empty(shape)
-        return _Maps.apply(x, weight, bias, kernel, mean, rstd, (room,), kind, slope, stride)
+        return _Maps.apply(x, weight, bias, kernel, mean, rstd, (room,), kind, slope, stride), fits
 
 
 def _parts(operations) -> Iterator:

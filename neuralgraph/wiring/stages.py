@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
 import torch
 
-from .._dgl import dgl
 from ..errors import WiringError, listed
 from .wiring import INPUT, OUTPUT, Wiring
 
@@ -23,7 +21,7 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """Candidate edges from sources to nodes, as a bipartite graph in local numbers.
+    """Candidate edges from sources to nodes, as a bipartite graph in local numbers: plain data.
 
     Args:
         nodes: destinations in the order in which their sums are computed, (n_dst,).
@@ -46,83 +44,9 @@ class Stage:
     aggregate: str = "sum"
     chunks: tuple[Chunk, ...] = ()
     inputs: tuple[tuple[int, int], ...] = ()
-    _devices: dict = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo) -> Stage:
         return self  # frozen
-
-    @property
-    def edges(self) -> torch.Tensor:
-        """The numbers of the candidate edges in the wiring, (E_s,)."""
-        if isinstance(self.which, slice):
-            return torch.arange(self.which.start, self.which.stop)
-        return self.which
-
-    @cached_property
-    def is_full_matrix(self) -> bool:
-        """Whether the edges are every [dst, src] pair in row-major order and contiguous."""
-        return isinstance(self.which, slice) and \
-            len(self.src) == len(self.nodes) * len(self.sources) and \
-            torch.equal(self.position, torch.arange(len(self.src)))
-
-    @cached_property
-    def is_sorted(self) -> bool:
-        """Whether the edges are in the order of destinations, those of each in the order of sources."""
-        return bool((self.position.diff() > 0).all())
-
-    @property
-    def position(self) -> torch.Tensor:
-        """The place of each edge in the flattened matrix [dst, src], (E_s,)."""
-        return self.dst.long() * len(self.sources) + self.src
-
-    @cached_property
-    @torch.inference_mode(False)  # kept, so it must serve training too
-    def slots(self) -> torch.Tensor:
-        """The edges into each node, by source, as places in ``edges``, (n_dst, most); -1 fills up."""
-        counts = torch.bincount(self.dst, minlength=len(self.nodes))
-        order = self.position.argsort()
-        column = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-        slots = torch.full((len(self.nodes), int(counts.max())), -1)
-        slots[self.dst[order], column] = order
-        return slots
-
-    @cached_property
-    def candidates(self) -> dgl.DGLGraph:
-        """The candidate edges as a bipartite DGL block."""
-        return self.block()
-
-    def block(self, real: torch.Tensor | None = None, reverse: bool = False) -> dgl.DGLGraph:
-        """A bipartite DGL block of the candidate edges, or of those in the mask ``real`` (E_s,)."""
-        ends = (self.src, self.dst) if real is None else (self.src[real], self.dst[real])
-        sizes = (len(self.sources), len(self.nodes))
-        if reverse:
-            ends, sizes = ends[::-1], sizes[::-1]
-        block = dgl.create_block(ends, num_src_nodes=sizes[0], num_dst_nodes=sizes[1])
-        block.create_formats_()
-        return block
-
-    @torch.inference_mode(False)
-    def on(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """``edges`` and ``position`` on a device, kept for the next call."""
-        if device not in self._devices:
-            self._devices[device] = {"edges": self.edges.to(device),
-                                     "position": self.position.to(device)}
-        return self._devices[device]
-
-    def values(self, per_edge: torch.Tensor) -> torch.Tensor:
-        """The entries of an (E,) tensor that belong to this stage, (E_s,)."""
-        if isinstance(self.which, slice):
-            return per_edge[self.which]
-        return per_edge[self.on(per_edge.device)["edges"]]
-
-    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weights (E,) of all edges of the wiring as this stage's dense matrix [dst, src]."""
-        shape = (len(self.nodes), len(self.sources))
-        values = self.values(weight)
-        if self.is_full_matrix:
-            return values.view(shape)
-        dense = values.new_zeros(shape[0] * shape[1])
-        return dense.index_put((self.on(values.device)["position"],), values).view(shape)
 
 
 def topological_stages(wiring: Wiring) -> tuple[Stage, ...]:

@@ -1,0 +1,105 @@
+"""What backends keep of a stage beside its plain data, made when it is first wanted."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import torch
+
+from .._dgl import dgl
+from ..wiring import Stage
+
+
+class Layout:
+    """The candidate edges of a stage as index tensors, as a dense matrix or as a DGL block.
+
+    It depends on nothing but the stage, and lives as long as the stage does: get it by :meth:`of`.
+    """
+
+    _kept: WeakKeyDictionary[Stage, Layout] = WeakKeyDictionary()
+
+    def __init__(self, stage: Stage):
+        # the parts, not the stage, which could never be forgotten otherwise
+        self.which, self.src, self.dst = stage.which, stage.src, stage.dst
+        self.shape = len(stage.nodes), len(stage.sources)
+        self._devices: dict[torch.device, dict[str, torch.Tensor]] = {}
+
+    @classmethod
+    def of(cls, stage: Stage) -> Layout:
+        """That of a stage, the same at every call."""
+        found = cls._kept.get(stage)
+        if found is None:
+            found = cls._kept[stage] = cls(stage)
+        return found
+
+    @property
+    def edges(self) -> torch.Tensor:
+        """The numbers of the candidate edges in the wiring, (E_s,)."""
+        if isinstance(self.which, slice):
+            return torch.arange(self.which.start, self.which.stop, device="cpu")
+        return self.which
+
+    @property
+    def position(self) -> torch.Tensor:
+        """The place of each edge in the flattened matrix [dst, src], (E_s,)."""
+        return self.dst.long() * self.shape[1] + self.src
+
+    @cached_property
+    def is_full_matrix(self) -> bool:
+        """Whether the edges are every [dst, src] pair in row-major order and contiguous."""
+        return isinstance(self.which, slice) and len(self.src) == self.shape[0] * self.shape[1] and \
+            torch.equal(self.position, torch.arange(len(self.src), device="cpu"))
+
+    @cached_property
+    def is_sorted(self) -> bool:
+        """Whether the edges are in the order of destinations, those of each in the order of sources."""
+        return bool((self.position.diff() > 0).all())
+
+    @property
+    def slots(self) -> torch.Tensor:
+        """The edges into each node, by source, as places in ``edges``, (n_dst, most); -1 fills up."""
+        counts = torch.bincount(self.dst, minlength=self.shape[0])
+        order = self.position.argsort()
+        column = torch.arange(len(order), device="cpu") - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        slots = torch.full((self.shape[0], int(counts.max())), -1, device="cpu")
+        slots[self.dst[order], column] = order
+        return slots
+
+    @cached_property
+    @torch.inference_mode(False)
+    def candidates(self) -> dgl.DGLGraph:
+        """The candidate edges as a bipartite DGL block."""
+        return self.block()
+
+    def block(self, real: torch.Tensor | None = None, reverse: bool = False) -> dgl.DGLGraph:
+        """A bipartite DGL block of the candidate edges, or of those in the mask ``real`` (E_s,)."""
+        ends = (self.src, self.dst) if real is None else (self.src[real], self.dst[real])
+        sizes = self.shape[::-1]
+        if reverse:
+            ends, sizes = ends[::-1], sizes[::-1]
+        block = dgl.create_block(ends, num_src_nodes=sizes[0], num_dst_nodes=sizes[1])
+        block.create_formats_()
+        return block
+
+    @torch.inference_mode(False)  # kept, so it must serve training too
+    def on(self, name: str, device: torch.device) -> torch.Tensor:
+        """``edges``, ``position``, ``slots``, ``src`` or ``dst`` on a device, kept for the next call."""
+        kept = self._devices.setdefault(device, {})
+        if name not in kept:
+            kept[name] = getattr(self, name).to(device)
+        return kept[name]
+
+    def values(self, per_edge: torch.Tensor) -> torch.Tensor:
+        """The entries of an (E,) tensor that belong to this stage, (E_s,)."""
+        if isinstance(self.which, slice):
+            return per_edge[self.which]
+        return per_edge[self.on("edges", per_edge.device)]
+
+    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weights (E,) of all edges of the wiring as this stage's dense matrix [dst, src]."""
+        values = self.values(weight)
+        if self.is_full_matrix:
+            return values.view(self.shape)
+        dense = values.new_zeros(self.shape[0] * self.shape[1])
+        return dense.index_put((self.on("position", values.device),), values).view(self.shape)
