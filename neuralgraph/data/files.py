@@ -17,10 +17,10 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import DataError, listed
+from ..models.preprocessing import centre_crop, channels_first, check_loses_nothing, resized
 from .images import Augmentation, Images, draws
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-DEEP = ("I", "F")  # Pillow's modes of more than 8 bits a channel, which it would clip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCALE, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10  # of the random resized crop
 WORTH_PROCESSES = 4000  # fewer images are decoded sooner than processes start
@@ -236,29 +236,6 @@ def random_resized_crop(image: Image.Image, size: int, drawn: np.ndarray) -> Ima
     return resized(image.crop((left, top, left + w, top + h)), (size, size))
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre of an image whose shorter side is resized to 256 / 224 of ``size``."""
-    width, height = image.size
-    short = round(size * 256 / 224)
-    if width <= height:
-        image = resized(image, (short, int(short * height / width)))
-    else:
-        image = resized(image, (int(short * width / height), short))
-    left, top = (round((side - size) / 2) for side in image.size)
-    return image.crop((left, top, left + size, top + size))
-
-
-def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bilinear, with antialiasing."""
-    return image.resize(size, Image.Resampling.BILINEAR)
-
-
-def channels_first(image: Image.Image) -> np.ndarray:
-    """uint8 (C, H, W)."""
-    array = np.asarray(image)
-    return array[None].copy() if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
-
-
 class Reader(Dataset):
     """Decodes and transforms the image of a number; an unreadable one is returned as the error."""
 
@@ -270,7 +247,7 @@ class Reader(Dataset):
         try:
             self.files.check_unchanged(index)
             with Image.open(file) as image:
-                _check_loses_nothing(image)
+                check_loses_nothing(image)
                 return self.transform(image, index)
         except DataError as error:
             return error
@@ -341,15 +318,6 @@ def decode(files: FileList, image_size: int | None, workers: int, most: int) -> 
             grey = grey and len(array) == 1
             done += 1
     return torch.from_numpy(images[:, :1].copy() if grey else images)
-
-
-def _check_loses_nothing(image: Image.Image) -> None:
-    """Refuses what a conversion to 8 bits of grey or RGB would clip or drop without a word."""
-    if image.mode.startswith(DEEP):
-        raise ValueError("it has more than 8 bits per channel; convert it to 8 bits first")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        if image.convert("RGBA").getextrema()[3][0] < 255:
-            raise ValueError("it has transparent pixels; put it on a background first")
 
 
 def _collate(images: list) -> torch.Tensor | list[np.ndarray] | DataError:

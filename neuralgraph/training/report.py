@@ -9,8 +9,9 @@ from pathlib import Path
 from ..analysis import plots
 from ..errors import InputError, RunError
 from .checkpoint import read_wirings
-from .folder import WIRINGS, open_model, read_recipe
+from .folder import WIRINGS
 from .log import read_metrics
+from .opening import open_model, read_recipe
 from .recipe import Recipe
 
 
