@@ -59,5 +59,5 @@ def options_of(name: str) -> set[str]:
     return set(inspect.signature(build).parameters) - own
 
 
-__all__ = ["MODELS", "Classifier", "Preprocessing", "create", "mobilenet_dnw", "mobilenet_dnw_small", "mobilenet_v1",
-           "names", "options_of", "tiny_continuous", "tiny_discrete", "tiny_static"]
+__all__ = ["MODELS", "Classifier", "Preprocessing", "create", "mobilenet_dnw", "mobilenet_dnw_small",
+           "mobilenet_v1", "names", "options_of", "tiny_continuous", "tiny_discrete", "tiny_static"]

@@ -68,8 +68,8 @@ def check_free(folder: Path) -> None:
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "holds another run" if (folder / RECIPE).exists() else "exists and is not empty"
-        raise RunError(f"{folder} {what}: continue that one with --resume, or choose another "
-                       "folder with --out.")
+        raise RunError(f"{folder} {what}: continue that one (--resume, in Python resume=True), or choose "
+                       "another folder (--out, folder=).")
 
 
 @contextlib.contextmanager

@@ -51,8 +51,7 @@ class History:
         self.last = real
         row = {}
         if self.parts:
-            row = {"threshold": min(_threshold(module.weight, mask) for module, mask in zip(self.parts, real)),
-                   "swapped_edges": swapped,
+            row = {"threshold": min(map(_threshold, self.parts, real)), "swapped_edges": swapped,
                    "never_used_edges": sum(int((~ever).sum()) for ever in self.ever)}
         if self.networks:
             row["dead_nodes"] = sum(dead_nodes(module.wiring, mask).count
@@ -87,7 +86,8 @@ class History:
         write_wirings(path, self.last, [module.weight.flatten() for module in self.parts])
 
 
-def _threshold(weight: torch.Tensor, real: torch.Tensor) -> float:
+def _threshold(module: nn.Module, real: torch.Tensor) -> float:
     """The smallest magnitude of a real edge; nan without real edges."""
-    kept = weight.detach().flatten()[real.to(weight.device)].abs()
+    weight = module.weight.detach().flatten()
+    kept = weight[real.to(weight.device)].abs()
     return kept.min().item() if len(kept) else float("nan")

@@ -132,8 +132,9 @@ class Loop:
     def _step(self, model: nn.Module, batch: object, interrupted: bool) -> tuple[int, bool]:
         """The samples of one step, and whether any process was asked to stop."""
         progress, networks = self.progress, self.history.networks
-        done, total = progress.epoch * self.steps_per_epoch + progress.step, self.epochs * self.steps_per_epoch
-        factor = self.schedule(done, self.steps_per_epoch, self.epochs)
+        per_epoch = self.steps_per_epoch
+        done, total = progress.epoch * per_epoch + progress.step, self.epochs * per_epoch
+        factor = self.schedule(done, per_epoch, self.epochs)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * factor
         self.model.train()
@@ -146,7 +147,8 @@ class Loop:
         self.optimizer.step()
         for network in networks:
             network.selector.advance(done + 1, total, network.weight)
-        loss, *sums, stop = self.ranks.sum(learned.loss.item() * learned.own, *learned.sums.values(), interrupted)
+        loss, *sums, stop = self.ranks.sum(learned.loss.item() * learned.own, *learned.sums.values(),
+                                           interrupted)
         progress.add(learned.count, loss, dict(zip(learned.sums, sums)))
         now = time.perf_counter()
         progress.seconds += now - self._since
@@ -194,10 +196,10 @@ class Loop:
         Raises:
             CheckpointError: for values of another model or training.
         """
-        foreign = [name for name in tensors if name.partition(".")[0] not in ("model", "optimizer", "real", "ever")]
-        if foreign:
-            raise CheckpointError(f"{path} does not fit the run's model: {foreign[0]!r} is in it, expected no "
-                                  "such tensor.")
+        for name in tensors:
+            if name.partition(".")[0] not in ("model", "optimizer", "real", "ever"):
+                raise CheckpointError(f"{path} does not fit the run's model: {name!r} is in it, expected no "
+                                      "such tensor.")
         load_model(self.model, tensors, path)
         load_state(self.optimizer, self.model, part(tensors, "optimizer"), state.get("optimizer", {}), path)
         self.history.load(tensors, path)

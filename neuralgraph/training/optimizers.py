@@ -22,14 +22,15 @@ def check_optimizer(optimizer: object, model: nn.Module) -> Optimizer:
     if not isinstance(optimizer, Optimizer):
         raise InputError(f"optimizer must return a torch.optim.Optimizer, got {type(optimizer).__name__}.")
     own = {id(parameter) for parameter in model.parameters()}
-    foreign = sum(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"])
+    given = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    foreign = sum(id(parameter) not in own for parameter in given)
     if foreign:
         raise InputError(f"the optimizer has {foreign} parameters that are not the model's; make it from the "
                          "parameters it is given.")
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
-        raise InputError(f"{type(optimizer).__name__} evaluates the loss several times per step (its step needs "
-                         "a closure), which this loop does not do; use another optimizer.")
+        raise InputError(f"{type(optimizer).__name__} evaluates the loss several times per step (its step "
+                         "needs a closure), which this loop does not do; use another optimizer.")
     return optimizer
 
 
@@ -47,8 +48,8 @@ def state_of(optimizer: Optimizer, model: nn.Module) -> tuple[dict[str, torch.Te
             elif value is None or type(value) in (bool, int, float):
                 numbers[f"{key}.{name}"] = value
             else:
-                raise InputError(f"{type(optimizer).__name__} keeps {type(value).__name__} {key!r} in its state, "
-                                 "which cannot be saved; use an optimizer that keeps tensors and numbers.")
+                raise InputError(f"{type(optimizer).__name__} keeps {type(value).__name__} {key!r} in its "
+                                 "state, which cannot be saved; use one that keeps tensors and numbers.")
     return tensors, numbers
 
 
@@ -67,8 +68,8 @@ def load_state(optimizer: Optimizer, model: nn.Module, tensors: dict[str, torch.
     for place, value in {**tensors, **numbers}.items():
         key, _, name = place.partition(".")
         if name not in parameters:
-            raise CheckpointError(f"{path} does not fit the run's model: {name!r} is in the optimizer's state, "
-                                  "expected no such tensor.")
+            raise CheckpointError(f"{path} does not fit the run's model: {name!r} is in the optimizer's "
+                                  "state, expected no such tensor.")
         state.setdefault(name, {})[key] = value
     names = {id(parameter): name for name, parameter in parameters.items()}
     order = [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

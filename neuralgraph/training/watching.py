@@ -33,6 +33,7 @@ class ProgressBar(Watcher):
         self.bar = None
 
     def started(self, run):
+        self.close()
         if sys.stderr.isatty() and not run.is_finished:
             done = run.progress.epoch * run.steps_per_epoch + run.progress.step
             self.bar = tqdm(total=run.epochs * run.steps_per_epoch, initial=done, unit="step", leave=False,
