@@ -27,7 +27,7 @@ import torch
 
 import neuralgraph as ng
 from neuralgraph.training import RECIPES, Run
-from neuralgraph.training import run as run_module
+from neuralgraph.training import loop as loop_module
 from neuralgraph.training.checkpoint import digest, read_checkpoint
 
 IMAGES = 48
@@ -41,7 +41,7 @@ def train(folder: Path) -> None:
     data = dataclasses.replace(full, train_images=full.train_images[:IMAGES],
                                train_labels=full.train_labels[:IMAGES],
                                test_images=full.test_images[:20], test_labels=full.test_labels[:20])
-    run_module.SAVE_EVERY = 0
+    loop_module.SAVE_EVERY = 0
     exists = (folder / "recipe.json").exists()
     (Run.open(folder, data) if exists else Run.create(RECIPE, folder, data)).train()
 

@@ -24,6 +24,9 @@ def report(folders: tuple[Path, ...], out: Path | None) -> None:
                      + [duration(line["seconds"])])
     print_table(cells)
     click.echo("best and last: test accuracy; loss: of the test images; training: without evaluation")
+    for record in records:
+        if record.missing:
+            click.echo(f"{record.name}: {record.missing}")
     if out is not None:
         for path in draw(records, out):
             click.echo(f"{path}")

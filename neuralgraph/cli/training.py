@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import time
 from pathlib import Path
+from shlex import quote
 
 import click
-from tqdm import tqdm
 
 from ..errors import InputError, RunError, lookup
-from ..training import RECIPES, Interrupted, Recipe, Run, Watcher, join, keep_freed_memory, read_recipe
+from ..training import (RECIPES, Interrupted, ProgressBar, Recipe, Run, Watcher, join, keep_freed_memory,
+                        read_recipe)
+from ..training.distributed import Ranks
+from ..training.folder import free_folder, latest_folder
 from ..training.recipes import GROUPS
 
 COLUMNS = (
@@ -21,11 +24,8 @@ COLUMNS = (
 )
 
 
-class Display(Watcher):
-    """A progress bar on a terminal, and one line per epoch everywhere."""
-
-    def __init__(self):
-        self.bar = None
+class Display(ProgressBar):
+    """The bar, and one line of a table per epoch."""
 
     def started(self, run):
         edges = ", ".join(f"{network.selector.num_real} of {network.wiring.num_edges} edges"
@@ -34,26 +34,10 @@ class Display(Watcher):
                    f"{run.data.num_test} test images, {edges}, selector "
                    f"{run.recipe.selector}, in {run.folder}")
         click.echo(" ".join(_width(shape, title) for _, title, shape in COLUMNS))
-        done = run.progress.epoch * run.steps_per_epoch + run.progress.step
-        if sys.stderr.isatty() and not run.is_finished:
-            per_epoch = run.data.num_train
-            self.bar = tqdm(total=run.recipe.epochs * per_epoch, unit="image", unit_scale=True,
-                            initial=min(done * run.recipe.batch_size, run.recipe.epochs * per_epoch),
-                            leave=False, dynamic_ncols=True)
-
-    def stepped(self, run, images, loss, accuracy):
-        if self.bar is not None:
-            self.bar.set_description(f"epoch {run.progress.epoch + 1}/{run.recipe.epochs}", refresh=False)
-            self.bar.set_postfix_str(f"loss {loss:.3f}, {100 * accuracy:.1f} % right", refresh=False)
-            self.bar.update(images)
+        super().started(run)
 
     def finished_epoch(self, run, row):
-        line = " ".join(shape.format(row[name]) for name, _, shape in COLUMNS)
-        tqdm.write(line) if self.bar is not None else click.echo(line)
-
-    def close(self):
-        if self.bar is not None:
-            self.bar.close()
+        self.say(" ".join(shape.format(row[name]) for name, _, shape in COLUMNS))
 
 
 def recipes() -> None:
@@ -82,8 +66,8 @@ def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str
             run = Run.open(folder, settings=given, accept_changes=accept_changes, **place)
         else:
             chosen = _recipe(recipe).with_settings(given)
-            folder = ranks.from_first(out or _free_folder(chosen.name))
-            run = Run.create(chosen, folder, **place)
+            with _own_folder(chosen.name, out, ranks) as folder:
+                run = Run.create(chosen, folder, **place)
         _train(run, check_ranks)
 
 
@@ -96,8 +80,8 @@ def _train(run: Run, check_ranks: bool) -> None:
     except Interrupted as stop:
         if first:
             display.close()
-            click.echo(f"{stop}\nContinue with: neuralgraph train {run.recipe.name} --resume --out "
-                       f"{run.folder}", err=True)
+            click.echo(f"{stop}\nContinue with: neuralgraph train {quote(run.recipe.name)} --resume --out "
+                       f"{quote(str(run.folder))}", err=True)
         raise SystemExit(130) from None
     finally:
         if first:
@@ -134,11 +118,11 @@ def _found(recipe: str, out: Path | None) -> Path:
     is_run = recipe not in RECIPES and Path(recipe).is_dir()
     if is_run and out is not None:
         raise InputError(f"{recipe} is the run to resume, so leave out --out.")
-    folder = Path(recipe) if is_run else out or _latest_folder(recipe)
+    folder = Path(recipe) if is_run else out or latest_folder(recipe)
     saved, _ = read_recipe(folder)
     if saved.name != recipe and not is_run:
         raise RunError(f"{folder} holds a run of {saved.name!r}, not of {recipe!r}: "
-                       f"neuralgraph train {saved.name} --resume --out {folder}")
+                       f"neuralgraph train {quote(saved.name)} --resume --out {quote(str(folder))}")
     return folder
 
 
@@ -154,26 +138,11 @@ def _split(setting: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
-def _numbered(recipe: str, number: int) -> Path:
-    return Path("runs", recipe if number == 1 else f"{recipe}-{number}")
-
-
-def _free_folder(recipe: str) -> Path:
-    """runs/RECIPE, or the first of runs/RECIPE-2, -3, ... that does not exist."""
-    number = 1
-    while _numbered(recipe, number).exists():
-        number += 1
-    return _numbered(recipe, number)
-
-
-def _latest_folder(recipe: str) -> Path:
-    number = 1
-    while _numbered(recipe, number).exists():
-        number += 1
-    if number == 1:
-        raise RunError(f"there is no run to resume in {_numbered(recipe, 1)}; name its folder with "
-                       "--out.")
-    return _numbered(recipe, number - 1)
+@contextlib.contextmanager
+def _own_folder(recipe: str, out: Path | None, ranks: Ranks):
+    """The folder of a new run: as given, or a free one that the first process takes for all."""
+    with free_folder(recipe) if out is None and ranks.is_first else contextlib.nullcontext(out) as folder:
+        yield ranks.from_first(folder)
 
 
 def _width(shape: str, title: str) -> str:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .._files import printable
 from ..errors import DataError, listed
+from ..models.preprocessing import centre_crop, channels_first, resized
 from .images import Augmentation, Images, draws
 from .pictures import ENDINGS, read_picture
 
@@ -260,29 +261,6 @@ def random_resized_crop(image: Image.Image, size: int, drawn: np.ndarray) -> Ima
             w = round(height * RATIO[1])
         left, top = (width - w) // 2, (height - h) // 2
     return resized(image.crop((left, top, left + w, top + h)), (size, size))
-
-
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """The centre of an image whose shorter side is resized to 256 / 224 of ``size``."""
-    width, height = image.size
-    short = round(size * 256 / 224)
-    if width <= height:
-        image = resized(image, (short, int(short * height / width)))
-    else:
-        image = resized(image, (int(short * width / height), short))
-    left, top = (round((side - size) / 2) for side in image.size)
-    return image.crop((left, top, left + size, top + size))
-
-
-def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bilinear, with antialiasing."""
-    return image.resize(size, Image.Resampling.BILINEAR)
-
-
-def channels_first(image: Image.Image) -> np.ndarray:
-    """uint8 (C, H, W)."""
-    array = np.asarray(image)
-    return array[None].copy() if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
 
 
 class Reader(Dataset):

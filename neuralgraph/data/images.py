@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import DataError, InputError
+from ..models.preprocessing import normalise
 
 
 class Images(ABC):
@@ -53,8 +54,7 @@ class Images(ABC):
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 images to (x / 255 - mean) / std, float32."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return images.float().div_(255).sub_(mean).div_(std)
+        return normalise(images, self.mean, self.std)
 
 
 @dataclass(frozen=True, eq=False)

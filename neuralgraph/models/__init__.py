@@ -7,6 +7,7 @@ import inspect
 from ..errors import InputError, UnknownNameError, lookup
 from .classifier import Classifier
 from .mobilenet import mobilenet_dnw, mobilenet_dnw_small, mobilenet_v1
+from .preprocessing import Preprocessing
 from .tiny import tiny_continuous, tiny_discrete, tiny_static
 
 MODELS = {
@@ -58,5 +59,5 @@ def options_of(name: str) -> set[str]:
     return set(inspect.signature(build).parameters) - own
 
 
-__all__ = ["MODELS", "Classifier", "create", "mobilenet_dnw", "mobilenet_dnw_small", "mobilenet_v1",
-           "names", "options_of", "tiny_continuous", "tiny_discrete", "tiny_static"]
+__all__ = ["MODELS", "Classifier", "Preprocessing", "create", "mobilenet_dnw", "mobilenet_dnw_small",
+           "mobilenet_v1", "names", "options_of", "tiny_continuous", "tiny_discrete", "tiny_static"]

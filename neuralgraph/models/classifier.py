@@ -8,6 +8,7 @@ from torch import nn
 from ..errors import InputError
 from ..networks import NeuralGraph
 from ..networks.network import autocasts
+from .preprocessing import Preprocessing
 
 
 class Classifier(nn.Module):
@@ -26,6 +27,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.stem, self.stages, self.head = stem, nn.ModuleList(networks), head
         self.in_channels, self.image_size = in_channels, image_size
+        self.preprocessing: Preprocessing | None = None  # of the images it was trained on, once it was
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         if images.dim() != 4 or images.shape[1] != self.in_channels or \

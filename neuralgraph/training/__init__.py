@@ -2,11 +2,14 @@
 
 from .checkpoint import read_wirings
 from .distributed import current, join
-from .folder import open_model, read_recipe
+from .fitting import fit
+from .loop import Interrupted
 from .memory import keep_freed_memory
+from .opening import open_model, read_recipe
 from .recipe import Recipe
 from .recipes import RECIPES
-from .run import Interrupted, Run, Watcher
+from .run import Run
+from .watching import ProgressBar, Watcher
 
-__all__ = ["RECIPES", "Interrupted", "Recipe", "Run", "Watcher", "current", "join",
+__all__ = ["RECIPES", "Interrupted", "ProgressBar", "Recipe", "Run", "Watcher", "current", "fit", "join",
            "keep_freed_memory", "open_model", "read_recipe", "read_wirings"]

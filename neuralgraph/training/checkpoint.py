@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save
+from torch import nn
 
 from .._files import read_tensors, replace
+from .._version import __version__
 from ..errors import CheckpointError, RunError
 
-FORMAT = 2
+FORMAT = 3  # since which the digest covers the state too and optimizers of all kinds are kept
 CHECKPOINT, RECIPE = "checkpoint.safetensors", "recipe.json"
 
 
@@ -41,16 +43,30 @@ def write_json(path: Path, content: object) -> None:
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
+def check_readable(path: Path, what: str, hint: str = ".") -> None:
+    """Tells a file that is not there, or may not be read, from a damaged one.
+
+    Raises:
+        CheckpointError: that says which; ``what`` the file is called, and a hint where it is missing.
+    """
+    try:
+        with path.open("rb"):
+            pass
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"there is no {what} {path}{hint}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
+
+
 def read_json(path: Path) -> dict:
     """Reads a JSON object.
 
     Raises:
         CheckpointError: if the file is missing or damaged.
     """
+    check_readable(path, "file", f"; is {path.parent} the folder of a run?")
     try:
         content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}; is {path.parent} the folder of a run?") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
@@ -71,38 +87,59 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict) -> None:
     """Tensors and JSON state in one safetensors file, so that they cannot disagree."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, **state, "digest": digest(tensors)}
+    header = {"format": FORMAT, **state}
+    header["digest"] = digest(tensors, header)
     write_atomically(path, save(tensors, metadata={"neuralgraph": json.dumps(header)}))
 
 
-def digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """A hash of names, types, shapes and values."""
+def digest(tensors: Mapping[str, torch.Tensor], state: dict | None = None) -> str:
+    """A hash of names, types, shapes and values, and of JSON state."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    if state is not None:
+        total.update(json.dumps(state, sort_keys=True).encode())
     return total.hexdigest()[:16]
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """The inverse of :func:`write_checkpoint`.
+    """The inverse of :func:`write_checkpoint`; of an older format, in the words of the present one.
 
     Raises:
         CheckpointError: if the file is missing, damaged, foreign or of a newer version.
     """
+    check_readable(path, "checkpoint")
     tensors, header = read_tensors(path, "checkpoint")
+    if "neuralgraph" not in header:
+        raise CheckpointError(f"{path} was not written by neuralgraph (it lacks the entry "
+                              "'neuralgraph' in its header).")
     try:
         state = json.loads(header["neuralgraph"])
-        version = state["format"]
-    except (KeyError, ValueError, TypeError, RecursionError):
-        raise CheckpointError(f"{path} was not written by neuralgraph (it lacks the entry "
-                              "'neuralgraph' in its header).") from None
-    if version != FORMAT:
-        raise CheckpointError(f"{path} has the format {version}; this version of neuralgraph reads "
-                              f"format {FORMAT}.")
-    if state.get("digest") != digest(tensors):
+        version = state.pop("format")
+        written = state.pop("digest", None)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: its header is no JSON of ours ({error}).") from None
+    if version not in (2, FORMAT):
+        newer = ", written by a newer version" if isinstance(version, int) and version > FORMAT else ""
+        raise CheckpointError(f"{path} has the format {version!r}{newer}; this version of neuralgraph "
+                              f"({__version__}) reads formats 2 and {FORMAT}.")
+    covered = None if version == 2 else {"format": version, **state}
+    if written != digest(tensors, covered):
         raise CheckpointError(f"{path} is damaged: its values are not those that were written.")
+    return _from_format_2(tensors, state) if version == 2 else (tensors, state)
+
+
+def _from_format_2(tensors, state):
+    """What format 3 calls the momentum, and the sums over the images of an epoch."""
+    tensors = {name.replace("momentum.", "optimizer.momentum_buffer.", 1)
+               if name.startswith("momentum.") else name: value for name, value in tensors.items()}
+    progress = state.get("progress")
+    if isinstance(progress, dict) and "correct" in progress:
+        progress = {name: value for name, value in progress.items() if name != "correct"}
+        progress["sums"] = {"accuracy": state["progress"]["correct"]}
+        state = {**state, "progress": progress}
     return tensors, state
 
 
@@ -129,6 +166,13 @@ def check_fits(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch
                                   f"expected {wanted or 'no such tensor'}.")
 
 
+def load_model(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Gives a model the values of a checkpoint."""
+    values = part(tensors, "model")
+    check_fits(values, model.state_dict(), path)
+    model.load_state_dict(values)
+
+
 def write_wirings(path: Path, masks: list[torch.Tensor], weights: list[torch.Tensor]) -> None:
     """The real edges of each network: one bit per candidate edge, and the real weights.
 
@@ -151,13 +195,12 @@ def read_wirings(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     Raises:
         CheckpointError: if the file is missing, damaged or foreign.
     """
+    check_readable(path, "file")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             count = sum(name.startswith("real_") for name in arrays.files)
             return [_wiring(*(arrays[f"{name}_{n}"] for name in ("real", "edges", "weight")))
                     for n in range(count)]
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}.") from None
     except Exception as error:  # NumPy's reader passes on whatever its parsers raise
         raise CheckpointError(f"{path} is damaged or holds no wirings: {error}") from error
 

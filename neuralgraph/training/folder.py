@@ -1,183 +1,130 @@
-"""The folder of a run: what its files say, and the model they hold."""
+"""The folder of a run: found, made and kept to one process."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
+import itertools
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from .. import models
-from ..data import DATASETS, Images
-from ..errors import CheckpointError, InputError, RunError
-from ..models import Classifier
-from .checkpoint import CHECKPOINT, RECIPE, check_fits, part, read_checkpoint, read_json
-from .recipe import Recipe
+from ..errors import RunError
+from .checkpoint import CHECKPOINT, RECIPE
 
 WIRINGS, INITIAL = "wiring", "initial.safetensors"
 UNFINISHED = ".unfinished"  # in a folder whose making was cut off: it may be made again
-# recipe fields that models take if they have them, and those that selectors take, by their names there
-MODEL_OPTIONS = ("k", "width", "pool", "steps", "tied", "solver", "rtol", "atol", "time", "adjoint",
-                 "max_evaluations", "solver_options")
-SELECTOR_OPTIONS = {"drop": "drop", "l1": "strength"}
+RUNS = Path("runs")  # where runs are kept that were given no folder
 
 
-@dataclass
-class Progress:
-    """Where a run stands, saved with every checkpoint.
-
-    Args:
-        epoch: number of the current epoch, from 0.
-        step: finished steps of this epoch.
-        loss: summed over the images of this epoch so far.
-        correct: right answers likewise.
-        seconds: of training in this epoch so far.
-        rows: the metrics of finished epochs.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    loss: float = 0.0
-    correct: int = 0
-    seconds: float = 0.0
-    rows: list[dict] = field(default_factory=list)
-
-    @classmethod
-    def from_json(cls, fields: dict) -> Progress:
-        """The progress that a checkpoint holds.
-
-        Raises:
-            TypeError, ValueError: for fields that are missing, unknown, or of another kind.
-        """
-        progress = cls(**fields)
-        for name in ("epoch", "step", "correct"):
-            if type(getattr(progress, name)) is not int or getattr(progress, name) < 0:
-                raise ValueError(f"{name} is {getattr(progress, name)!r}")
-        for name in ("loss", "seconds"):
-            if type(getattr(progress, name)) not in (int, float):
-                raise ValueError(f"{name} is {getattr(progress, name)!r}")
-        rows = progress.rows
-        if not isinstance(rows, list) or len(rows) != progress.epoch or not all(
-                isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
-            raise ValueError(f"rows are not {progress.epoch} epochs of metrics")
-        return progress
+def numbered(name: str, number: int) -> Path:
+    """runs/NAME, runs/NAME-2, runs/NAME-3, ..."""
+    return RUNS / (name if number == 1 else f"{name}-{number}")
 
 
-def describe(data: Images) -> dict:
-    """What a model and a continued run have to know of the images."""
-    return {"name": data.name, "train": data.num_train, "test": data.num_test,
-            "classes": list(data.classes), "channels": data.channels, "size": list(data.size),
-            "fingerprint": data.fingerprint()}
-
-
-def read_recipe(folder: Path) -> tuple[Recipe, dict]:
-    """The recipe of the run in ``folder``, and all of its ``recipe.json``.
+def latest_folder(name: str) -> Path:
+    """The last of :func:`numbered` in a row that are there.
 
     Raises:
-        CheckpointError: if the file is missing or damaged.
+        RunError: if there is none.
     """
-    path = folder / RECIPE
-    description = read_json(path)
+    number = next(number for number in itertools.count(1) if not numbered(name, number).exists())
+    if number == 1:
+        raise RunError(f"there is no run to resume in {numbered(name, 1)}; name its folder with --out.")
+    return numbered(name, number - 1)
+
+
+@contextlib.contextmanager
+def free_folder(name: str) -> Iterator[Path]:
+    """Makes the first of :func:`numbered` that is not there, so that nobody else gets it too.
+
+    If what follows fails and has put nothing into it, it is removed again.
+    """
+    made_runs = not RUNS.exists()
+    folder = None
     try:
-        images = description["data"]
-        if not isinstance(images, dict) or not isinstance(images["classes"], list) or [
-                type(n) for n in (images["channels"], *images["size"])] != [int] * 3:
-            raise ValueError(f"the images are described by {images!r}")
-        return Recipe.from_json(description["recipe"]), description
-    except (KeyError, TypeError, AttributeError, LookupError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def read_progress(state: dict, path: Path) -> Progress:
-    """Where a checkpoint stands.
-
-    Raises:
-        CheckpointError: if it does not say so in the right words.
-    """
+        RUNS.mkdir(exist_ok=True)
+        for number in itertools.count(1):
+            with contextlib.suppress(FileExistsError):
+                folder = numbered(name, number)
+                folder.mkdir()
+                break
+    except OSError as error:
+        raise RunError(f"cannot make the folder {folder or RUNS}: {error.strerror}.") from error
     try:
-        return Progress.from_json(state["progress"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-
-
-def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, Classifier, Progress]:
-    """The recipe, the model and the progress of the run in ``folder``; needs none of its images.
-
-    Raises:
-        CheckpointError: if a file is missing, damaged or foreign.
-    """
-    folder = Path(folder)
-    recipe, description = read_recipe(folder)
-    if backend is not None:
-        recipe = dataclasses.replace(recipe, backend=backend)
-    path = folder / CHECKPOINT
-    tensors, state = read_checkpoint(path)
-    model = make_model(recipe, description["data"])
-    load_model(model, tensors, path)
-    return recipe, model, read_progress(state, path)
-
-
-def load_model(model: Classifier, tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Gives a model the values of a checkpoint."""
-    values = part(tensors, "model")
-    check_fits(values, model.state_dict(), path)
-    model.load_state_dict(values)
-
-
-def make_model(recipe: Recipe, images: dict) -> Classifier:
-    """The model of a recipe for images as :func:`describe` has them, with its initial values.
-
-    Raises:
-        InputError: for a setting that neither the model nor the selector has.
-    """
-    height, width = images["size"]
-    if height != width:
-        raise InputError(f"{images['name']} has images of {height}x{width} pixels; models "
-                         "take square ones: give image_size to resize.")
-    known = models.options_of(recipe.model)
-    options = {name: getattr(recipe, name) for name in MODEL_OPTIONS
-               if getattr(recipe, name) is not None}
-    selector_options = {option: getattr(recipe, name) for name, option in SELECTOR_OPTIONS.items()
-                        if getattr(recipe, name) is not None}
-    if "selector" in known:
-        options |= {"selector": recipe.selector, "selector_options": selector_options}
-    elif recipe.selector != "complete" or selector_options:
-        raise InputError(f"the model {recipe.model!r} keeps all its edges; use selector=complete.")
-    for name in options:
-        if name not in known:
-            raise InputError(f"the model {recipe.model!r} has no setting {name!r}; leave it out "
-                             f"(--set {name}=none).")
-    return models.create(recipe.model, num_classes=len(images["classes"]),
-                         in_channels=images["channels"], image_size=height, backend=recipe.backend,
-                         seed=recipe.seed, **options)
-
-
-def with_whole_paths(recipe: Recipe) -> Recipe:
-    """A run must find its images and its source again from any folder."""
-    for name in ("data", "source"):
-        value = getattr(recipe, name)
-        if value is not None and value not in DATASETS and Path(value).exists():
-            recipe = dataclasses.replace(recipe, **{name: str(Path(value).resolve())})
-    return recipe
-
-
-def listed_changes(changes: dict[str, list]) -> str:
-    """name=new (was old), ..."""
-    return ", ".join(f"{name}={new} (was {old})" for name, (old, new) in changes.items())
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
+            if made_runs:
+                RUNS.rmdir()
+        raise
 
 
 def check_free(folder: Path) -> None:
     """Refuses a folder that holds something, unless it is a run whose making was cut off."""
-    if (folder / UNFINISHED).is_file() and not (folder / RECIPE).exists():
+    mark = folder / UNFINISHED
+    if mark.is_file() and not mark.is_symlink() and not (folder / RECIPE).exists():
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         what = "holds another run" if (folder / RECIPE).exists() else "exists and is not empty"
-        raise RunError(f"{folder} {what}: continue that one with --resume, or choose another "
-                       "folder with --out.")
+        raise RunError(f"{folder} {what}: continue that one (--resume, in Python resume=True), or choose "
+                       "another folder (--out, folder=).")
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """A new folder, locked while its first files are written; a kill leaves it to be made again.
+
+    Raises:
+        RunError: if it holds a run, another process is at it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {folder}: {error.strerror}.") from error
+    with alone_in(folder):
+        check_free(folder)
+        try:
+            if not (folder / UNFINISHED).exists():
+                os.close(os.open(folder / UNFINISHED, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            (folder / WIRINGS).mkdir(exist_ok=True)
+            (folder / INITIAL).unlink(missing_ok=True)  # of a making that was cut off
+        except OSError as error:
+            raise RunError(f"cannot make the folder {folder}: {error.strerror}.") from error
+        yield
+        (folder / UNFINISHED).unlink()
+
+
+class Seen:
+    """What the files of a run were when they were last read or written here.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.remember()
+
+    def remember(self) -> None:
+        self._files = self._now()
+
+    def check(self) -> None:
+        """Raises RunError if another process has written to the run since."""
+        if self._now() != self._files:
+            raise RunError(f"another process has gone on with the run in {self.folder} since it was opened "
+                           "here: open it again (neuralgraph train --resume does).")
+
+    def _now(self):
+        found = []
+        for name in (CHECKPOINT, RECIPE):
+            try:
+                status = (self.folder / name).stat()
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+            except OSError:
+                found.append(None)
+        return found
 
 
 @contextlib.contextmanager

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import os
 import time
 from pathlib import Path
 
 from ..errors import CheckpointError, RunError
-from .checkpoint import write_csv
+from .checkpoint import check_readable, write_atomically, write_csv
+from .progress import check_rows
 
 METRICS, EVENTS = "metrics.csv", "events.out.tfevents.neuralgraph"
 
@@ -58,8 +60,12 @@ class Log:
         content = _events(rows, first=0 if anew else self._written)
         if content is None:
             return
+        if anew:
+            write_atomically(path, content)  # which replaces a link instead of what it leads to
+            self._written = len(rows)
+            return
         try:
-            with path.open("wb" if anew else "ab") as file:
+            with open(path, "ab", opener=_no_link) as file:
                 file.write(content)
         except OSError as error:
             raise RunError(f"cannot write {path}: {error.strerror or error}. The checkpoint is "
@@ -74,14 +80,18 @@ def read_metrics(folder: Path) -> list[dict]:
         CheckpointError: if the file is missing or damaged.
     """
     path = folder / METRICS
+    check_readable(path, "file", f"; is {folder} the folder of a run?")
     try:
         with path.open(newline="") as file:
-            return [{name: _number(text) for name, text in row.items()}
-                    for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}; is {folder} the folder of a run?") from None
+            rows = [{name: _number(text) for name, text in row.items()} for row in csv.DictReader(file)]
+        check_rows(rows)
+        return rows
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _number(text: str) -> int | float:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
+import operator
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import InputError, UnknownNameError, lookup
 from .checkpoint import RECIPE, read_json
+from .schedules import SCHEDULES, Schedule, steps
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class Recipe:
 
     def __post_init__(self):
         for name, kind in typing.get_type_hints(Recipe).items():
-            _check_type(name, getattr(self, name), kind)
+            object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
         if self.name != Path(self.name).name:
             raise InputError(f"name must do for a folder too, got {self.name!r}.")
         for name, least in {"epochs": 0, "batch_size": 1, "lr": 0.0, "momentum": 0.0, "seed": 0,
@@ -115,7 +120,7 @@ class Recipe:
                 raise InputError(f"{name} must be finite, got {value!r}.")
         if self.seed >= 2**63:
             raise InputError(f"seed must be below 2**63, got {self.seed}.")
-        lookup("schedule", self.schedule, dict.fromkeys(("cosine", "step", "constant")))
+        lookup("schedule", self.schedule, {**SCHEDULES, "step": None})
         lookup("precision", self.precision, dict.fromkeys(("float32", "bfloat16")))
         if self.resized_crop and (self.image_size is None or self.crop_padding):
             raise InputError("resized_crop=True needs image_size=N and crop_padding=0, got "
@@ -181,32 +186,49 @@ class Recipe:
         return dataclasses.replace(self, epochs=epochs,
                                    milestones=tuple(round(m * share) for m in self.milestones))
 
+    @property
+    def factor(self) -> Schedule:
+        """What ``lr`` is multiplied by, by step."""
+        return steps(self.milestones, self.lr_factor) if self.schedule == "step" else SCHEDULES[self.schedule]
+
     def learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """The rate of the update number ``step`` (from 0).
 
         cosine: lr/2 (1 + cos(pi t / T)) with t = step + 1 and T all steps of the run, as in the
         authors' code; step: lr times ``lr_factor`` for every milestone passed.
         """
-        if self.schedule == "cosine":
-            return self.lr / 2 * (1 + math.cos(math.pi * (step + 1) / (steps_per_epoch * self.epochs)))
-        if self.schedule == "step":
-            passed = sum(step // steps_per_epoch >= milestone for milestone in self.milestones)
-            return self.lr * self.lr_factor**passed
-        return self.lr
+        return self.lr * self.factor(step, steps_per_epoch, self.epochs)
 
 
-def _check_type(name: str, value: object, kind) -> None:
-    """Refuses a value that is not of the annotated type; an integer is a number."""
+def _checked(name: str, value: object, kind) -> object:
+    """The value in Python's own type, as annotated; numbers of NumPy and integers for numbers are taken."""
     arms = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     for arm in arms:
         if typing.get_origin(arm) is tuple:
-            if isinstance(value, tuple) and all(type(part) is int for part in value):
-                return
-        elif type(value) is arm or (arm is float and type(value) is int):
-            return
+            if isinstance(value, tuple) and all(isinstance(_plain(part, int), int) for part in value):
+                return tuple(_plain(part, int) for part in value)
+        else:
+            plain = _plain(value, arm)
+            if type(plain) is arm or (arm is float and type(plain) is int):
+                return plain
     expected = " or ".join("None" if arm is type(None) else str(getattr(arm, "__name__", arm))
                            for arm in arms)
     raise InputError(f"{name} must be {expected}, got {value!r}.")
+
+
+def _plain(value: object, kind: type) -> object:
+    """A number of another library as Python's, where it is one of this kind; anything else as it is."""
+    if type(value) in (bool, int, float, str):
+        return value
+    if kind is bool and isinstance(value, np.bool_):
+        return bool(value)
+    if kind in (int, float) and not isinstance(value, np.bool_):
+        try:
+            return operator.index(value)
+        except TypeError:
+            if kind is float and isinstance(value, numbers.Real):
+                return float(value)
+    return value
 
 
 def _parse(key: str, text: str, kind) -> object:

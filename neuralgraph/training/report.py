@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..analysis import plots
-from ..errors import InputError, RunError
-from .checkpoint import read_wirings
-from .folder import WIRINGS, open_model, read_recipe
-from .log import read_metrics
+from ..errors import CheckpointError, InputError, RunError
+from .checkpoint import RECIPE, read_json, read_wirings
+from .folder import WIRINGS
+from .log import METRICS, read_metrics
+from .opening import open_model, read_recipe
 from .recipe import Recipe
 
 
@@ -21,21 +22,33 @@ class Record:
     Args:
         name: that tells it from the others of a comparison.
         folder: of the run.
-        recipe: of the run.
+        recipe: of the run; None for a training by :func:`~neuralgraph.training.fit`.
+        epochs: how many there are to be.
         rows: the metrics of the finished epochs.
-        k: real edges, summed over the networks.
+        k: real edges, summed over networks and sparse layers.
     """
 
     name: str
     folder: Path
-    recipe: Recipe
+    recipe: Recipe | None
+    epochs: int
     rows: list[dict]
     k: int
 
     @property
     def best(self) -> dict | None:
-        """The metrics of the epoch of highest test accuracy, the first of several."""
+        """The metrics of the epoch of highest test accuracy, the first of several; None without a recipe."""
+        if self.recipe is None:
+            return None
         return max(self.rows, key=lambda row: row["test_accuracy"], default=None)
+
+    @property
+    def missing(self) -> str | None:
+        """What cannot be said or drawn of this training, and why."""
+        if self.recipe is not None:
+            return None
+        return ("trained by neuralgraph.training.fit: its metrics are its own, so best, last and learning "
+                "curves are left out; its model is in Python, where neuralgraph.plots draws networks")
 
     @property
     def seconds(self) -> float:
@@ -57,22 +70,36 @@ def read_records(folders: Sequence[str | Path]) -> list[Record]:
         raise InputError(f"the run {twice} is given twice.")
     records = []  # the k of l1-anneal changes, so it is counted
     for path, name in zip(paths, _names(whole)):
-        recipe, _ = read_recipe(path)
+        recipe, epochs = _how(path)
         rows = read_metrics(path)
+        if recipe is not None and rows and "test_accuracy" not in rows[0]:
+            raise CheckpointError(f"{path / METRICS} is damaged: it has no column 'test_accuracy'.")
         wirings = read_wirings(path / WIRINGS / f"epoch-{len(rows):04d}.npz")
-        records.append(Record(name, path, recipe, rows, sum(int(real.sum()) for real, _ in wirings)))
+        k = sum(int(real.sum()) for real, _ in wirings)
+        records.append(Record(name, path, recipe, epochs, rows, k))
     return records
+
+
+def _how(folder: Path) -> tuple[Recipe | None, int]:
+    """The recipe of a run, if there is one, and the number of epochs."""
+    fit = read_json(folder / RECIPE).get("fit")
+    if fit is None:
+        recipe, _ = read_recipe(folder)
+        return recipe, recipe.epochs
+    if not isinstance(fit, dict) or type(fit.get("epochs")) is not int:
+        raise CheckpointError(f"{folder / RECIPE} is damaged: it does not give the number of epochs.")
+    return None, fit["epochs"]
 
 
 def compare(records: Sequence[Record]) -> list[dict[str, object]]:
     """One line of the table per run; None where there is no finished epoch."""
     lines = []
     for record in records:
-        last, best = (record.rows[-1] if record.rows else {}), (record.best or {})
+        last, best, recipe = (record.rows[-1] if record.rows else {}), (record.best or {}), record.recipe
         lines.append({
-            "run": record.name, "recipe": record.recipe.name, "selector": record.recipe.selector,
-            "epochs": f"{len(record.rows)}/{record.recipe.epochs}",
-            "best": best.get("test_accuracy"), "last": last.get("test_accuracy"),
+            "run": record.name, "recipe": recipe and recipe.name, "selector": recipe and recipe.selector,
+            "epochs": f"{len(record.rows)}/{record.epochs}",
+            "best": best.get("test_accuracy"), "last": recipe and last.get("test_accuracy"),
             "loss": last.get("test_loss"), "k": record.k, "multiply_adds": last.get("multiply_adds"),
             "dead_nodes": last.get("dead_nodes"), "seconds": record.seconds,
         })
@@ -84,7 +111,7 @@ def draw(records: Sequence[Record], out: str | Path) -> list[Path]:
 
     ``learning-curves.png`` for all, and per run ``NAME-rewiring.png``, and for each of its networks
     ``NAME-adjacency.png``, ``NAME-degrees.png`` and ``NAME-weights.png`` (numbered if there are
-    several).
+    several). Of a training without recipe only the first of these: see :attr:`Record.missing`.
 
     Raises:
         MissingPackageError: without matplotlib.
@@ -101,16 +128,18 @@ def draw(records: Sequence[Record], out: str | Path) -> list[Path]:
             raise RunError(f"cannot write {out / name}: {error.strerror or error}.") from error
         files.append(out / name)
 
-    with_epochs = [record for record in records if record.rows]
+    with_epochs = [record for record in records if record.rows and record.recipe]
     if with_epochs:
         keep(plots.learning_curves({record.name: record.rows for record in with_epochs}),
              "learning-curves.png")
     for record in records:
         name = record.name.replace("/", "-")
-        if record.rows:
+        if record.rows and "swapped_edges" in record.rows[0]:
             keep(plots.rewiring(record.rows), f"{name}-rewiring.png")
+        if record.recipe is None:
+            continue
         _, model, _ = open_model(record.folder)
-        networks = model.eval().networks
+        networks = model.networks
         for number, network in enumerate(networks, start=1):
             label = f"{name}-{number}" if len(networks) > 1 else name
             for kind, figure in (("adjacency", plots.adjacency), ("degrees", plots.degree_histograms),

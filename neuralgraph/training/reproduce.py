@@ -15,10 +15,11 @@ from .._version import __version__
 from ..data import Images, load
 from ..errors import InputError, RunError, lookup
 from .checkpoint import RECIPE, write_json
-from .folder import with_whole_paths
+from .lineage import with_whole_paths
 from .recipe import Recipe
 from .recipes import RECIPES
-from .run import Run, Watcher
+from .run import Run
+from .watching import Watcher
 
 SEEDS = 5  # as in the paper
 

@@ -1,0 +1,237 @@
+"""The loop: every training of this library, a recipe's run or anybody's model, goes through it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from ..errors import CheckpointError, RunError
+from .checkpoint import CHECKPOINT, digest, load_model, part, write_checkpoint
+from .distributed import Ranks
+from .folder import WIRINGS, Seen, alone_in
+from .history import History
+from .interrupts import deferred_interrupt
+from .log import Log
+from .optimizers import load_state, state_of
+from .progress import Progress, read_progress
+from .task import Task
+
+if TYPE_CHECKING:
+    from .schedules import Schedule
+    from .watching import Watcher
+
+SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
+
+
+class Interrupted(RunError):
+    """Somebody asked the training to stop; everything is saved."""
+
+
+class Loop:
+    """Epochs of steps that are saved as they go and continued where they stopped.
+
+    One step: the loss of a batch plus the penalties of the selectors, its gradient, the optimizer's step
+    at the schedule's rate, and the selectors' :meth:`~neuralgraph.selectors.Selector.advance`.
+
+    Args:
+        model: on its device.
+        task: what it is trained on.
+        optimizer: of the model's parameters; its learning rates are the schedule's 1.
+        folder: where ``checkpoint.safetensors``, ``metrics.csv`` and ``wiring`` are kept.
+        epochs: how many.
+        schedule: the factor of the learning rates by step and number of all steps.
+        ranks: the processes that train together.
+        device: of the model.
+        notes: what else a checkpoint holds, as JSON.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, optimizer: Optimizer, folder: Path, *, epochs: int,
+                 schedule: Schedule, ranks: Ranks, device: torch.device, notes: dict):
+        self.model, self.task, self.optimizer, self.folder = model, task, optimizer, folder
+        self.epochs, self.schedule, self.notes = epochs, schedule, notes
+        self.ranks, self.device = ranks, device
+        self.rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.progress = Progress()
+        self.history = History(model)
+        self.log = Log(folder)
+        self.seen = Seen(folder)
+        self._since = 0.0  # when the step began, on the clock of time.perf_counter
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.task.steps_per_epoch
+
+    @property
+    def is_finished(self) -> bool:
+        return self.progress.epoch >= self.epochs
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the metrics of an epoch."""
+        return ["epoch", *self.task.columns, *self.history.columns, f"{self.task.unit}_per_second", "seconds"]
+
+    @contextlib.contextmanager
+    def alone(self):
+        """Keeps other processes from the folder, which must be as it was when it was opened here.
+
+        Raises:
+            RunError: if it is being trained, or has been since.
+        """
+        with alone_in(self.folder) if self.ranks.is_first else contextlib.nullcontext():
+            if self.ranks.is_first:
+                self.seen.check()
+            yield
+
+    def train(self, trained: object, watcher: Watcher, check_ranks: bool = False) -> list[dict]:
+        """Trains to the end, inside :meth:`alone`, and returns the metrics of all epochs.
+
+        Args:
+            trained: what the watcher is told of.
+            watcher: hears of every step and epoch.
+            check_ranks: compare the real edges of all processes after every step.
+
+        Raises:
+            Interrupted: after Ctrl-C, SIGTERM or SIGHUP, once the current step is done and all is saved.
+        """
+        with deferred_interrupt() as interrupted, _repeatable(), self.ranks.watched():
+            if self.ranks.is_first:
+                self.log.write(self.progress.rows)  # a kill may have come before it
+            model = self.ranks.parallel(self.model, self.device)
+            watcher.started(trained)
+            saved = time.monotonic()
+            while not self.is_finished:
+                self._since = time.perf_counter()
+                for batch in self.task.batches(self.progress.epoch, self.progress.step):
+                    count, stopping = self._step(model, batch, interrupted.is_set())
+                    if not stopping:
+                        with _unless_hung_up(interrupted):
+                            watcher.stepped(trained, count, self.progress.loss / self.progress.seen,
+                                            self.progress.mean("accuracy"))
+                    if check_ranks:
+                        self.ranks.check_same({"the selection of real edges": self._hash_of_selection()})
+                    if stopping or (self.ranks.size == 1 and interrupted.is_set()):
+                        self.save()
+                        raise Interrupted(f"stopped in epoch {self.progress.epoch + 1} after step "
+                                          f"{self.progress.step} of {self.steps_per_epoch}; "
+                                          f"everything is saved in {self.folder}.")
+                    if time.monotonic() - saved > SAVE_EVERY:
+                        self.save()
+                        saved = time.monotonic()
+                row = self._finish_epoch()
+                saved = time.monotonic()
+                with _unless_hung_up(interrupted):
+                    watcher.finished_epoch(trained, row)
+        return self.progress.rows
+
+    def _step(self, model: nn.Module, batch: object, interrupted: bool) -> tuple[int, bool]:
+        """The samples of one step, and whether any process was asked to stop."""
+        progress, networks = self.progress, self.history.networks
+        per_epoch = self.steps_per_epoch
+        done, total = progress.epoch * per_epoch + progress.step, self.epochs * per_epoch
+        factor = self.schedule(done, per_epoch, self.epochs)
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = rate * factor
+        self.model.train()
+        learned = self.task.learn(model, batch)
+        terms = [network.selector.penalty(network.weight) for network in networks]
+        self.optimizer.zero_grad()
+        # averaged over the processes, this is the mean over the whole batch
+        share = learned.loss * (learned.own * self.ranks.size / learned.count)
+        sum((term for term in terms if term is not None), start=share).backward()
+        self.optimizer.step()
+        for network in networks:
+            network.selector.advance(done + 1, total, network.weight)
+        loss, *sums, stop = self.ranks.sum(learned.loss.item() * learned.own, *learned.sums.values(),
+                                           interrupted)
+        progress.add(learned.count, loss, dict(zip(learned.sums, sums)))
+        now = time.perf_counter()
+        progress.seconds += now - self._since
+        self._since = now
+        return learned.count, stop > 0
+
+    def _hash_of_selection(self) -> str:
+        """A hash of the real edges in evaluation and of the selectors' own state."""
+        real = {str(n): mask for n, mask in enumerate(self.history.real())}
+        for n, network in enumerate(self.history.networks):
+            real |= {f"{n}.{name}": value for name, value in network.selector.state_dict().items()}
+        return digest(real)
+
+    def _finish_epoch(self) -> dict:
+        progress = self.progress
+        self.ranks.spread_buffers(self.model)
+        tested = self.task.test_row(self.model.eval(), progress.epoch)
+        row = {"epoch": progress.epoch + 1, **self.task.training_row(progress), **tested,
+               **self.history.finish_epoch(),
+               f"{self.task.unit}_per_second": round(progress.seen / progress.seconds, 1),
+               "seconds": round(progress.seconds, 3)}
+        self.progress = Progress(epoch=progress.epoch + 1, rows=[*progress.rows, row])
+        if self.ranks.is_first:
+            self.write_wiring()
+        self.save()
+        return row
+
+    # Saving
+
+    def save(self) -> None:
+        """Writes the checkpoint, then the metrics that follow from it; the first process does."""
+        if not self.ranks.is_first:
+            return
+        states, numbers = state_of(self.optimizer, self.model)
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": value for name, value in states.items()}
+        write_checkpoint(self.folder / CHECKPOINT, tensors | self.history.tensors(),
+                         {"progress": vars(self.progress), "optimizer": numbers, **self.notes})
+        self.seen.remember()
+        self.log.write(self.progress.rows)
+
+    def load(self, tensors: dict[str, torch.Tensor], state: dict, path: Path) -> None:
+        """Takes over model, optimizer, real edges and progress from the checkpoint ``path``.
+
+        Raises:
+            CheckpointError: for values of another model or training.
+        """
+        for name in tensors:
+            if name.partition(".")[0] not in ("model", "optimizer", "real", "ever"):
+                raise CheckpointError(f"{path} does not fit the run's model: {name!r} is in it, expected no "
+                                      "such tensor.")
+        load_model(self.model, tensors, path)
+        load_state(self.optimizer, self.model, part(tensors, "optimizer"), state.get("optimizer", {}), path)
+        self.history.load(tensors, path)
+        self.progress = read_progress(state, path)
+        rows, step = self.progress.rows, self.progress.step
+        if step > self.steps_per_epoch:
+            raise CheckpointError(f"{path} is damaged: step {step} of {self.steps_per_epoch}.")
+        if rows and sorted(rows[0]) != sorted(self.columns):
+            raise CheckpointError(f"{path} has the metrics {', '.join(rows[0])}, but this training makes "
+                                  f"{', '.join(self.columns)}.")
+
+    def write_wiring(self) -> None:
+        """The real edges after the last epoch, as one file of the sequence."""
+        self.history.write(self.folder / WIRINGS / f"epoch-{self.progress.epoch:04d}.npz")
+
+
+@contextlib.contextmanager
+def _unless_hung_up(interrupted):
+    """A terminal that closed has already asked for an end; that it cannot be written to must not hurt."""
+    try:
+        yield
+    except OSError:
+        if not interrupted.is_set():
+            raise
+
+
+@contextlib.contextmanager
+def _repeatable():
+    """cuDNN's algorithms that give the same result every time, for a while."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before

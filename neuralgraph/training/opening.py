@@ -1,0 +1,121 @@
+"""What the folder of a run says: its recipe, and the model it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
+
+from .. import models
+from .._version import __version__
+from ..data import Images
+from ..errors import CheckpointError, InputError
+from ..models import Classifier, Preprocessing
+from .checkpoint import CHECKPOINT, RECIPE, load_model, read_checkpoint, read_json
+from .progress import Progress, read_progress
+from .recipe import Recipe
+
+# recipe fields that models take if they have them, and those that selectors take, by their names there
+MODEL_OPTIONS = ("k", "width", "pool", "steps", "tied", "solver", "rtol", "atol", "time", "adjoint",
+                 "max_evaluations", "solver_options")
+SELECTOR_OPTIONS = {"drop": "drop", "l1": "strength"}
+
+
+def describe(data: Images) -> dict:
+    """What a model and a continued run have to know of the images."""
+    return {"name": data.name, "train": data.num_train, "test": data.num_test,
+            "classes": list(data.classes), "channels": data.channels, "size": list(data.size),
+            "fingerprint": data.fingerprint()}
+
+
+def read_recipe(folder: Path) -> tuple[Recipe, dict]:
+    """The recipe of the run in ``folder``, and all of its ``recipe.json``.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, of a newer version or of a training without a
+            recipe.
+    """
+    path = folder / RECIPE
+    description = read_json(path)
+    if "fit" in description:
+        raise CheckpointError(f"{folder} is of neuralgraph.training.fit and holds no recipe: make the same "
+                              "model in Python and call fit with resume=True.")
+    try:
+        images = description["data"]
+        if not isinstance(images, dict) or not isinstance(images["classes"], list) or [
+                type(n) for n in (images["channels"], *images["size"])] != [int] * 3:
+            raise ValueError(f"the images are described by {images!r}")
+        return Recipe.from_json(description["recipe"]), description
+    except (KeyError, TypeError, AttributeError, LookupError, ValueError) as error:
+        newer = newer_version(description)
+        raise CheckpointError(
+            f"{path} was written by neuralgraph {newer}, which is newer than this one ({__version__}): "
+            f"update it to read the run ({error})" if newer else f"{path} is damaged: {error}") from error
+
+
+def newer_version(description: dict) -> str | None:
+    """The version of neuralgraph that wrote a ``recipe.json``, if it is newer than this one."""
+    try:
+        written = description["versions"]["neuralgraph"]
+        return written if Version(written) > Version(__version__) else None
+    except (KeyError, TypeError, InvalidVersion):
+        return None
+
+
+def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, Classifier, Progress]:
+    """The recipe, the model and the progress of the run in ``folder``; needs none of its images.
+
+    The model is in evaluation mode, and its ``preprocessing`` says what it takes images for; that is None
+    if the run was last trained before checkpoints held it.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged or foreign.
+    """
+    folder = Path(folder)
+    recipe, description = read_recipe(folder)
+    if backend is not None:
+        recipe = dataclasses.replace(recipe, backend=backend)
+    path = folder / CHECKPOINT
+    tensors, state = read_checkpoint(path)
+    model = make_model(recipe, description["data"])
+    load_model(model, tensors, path)
+    if state.get("preprocessing") is not None:
+        try:
+            model.preprocessing = Preprocessing.from_json(state["preprocessing"])
+        except InputError as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+    return recipe, model.eval(), read_progress(state, path)
+
+
+def preprocessing_of(data: Images, recipe: Recipe) -> Preprocessing:
+    """How the images of a run become the input of its model."""
+    return Preprocessing(data.mean, data.std, data.classes, data.size[0], data.channels, recipe.resized_crop)
+
+
+def make_model(recipe: Recipe, images: dict) -> Classifier:
+    """The model of a recipe for images as :func:`describe` has them, with its initial values.
+
+    Raises:
+        InputError: for a setting that neither the model nor the selector has.
+    """
+    height, width = images["size"]
+    if height != width:
+        raise InputError(f"{images['name']} has images of {height}x{width} pixels; models "
+                         "take square ones: give image_size to resize.")
+    known = models.options_of(recipe.model)
+    options = {name: getattr(recipe, name) for name in MODEL_OPTIONS
+               if getattr(recipe, name) is not None}
+    selector_options = {option: getattr(recipe, name) for name, option in SELECTOR_OPTIONS.items()
+                        if getattr(recipe, name) is not None}
+    if "selector" in known:
+        options |= {"selector": recipe.selector, "selector_options": selector_options}
+    elif recipe.selector != "complete" or selector_options:
+        raise InputError(f"the model {recipe.model!r} keeps all its edges; use selector=complete.")
+    for name in options:
+        if name not in known:
+            raise InputError(f"the model {recipe.model!r} has no setting {name!r}; leave it out "
+                             f"(--set {name}=none).")
+    return models.create(recipe.model, num_classes=len(images["classes"]),
+                         in_channels=images["channels"], image_size=height, backend=recipe.backend,
+                         seed=recipe.seed, **options)

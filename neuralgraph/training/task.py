@@ -1,0 +1,60 @@
+"""What a loop trains on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .progress import Progress
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one step learned from, in this process and in all of them.
+
+    Args:
+        loss: mean over the own samples, to be differentiated.
+        own: samples of this process that count.
+        count: samples of all processes.
+        sums: of each metric over the own samples.
+    """
+
+    loss: torch.Tensor
+    own: int
+    count: int
+    sums: dict[str, float]
+
+
+class Task(ABC):
+    """Batches, a loss and metrics: all of a training that is not the same for every one."""
+
+    unit: str  # what a sample is called, in the plural
+
+    @property
+    @abstractmethod
+    def steps_per_epoch(self) -> int: ...
+
+    @abstractmethod
+    def batches(self, epoch: int, first: int) -> Iterator[object]:
+        """The batches of an epoch, ``steps_per_epoch`` of them, from number ``first`` on."""
+
+    @abstractmethod
+    def learn(self, model: nn.Module, batch: object) -> Learned:
+        """The loss of a batch by a model in training mode."""
+
+    @abstractmethod
+    def training_row(self, progress: Progress) -> dict[str, float]:
+        """The metrics of an epoch as it was trained on, "train_loss" the first of them."""
+
+    @abstractmethod
+    def test_row(self, model: nn.Module, epoch: int) -> dict[str, float]:
+        """The metrics of a model in evaluation mode on what it is tested on after an epoch."""
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """The names in :meth:`training_row` and :meth:`test_row`, in this order."""

@@ -1,0 +1,62 @@
+"""Those who hear of a training as it goes."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+class Watcher:
+    """Hears of a training as it goes; the command line draws it. Every method may be left as it is.
+
+    What it is told of, ``run``, is a :class:`~neuralgraph.training.Run`, or, by
+    :func:`~neuralgraph.training.fit`, an object that likewise has ``model``, ``folder``, ``progress``,
+    ``epochs``, ``steps_per_epoch`` and ``is_finished``.
+    """
+
+    def started(self, run) -> None: ...
+
+    def stepped(self, run, images: int, loss: float, accuracy: float | None) -> None:
+        """After a step of so many images (or other samples).
+
+        Loss and accuracy are means over the epoch so far, accuracy None where there is no such metric.
+        """
+
+    def finished_epoch(self, run, row: dict) -> None: ...
+
+
+class ProgressBar(Watcher):
+    """A bar of steps on a terminal, and a line with the metrics of every epoch."""
+
+    def __init__(self):
+        self.bar = None
+
+    def started(self, run):
+        self.close()
+        if sys.stderr.isatty() and not run.is_finished:
+            done = run.progress.epoch * run.steps_per_epoch + run.progress.step
+            self.bar = tqdm(total=run.epochs * run.steps_per_epoch, initial=done, unit="step", leave=False,
+                            dynamic_ncols=True)
+
+    def stepped(self, run, images, loss, accuracy):
+        if self.bar is not None:
+            self.bar.set_description(f"epoch {run.progress.epoch + 1}/{run.epochs}", refresh=False)
+            right = "" if accuracy is None else f", {100 * accuracy:.1f} % right"
+            self.bar.set_postfix_str(f"loss {loss:.4g}{right}", refresh=False)
+            self.bar.update()
+
+    def finished_epoch(self, run, row):
+        self.say(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        if run.is_finished:
+            self.close()
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        tqdm.write(line) if self.bar is not None else print(line)
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
