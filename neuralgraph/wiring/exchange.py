@@ -293,10 +293,11 @@ def _channels(role: torch.Tensor, nodes: Sequence[dict], inputs: Sequence[int] |
         mine = (role == code).nonzero().flatten().tolist()
         said = [nodes[node]["channel"] for node in mine]
         if named is None and any(channel is not None for channel in said):
-            lacking = sum(channel is None for channel in said)
-            fault = f"{lacking} of the {len(mine)} {ROLES[code]} nodes have no 'channel' and the others have one: give " \
-                    f"them to all or to none, or give {ROLES[code]}s=[...]." if lacking else \
-                channel_fault(ROLES[code], said)
+            lacking = [repr(nodes[node]["label"]) for node, channel in zip(mine, said) if channel is None]
+            fault = channel_fault(ROLES[code], said) if not lacking else (
+                f"node {listed(lacking)} is an {ROLES[code]} without a 'channel', and others have one: give it to all, "
+                f"or {ROLES[code]}s=[...]; a node without {'in' if code == INPUT else 'out'}-edges that is no "
+                f"{ROLES[code]} needs the role 'hidden'.")
             if fault:
                 faults.append(fault)
             else:

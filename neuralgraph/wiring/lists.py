@@ -51,7 +51,7 @@ def from_edges(edges: Iterable[tuple[Hashable, Hashable]] | torch.Tensor, *,
     >>> from_edges([("eye", "mind"), ("mind", "hand")]).labels
     ('eye', 'mind', 'hand')
     """
-    inputs, outputs = node_list("inputs", inputs), node_list("outputs", outputs)
+    inputs, outputs = _channels("inputs", inputs), _channels("outputs", outputs)
     if not isinstance(edges, torch.Tensor):
         edges = _pairs(edges)
         names = dict.fromkeys([*(inputs or ()), *(node for pair in edges for node in pair), *(outputs or ())])
@@ -258,12 +258,25 @@ def _pairs(edges: object) -> list[tuple]:
                 raise TypeError(f"{pair!r} is no pair")
             for node in pair:
                 hash(node)
-                if isinstance(node, (bool, np.bool_, float, np.floating, complex)) or node is None:
+                if _is_odd(node):
                     raise TypeError(f"{node!r} is neither")
     except TypeError as error:
         raise WiringError("edges must be pairs of node numbers or names (source, destination): "
                           f"{error}.") from None
     return pairs
+
+
+def _channels(what: str, nodes: Iterable[Hashable] | None) -> list[Hashable] | None:
+    nodes = node_list(what, nodes)
+    odd = [node for node in nodes or () if _is_odd(node)]
+    if odd:
+        raise WiringError(f"a node of {what} must be a whole number or a name, got {odd[0]!r}.")
+    return nodes
+
+
+def _is_odd(name: object) -> bool:
+    """Whether this looks like a node number that went wrong."""
+    return name is None or isinstance(name, (bool, np.bool_, float, np.floating, complex))
 
 
 def _is_whole(name: object) -> bool:
