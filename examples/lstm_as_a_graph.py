@@ -10,53 +10,21 @@ of handwritten digits.
 import torch
 
 import neuralgraph as ng
-from neuralgraph import NodeFunction
 
 PHASES = 4
 
 
 def lstm_graph(lstm: torch.nn.LSTM) -> ng.DiscreteTimeNeuralGraph:
     """The network whose outputs after every fourth update are the hidden states of ``lstm``."""
-    n, m = lstm.input_size, lstm.hidden_size
-    gate = NodeFunction(receive="bias activation", activation="sigmoid")
-    squash = NodeFunction(receive="bias activation", activation="tanh")
-    product, carry = NodeFunction(aggregate="product"), NodeFunction()
-    kinds = {"x": carry, "i": gate, "f": gate, "g": squash, "o": gate,   # update 1
-             "kept": product, "new": product, "o1": carry,               # update 2
-             "cell": carry, "tanh": NodeFunction(receive="activation", activation="tanh"),
-             "o2": carry,                                                # update 3
-             "h": product, "cell1": carry, "cell2": carry}               # update 4, and memory
-    nodes, functions = {}, []
-    for kind, function in kinds.items():
-        size = n if kind == "x" else m
-        nodes[kind] = list(range(len(functions), len(functions) + size))
-        functions += [function] * size
-
-    edges, weights = [], []
-
-    def connect(source, target, matrix=None):
-        """Edges with a weight matrix [target, source], or one to one with weight 1."""
-        for t, node in enumerate(nodes[target]):
-            for s, other in enumerate(nodes[source]):
-                if matrix is not None or s == t:
-                    edges.append((other, node))
-                    weights.append(1.0 if matrix is None else matrix[t, s].item())
-
-    bias = torch.zeros(len(functions))
-    for number, kind in enumerate("ifgo"):
-        rows = slice(number * m, (number + 1) * m)
-        connect("x", kind, lstm.weight_ih_l0[rows])
-        connect("h", kind, lstm.weight_hh_l0[rows])
-        bias[nodes[kind]] = (lstm.bias_ih_l0 + lstm.bias_hh_l0)[rows].detach().to(bias.dtype)
-    for source, target in [("f", "kept"), ("cell2", "kept"), ("i", "new"), ("g", "new"), ("o", "o1"),
-                           ("kept", "cell"), ("new", "cell"), ("kept", "tanh"), ("new", "tanh"),
-                           ("o1", "o2"), ("o2", "h"), ("tanh", "h"), ("cell", "cell1"),
-                           ("cell1", "cell2")]:
-        connect(source, target)
-
-    wiring = ng.wirings.from_edges(edges, inputs=nodes["x"], outputs=nodes["h"], functions=functions,
-                                   weight=torch.tensor(weights))
+    wiring = ng.wirings.lstm(lstm.input_size, lstm.hidden_size)
     network = ng.DiscreteTimeNeuralGraph(wiring, ng.Complete(), steps=None)
+    # the edges come in the order of torch's matrices, and after the inputs the gates i, f, g, o
+    weights = torch.cat([lstm.weight_ih_l0.flatten(), lstm.weight_hh_l0.flatten()])
+    gates = slice(lstm.input_size, lstm.input_size + 4 * lstm.hidden_size)
+    bias = network.functions.export()["bias"]
+    with torch.no_grad():
+        network.weight[:len(weights)] = weights
+        bias[gates] = lstm.bias_ih_l0 + lstm.bias_hh_l0
     network.functions.load({"bias": bias})
     return network
 

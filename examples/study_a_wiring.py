@@ -37,12 +37,12 @@ print("largest out-degrees (node, edges):", busiest)
 print("longest path:", nx.dag_longest_path(graph, weight=None))
 for source, target in zip(inputs, outputs):
     strength = sum(
-        torch.tensor([abs(graph.edges[edge]["weight"]) for edge in zip(path, path[1:])]).prod().item()
+        torch.tensor([graph.edges[edge]["magnitude"] for edge in zip(path, path[1:])]).prod().item()
         for path in nx.all_simple_paths(graph, source, target, cutoff=3))
     print(f"input {source} -> output {target}: product of |weights| summed over paths {strength:.3f}")
 
 live = graph.subgraph(node for node in graph if graph.degree(node)).to_undirected()
-communities = nx.community.louvain_communities(live, seed=0)
+communities = nx.community.louvain_communities(live, weight="magnitude", seed=0)  # weights may be negative
 print("communities:", sorted(sorted(group) for group in communities))
 dead = ng.analysis.dead_nodes(net.learned_wiring())
 print("dead nodes:", dead.count, "of", wiring.num_nodes)

@@ -2,10 +2,12 @@
 
 import random
 
+import torch
 from hypothesis import strategies as st
 
 import neuralgraph as ng
 from neuralgraph import NodeFunction
+from neuralgraph._dgl import dgl
 
 FUNCTIONS = [
     NodeFunction("norm activation conv"),
@@ -22,7 +24,7 @@ FUNCTIONS = [
 
 
 def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2):
-    """A static wiring with mixed node functions, sizes and strides, nodes and edges shuffled.
+    """A static wiring with mixed node functions, sizes and strides, nodes, edges and channels shuffled.
 
     Instance norms, which need maps of more than one pixel, stand where maps are at most ``instance_up_to``
     times smaller than the input.
@@ -57,8 +59,8 @@ def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2):
     place = {old: new for new, old in enumerate(order)}
     return ng.wirings.from_edges(
         [(place[u], place[v]) for u, v in edges],
-        inputs=sorted(place[v] for v in range(num_inputs)),
-        outputs=sorted(place[v] for v in range(num_inputs + hidden, total)),
+        inputs=[place[v] for v in range(num_inputs)],
+        outputs=[place[v] for v in range(num_inputs + hidden, total)],
         functions=[functions[old] for old in order],
     )
 
@@ -77,3 +79,33 @@ STATIC_GENERATORS = {
     "from_edges": lambda: ng.wirings.from_edges([(0, 1), (1, 3), (0, 3), (0, 2)],
                                                 inputs=[0], outputs=[2, 3]),
 }
+
+LINE = ([0, 1], [1, 2])
+
+
+def graph_with(edges, roles, **ndata):
+    """A DGL graph with these roles and node data."""
+    graph = dgl.graph(edges, num_nodes=len(roles))
+    graph.ndata["role"] = torch.tensor(roles)
+    graph.ndata["block"] = torch.zeros(len(roles), dtype=torch.long)
+    for name, value in ndata.items():
+        graph.ndata[name] = torch.tensor(value)
+    return graph
+
+
+def learned(wiring, seed=0):
+    """A network on half of the edges, with moments as if it had been trained."""
+    network = ng.StaticNeuralGraph(wiring, ng.RandomGraph(max(1, wiring.num_edges // 2)), seed=seed)
+    with torch.no_grad():
+        for name, buffer in network.functions.named_buffers():
+            buffer += torch.rand(buffer.shape, generator=torch.Generator().manual_seed(seed))
+    return network.eval()
+
+
+def by_destination(wiring):
+    """The same wiring with its edges sorted by destination, then source."""
+    order = (wiring.dst * wiring.num_nodes + wiring.src).argsort()
+    graph = dgl.graph((wiring.src[order], wiring.dst[order]), num_nodes=wiring.num_nodes)
+    graph.ndata.update(wiring.graph.ndata)
+    graph.edata.update({name: value[order] for name, value in wiring.graph.edata.items()})
+    return ng.Wiring(graph, labels=wiring.labels)

@@ -14,7 +14,7 @@ from ..errors import InputError, listed, lookup
 from ..models import Classifier
 from ..training import Recipe, open_model
 from ..wiring import Wiring, read, write
-from ..wiring.exchange import FORMATS
+from ..wiring.files import FORMATS
 from ..wiring.wiring import ROLES
 
 

@@ -59,9 +59,8 @@ class StaticNeuralGraph(NeuralGraph):
         self._places = Places(self.stages, wiring)
         order = torch.cat([chunk.nodes for stage in self.stages for chunk in stage.chunks
                            if chunk.is_output])
-        in_order = torch.equal(order, wiring.outputs)
-        self.register_buffer("_output_order", None if in_order else order.argsort(),
-                             persistent=False)
+        self.register_buffer("_output_order", _places(wiring.outputs, order), persistent=False)
+        self.register_buffer("_input_order", _places(self.stages[0].nodes, wiring.inputs), persistent=False)
 
     _schedule = staticmethod(topological_stages)
 
@@ -89,11 +88,7 @@ class StaticNeuralGraph(NeuralGraph):
 
     def _input_nodes(self, x):
         """The input channels in the order of stage 0."""
-        stage = self.stages[0]
-        if len(stage.chunks) == 1:
-            return x
-        place = torch.searchsorted(self.wiring.inputs, stage.nodes)
-        return x[:, place.to(x.device)]
+        return x if self._input_order is None else x[:, self._input_order]
 
     def _sums(self, stage: Stage, x, messages: Messages, selection):
         if not stage.inputs:  # nodes without any candidate in-edge
@@ -101,3 +96,11 @@ class StaticNeuralGraph(NeuralGraph):
             return x.new_full((len(x), len(stage.nodes), *sides), float(stage.aggregate == "product"))
         arriving, shared = messages.of(stage.inputs)
         return self._aggregate(stage, arriving, selection, shared)
+
+
+def _places(nodes: torch.Tensor, among: torch.Tensor) -> torch.Tensor | None:
+    """Where each of these nodes stands among the same nodes in another order; None if it is no other."""
+    if torch.equal(nodes, among):
+        return None
+    order = among.argsort()
+    return order[torch.searchsorted(among[order], nodes)]

@@ -1,33 +1,38 @@
-"""Wirings to and from networkx, and to the files that Gephi, Graphviz and others read."""
+"""Wirings to and from networkx."""
 
 from __future__ import annotations
 
-import json
+import math
 import numbers
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import networkx as nx
 import torch
 
-from ..errors import InputError, WiringError, lookup
-from ..nodes import IDENTITY, STATIC, NodeFunction, is_learned, used_values
-from .generators import assemble
-from .wiring import EDGE_DATA, OUTPUT, ROLES, STRUCTURE, Wiring, refuse_near_misses
+from ..errors import WiringError, listed
+from ..nodes import IDENTITY, NodeFunction, is_learned, used_values, value_shapes
+from .assembling import (assemble, channels_of, default_function, generator_of, infer_blocks, infer_roles, integer,
+                         kept, node_list, refuse_both)
+from .learned import initial_values, read_values, stacked
+from .reading import (EDGE_DATA, FUNCTION_CODES, HIDDEN, INPUT, LARGEST_SCALE, OUTPUT, ROLES, STRUCTURE, channel_fault,
+                      dims_of, middle, refuse_near_misses)
+from .wiring import Wiring
 
-_FUNCTION_FIELDS = ("send", "receive", "norm", "activation", "kernel_size", "stride",
-                    "aggregate", "zero_pad")
+MOST_FAULTS = 10  # that a message lists
 
 
 def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
     """The wiring as a :class:`networkx.DiGraph` with everything it holds as attributes.
 
     Nodes carry ``role`` ("input", "hidden", "output"), ``block``, ``send``, ``receive``, ``norm``,
-    ``activation``, ``kernel_size``, ``stride``, ``aggregate``, ``zero_pad``,
-    ``scale``, ``holds`` and, where the wiring carries learned
-    values, those that the node uses: ``kernel`` (row by row), ``norm_weight``, ``norm_bias``,
-    ``norm_mean``, ``norm_var``, ``bias``. Edges carry ``weight`` where there is one, and ``real``
-    if it is given.
+    ``activation``, ``kernel_size``, ``stride``, ``aggregate``, ``zero_pad``, ``scale``, ``holds``; inputs
+    and outputs ``channel``, their place among the channels; and, where the wiring carries learned values,
+    those that the node uses: ``norm_weight``, ``norm_bias``, ``norm_mean``, ``norm_var``, ``bias``, and as a
+    list of numbers, row by row, ``kernel``. Where there are weights, edges carry ``weight`` and
+    ``magnitude``, its absolute value; and ``real``, if it is given.
+
+    Algorithms that take weights as strengths, such as those for communities and flows, want
+    ``weight="magnitude"``: with weights below 0 they make no sense.
 
     Args:
         wiring: what to convert.
@@ -43,320 +48,317 @@ def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
         raise WiringError(f"real must be a bool mask of shape ({wiring.num_edges},), got {real.dtype} of "
                           f"shape {tuple(real.shape)}.")
     graph = nx.DiGraph()
-    parameters = {name: value.tolist() for name, value in wiring.parameters.items()}
-    used = [used_values(function) for function in wiring.functions]
-    blocks, roles = wiring.block.tolist(), wiring.role.tolist()
-    which, scales, holds = wiring.function.tolist(), wiring.scale.tolist(), wiring.holds.tolist()
-    for node in range(wiring.num_nodes):
-        function = wiring.functions[which[node]]
-        attributes = {"role": ROLES[roles[node]], "block": blocks[node]}
-        attributes |= {name: getattr(function, name) for name in _FUNCTION_FIELDS}
-        attributes |= {"scale": scales[node], "holds": holds[node]}
-        for name, values in parameters.items():
-            if name not in used[which[node]]:
-                continue
-            value = values[node]
-            if name == "kernel":
-                value = _crop(value, function.kernel_size)
-            attributes[name] = value
-        graph.add_node(wiring.label(node), **attributes)
-    ends = zip(wiring.src.tolist(), wiring.dst.tolist())
+    fields = [{name: getattr(function, name) for name in FUNCTION_CODES} for function in wiring.functions]
+    nodes = zip(wiring.role.tolist(), wiring.block.tolist(), wiring.channel.tolist(), wiring.function.tolist(),
+                wiring.scale.tolist(), wiring.holds.tolist(), _learned(wiring))
+    for node, (role, block, channel, function, scale, holds, learned) in enumerate(nodes):
+        place = {} if channel < 0 else {"channel": channel}
+        graph.add_node(wiring.label(node), role=ROLES[role], block=block, **place, **fields[function],
+                       scale=scale, holds=holds, **learned)
     columns = {}
     if wiring.weight is not None:
-        columns["weight"] = wiring.weight.tolist()
+        columns["weight"], columns["magnitude"] = wiring.weight.tolist(), wiring.weight.abs().tolist()
     if real is not None:
         columns["real"] = real.tolist()
-    for edge, (u, v) in enumerate(ends):
-        graph.add_edge(wiring.label(u), wiring.label(v),
-                       **{name: values[edge] for name, values in columns.items()})
+    for edge, (u, v) in enumerate(zip(wiring.src.tolist(), wiring.dst.tolist())):
+        graph.add_edge(wiring.label(u), wiring.label(v), **{name: values[edge] for name, values in columns.items()})
     return graph
 
 
-def from_networkx(graph: nx.DiGraph) -> Wiring:
-    """The wiring that a directed networkx graph describes; the inverse of :func:`to_networkx`.
+def _learned(wiring: Wiring) -> list[dict[str, float | list[float]]]:
+    """For every node the learned values that it uses, each a number or a list of them."""
+    values = {name: value for name, value in wiring.parameters.items() if is_learned(name)}
+    learned: list[dict] = [{} for _ in range(wiring.num_nodes)]
+    dims = dims_of(wiring.functions, {name: tuple(value.shape[1:]) for name, value in values.items()})
+    for number, function in enumerate(wiring.functions):
+        nodes = (wiring.function == number).nonzero().flatten()
+        for name in values.keys() & used_values(function):
+            own = value_shapes(function, dims)[name]
+            rows = values[name][(nodes, *middle(values[name].shape[1:], own))]
+            rows = rows.flatten(1) if own else rows
+            for node, row in zip(nodes.tolist(), rows.tolist()):
+                learned[node][name] = row
+    return [dict(sorted(values.items())) for values in learned]
 
-    Node attributes ``role`` and ``block`` are required. ``send``, ``receive``, ``norm``,
-    ``activation``, ``kernel_size``, ``stride``, ``aggregate``, ``zero_pad`` follow
-    :class:`NodeFunction`; a node with neither
-    ``send`` nor ``receive`` is ``norm activation conv``, an output node the identity. ``scale``,
-    ``holds``, learned node values and the edge attribute ``weight`` (on all edges or none) are taken over.
-    Attributes of other names are not read, unless they look like a misspelt one: then it is an error.
+
+def from_networkx(graph: nx.Graph, inputs: Iterable[Hashable] | None = None,
+                  outputs: Iterable[Hashable] | None = None, *, prune_unreachable: bool = False,
+                  order: Sequence[Hashable] | None = None, dims: int | None = None, seed: int = 0) -> Wiring:
+    """The wiring that a networkx graph describes; the inverse of :func:`to_networkx`.
+
     Nodes keep their order and their names; edges, which have no order in networkx, are sorted by
-    destination, then source.
+    destination, then source. All node attributes may be left out:
 
-    Raises:
-        WiringError: naming the node or edge and the attribute.
+    - ``role``: nodes without in-edges are inputs, those without out-edges outputs, others hidden;
+    - ``block``: the length of the longest path that ends in the node (in a graph with cycles 0 for inputs,
+      1 for hidden, 2 for output nodes);
+    - ``channel``, the place of an input or output among the channels: the order of nodes, if none has one;
+    - ``send``, ``receive``, ``norm``, ``activation``, ``kernel_size``, ``stride``, ``aggregate``,
+      ``zero_pad``: those of :class:`NodeFunction`; a node with neither ``send`` nor ``receive`` sends
+      "norm activation conv" ("norm activation" where ``dims`` is 0), an output node is the identity;
+    - ``scale`` and ``holds``: computed, as :class:`Wiring` says.
 
-    >>> import networkx as nx
-    >>> graph = nx.DiGraph([("a", "b"), ("b", "c")])
-    >>> nx.set_node_attributes(graph, {"a": "input", "b": "hidden", "c": "output"}, "role")
-    >>> nx.set_node_attributes(graph, {"a": 0, "b": 1, "c": 2}, "block")
-    >>> from_networkx(graph)
-    Wiring(3 nodes: 1 input, 1 hidden, 1 output; 2 candidate edges)
-    """
-    if not isinstance(graph, nx.Graph):
-        raise WiringError(f"expected a networkx.DiGraph, got {type(graph).__name__}.")
-    if not graph.is_directed():
-        raise WiringError(
-            f"expected a directed networkx graph, got {type(graph).__name__}: edges carry signals "
-            "one way; graph.to_directed() makes both directions explicit."
-        )
-    labels = list(graph.nodes)
-    place = {label: number for number, label in enumerate(labels)}
-    nodes = [_read_node(label, data) for label, data in graph.nodes(data=True)]
-    for u, v, data in graph.edges(data=True):
-        refuse_near_misses(f"the edge {u!r} -> {v!r} has the unknown attribute", data, EDGE_DATA)
-    edges = sorted(((place[v], place[u], data) for u, v, data in graph.edges(data=True)),
-                   key=lambda edge: edge[:2])
-    dst, src = torch.tensor([edge[:2] for edge in edges], dtype=torch.long).reshape(-1, 2).unbind(1)
-    return assemble(
-        src, dst,
-        role=torch.tensor([node["role"] for node in nodes], dtype=torch.long),
-        block=torch.tensor([node["block"] for node in nodes], dtype=torch.long),
-        functions=[node["function"] for node in nodes],
-        weight=_read_weights(labels, edges),
-        parameters=_read_parameters(labels, nodes),
-        scale=_read_column(labels, nodes, "scale"),
-        holds=_read_column(labels, nodes, "holds"),
-        labels=labels,
-    )
+    What was inferred is there to see in ``wiring.role``, ``wiring.block``, ``wiring.channel``, ... and in
+    ``to_networkx(wiring)``.
 
-
-def _read_node(label, data: Mapping) -> dict:
-    refuse_near_misses(f"node {label!r} has the unknown attribute", data, STRUCTURE, learned=True)
-    for name in ("role", "block"):
-        if name not in data:
-            example = ", ".join(map(repr, ROLES)) if name == "role" else "an integer >= 0"
-            raise WiringError(f"node {label!r} has no {name!r}: set graph.nodes[{label!r}][{name!r}] "
-                              f"to {'one of ' if name == 'role' else ''}{example}.")
-    if data["role"] not in ROLES:
-        raise WiringError(f"node {label!r} has the role {data['role']!r}; expected one of "
-                          f"{', '.join(map(repr, ROLES))}.")
-    role = ROLES.index(data["role"])
-    fields = {name: data[name] for name in _FUNCTION_FIELDS if name in data}
-    if "send" not in fields and "receive" not in fields:
-        fields["send"] = IDENTITY.send if role == OUTPUT else STATIC.send
-    try:
-        function = NodeFunction(**fields)
-    except (WiringError, LookupError, AttributeError) as error:
-        raise WiringError(f"node {label!r}: {error}") from error
-    for name in ("block", "scale"):
-        value = data.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise WiringError(f"node {label!r} has {name} {value!r}; expected an integer.")
-    if not isinstance(data.get("holds"), (int, type(None))) or data.get("holds") not in (None, 0, 1):
-        raise WiringError(f"node {label!r} has holds {data['holds']!r}; expected true or false.")
-    learned = {name: _numbers(label, name, value) for name, value in data.items()
-               if is_learned(name)}
-    return {"role": role, "block": data["block"], "scale": data.get("scale"),
-            "holds": data.get("holds"), "function": function, "learned": learned}
-
-
-def _read_column(labels, nodes, name) -> torch.Tensor | None:
-    """An optional structural attribute, which all nodes have or none."""
-    values = [node[name] for node in nodes]
-    if all(value is None for value in values):
-        return None
-    if None in values:
-        raise WiringError(f"node {labels[values.index(None)]!r} has no {name!r} but others have one; "
-                          "give it to all nodes or to none.")
-    return torch.tensor(values, dtype=torch.long)
-
-
-def _read_weights(labels, edges) -> torch.Tensor | None:
-    weights = [data.get("weight") for _, _, data in edges]
-    if all(weight is None for weight in weights):
-        return None
-    if None in weights:
-        v, u, _ = edges[weights.index(None)]
-        raise WiringError(f"the edge {labels[u]!r} -> {labels[v]!r} has no 'weight' but others have "
-                          "one; give it to all edges or to none.")
-    for (v, u, _), weight in zip(edges, weights):
-        if isinstance(weight, bool) or not isinstance(weight, numbers.Real):
-            raise WiringError(f"the edge {labels[u]!r} -> {labels[v]!r} has the weight {weight!r}; "
-                              "expected a number.")
-    return torch.tensor([float(weight) for weight in weights], dtype=torch.float64)
-
-
-def _read_parameters(labels, nodes) -> dict[str, torch.Tensor]:
-    names = {name for node in nodes for name in node["learned"]}
-    parameters = {}
-    for name in sorted(names):
-        used = [name in used_values(node["function"]) for node in nodes]
-        for label, node, uses in zip(labels, nodes, used):
-            if uses != (name in node["learned"]):
-                raise WiringError(
-                    f"node {label!r} {'lacks' if uses else 'does not use'} the learned value "
-                    f"{name!r}: give it to every node whose function uses it, and to no other."
-                )
-        if name == "kernel":
-            parameters[name] = _stack_kernels(labels, nodes)
-            continue
-        value = torch.zeros(len(nodes), dtype=torch.float64)
-        for number, node in enumerate(nodes):
-            if used[number]:
-                numbers = node["learned"][name]
-                if len(numbers) != 1:
-                    raise WiringError(f"node {labels[number]!r} has {len(numbers)} numbers in "
-                                      f"{name!r}; expected one.")
-                value[number] = numbers[0]
-        parameters[name] = value
-    return parameters
-
-
-def _stack_kernels(labels, nodes) -> torch.Tensor:
-    side = max(node["function"].kernel_size for node in nodes)
-    kernels = torch.zeros(len(nodes), side, side, dtype=torch.float64)
-    for label, node, kernel in zip(labels, nodes, kernels):
-        size = node["function"].kernel_size
-        numbers = node["learned"].get("kernel", [])
-        if len(numbers) != size * size:
-            raise WiringError(f"node {label!r} has a kernel of {len(numbers)} numbers; its "
-                              f"kernel_size {size} needs {size * size}.")
-        edge = (side - size) // 2
-        kernel[edge:edge + size, edge:edge + size] = torch.tensor(
-            numbers, dtype=torch.float64).view(size, size)
-    return kernels
-
-
-def _numbers(label, name, value) -> list[float]:
-    """One number, a list of them, or the JSON text of a list (GraphML and GEXF hold no lists)."""
-    try:
-        if isinstance(value, str):
-            value = json.loads(value)
-        return [float(number) for number in (value if isinstance(value, list) else [value])]
-    except (TypeError, ValueError) as error:
-        raise WiringError(f"node {label!r} has {name} {value!r}; expected a number or a list of "
-                          "numbers.") from error
-
-
-def _crop(kernel: list[list[float]], size: int) -> list[float]:
-    edge = (len(kernel) - size) // 2
-    return [x for row in kernel[edge:edge + size] for x in row[edge:edge + size]]
-
-
-# Files
-
-
-def _flat(graph: nx.DiGraph) -> nx.DiGraph:
-    """Lists as JSON text, for formats that hold none."""
-    flat = nx.DiGraph()
-    for node, data in graph.nodes(data=True):
-        flat.add_node(node, **{name: json.dumps(value) if isinstance(value, list) else value
-                               for name, value in data.items()})
-    flat.add_edges_from(graph.edges(data=True))
-    return flat
-
-
-def _write_json(graph: nx.DiGraph, path: Path) -> None:
-    try:
-        text = json.dumps(nx.node_link_data(graph, edges="links"))
-    except TypeError as error:
-        raise WiringError(f"JSON cannot hold the names of these nodes: {error}.") from None
-    path.write_text(text)
-
-
-def _read_json(path: Path) -> nx.DiGraph:
-    return nx.node_link_graph(json.loads(path.read_text()), edges="links")
-
-
-def _write_dot(graph: nx.DiGraph, path: Path) -> None:
-    def quote(value):
-        text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{text}"'
-
-    def attributes(data):
-        return ", ".join(f"{name}={quote(value)}" for name, value in data.items())
-
-    with path.open("w", encoding="utf-8") as file:
-        file.write("digraph wiring {\n  rankdir=LR;\n")
-        for node, data in _flat(graph).nodes(data=True):
-            file.write(f"  {quote(node)} [{attributes(data)}];\n")
-        for u, v, data in graph.edges(data=True):
-            file.write(f"  {quote(u)} -> {quote(v)} [{attributes(data)}];\n")
-        file.write("}\n")
-
-
-FORMATS = {
-    "graphml": lambda graph, path: nx.write_graphml_xml(_flat(graph), path),
-    "gexf": lambda graph, path: nx.write_gexf(_flat(graph), path),
-    "dot": _write_dot,
-    "json": _write_json,
-}
-READERS = {
-    "graphml": lambda path: nx.read_graphml(path, node_type=str),
-    "gexf": lambda path: nx.read_gexf(path),
-    "json": _read_json,
-}
-
-
-def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
-    """Writes a wiring as GraphML, GEXF, DOT or node-link JSON.
-
-    Learned kernels become JSON text in GraphML, GEXF and DOT, which hold no lists.
+    Learned values of nodes and the edge attribute ``weight`` make a learned wiring. What nodes and edges
+    lack that were added to one is drawn from ``seed`` as a network would draw it: weights uniform in
+    (-1/sqrt(n), 1/sqrt(n)) with n the number of nodes that can have children, learned values as their
+    operations begin. Attributes of other names are not read, unless they look like a misspelt one: then it
+    is an error. So is a ``magnitude`` that is not that of the weight.
 
     Args:
-        wiring: usually a learned one, ``network.learned_wiring()``.
-        path: the file; it appears whole or not at all.
-        format: a key of :data:`FORMATS`; by default the ending of ``path``.
+        graph: a DiGraph, or an undirected Graph with ``order``.
+        inputs: the input nodes in the order of the input channels, instead of what the graph says.
+        outputs: the output nodes in the order of the output channels, likewise.
+        prune_unreachable: leave out the nodes that no input reaches, which are an error otherwise (in a
+            learned wiring, that they have no size); with them goes what constants they send.
+        order: all nodes of an undirected graph; edges go from earlier to later ones.
+        dims: of the states that it is made for, 0 to 3; by default those of its learned kernels, or 2.
+        seed: of what is drawn.
 
     Raises:
-        InputError: if there is no such folder.
-        WiringError: if the format cannot hold the names: two are one as text, or JSON has no such type.
+        WiringError: naming the nodes and edges and what is wrong with them, up to ten.
+
+    >>> import networkx as nx
+    >>> wiring = from_networkx(nx.DiGraph([("a", "b"), ("b", "c"), ("a", "c")]))
+    >>> wiring, wiring.block.tolist()
+    (Wiring(3 nodes: 1 input, 1 hidden, 1 output; 3 candidate edges), [0, 1, 2])
     """
-    path = Path(path)
-    format = format or path.suffix.lstrip(".")
-    writer = lookup("format", format, FORMATS)
-    graph = to_networkx(wiring)
-    if format != "json":
-        _check_texts(graph)
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent} to write {path.name} into.")
-    partial = path.with_name(path.name + ".partial")
+    if not isinstance(prune_unreachable, bool):
+        raise WiringError(f"prune_unreachable must be True or False, got {prune_unreachable!r}.")
+    graph, generator = _directed(graph, order), generator_of(seed)
+    standard = default_function(2 if dims is None else dims)
+    faults: list[str] = []
+    labels = list(graph.nodes)
+    place = {label: number for number, label in enumerate(labels)}
+    named = {}
+    for what, nodes in (("inputs", inputs), ("outputs", outputs)):
+        nodes = node_list(what, nodes)
+        strangers = [node for node in nodes or () if node not in place]
+        if strangers:
+            raise WiringError(f"{what} names {listed(map(repr, strangers))}, which is no node; nodes are "
+                              f"{listed(map(repr, labels))}.")
+        named[what] = None if nodes is None else [place[node] for node in nodes]
+    inputs, outputs = named["inputs"], named["outputs"]
+    refuse_both([labels[node] for node in inputs or ()], [labels[node] for node in outputs or ()])
+
+    edges = sorted(((place[v], place[u], data) for u, v, data in graph.edges(data=True)), key=lambda edge: edge[:2])
+    dst, src = torch.tensor([edge[:2] for edge in edges], dtype=torch.long).reshape(-1, 2).unbind(1)
+    given = [_read_role(label, data, faults) for label, data in graph.nodes(data=True)]
+    _check_roles(labels, given, INPUT, inputs, faults)
+    _check_roles(labels, given, OUTPUT, outputs, faults)
+    _refuse(faults)
+    role = infer_roles(len(labels), src, dst, inputs=inputs, outputs=outputs, given=torch.tensor(given, dtype=torch.long))
+    nodes = [_read_node(label, data, code, standard, faults)
+             for (label, data), code in zip(graph.nodes(data=True), role.tolist())]
+    weights = [_read_edge(labels[u], labels[v], data, faults) for v, u, data in edges]
+    if prune_unreachable:
+        must = (torch.tensor(given, dtype=torch.long) == OUTPUT)
+        must[torch.tensor(outputs or (), dtype=torch.long)] = True
+        keep = kept(len(labels), src, dst, role, must, lambda node: repr(labels[node]))
+        there, number = keep[src], keep.cumsum(0) - 1
+        weights = [weight for weight, is_kept in zip(weights, there.tolist()) if is_kept]
+        src, dst, role = number[src[there]], number[dst[there]], role[keep]
+        inputs, outputs = (None if chosen is None else [int(number[node]) for node in chosen]
+                           for chosen in (inputs, outputs))
+        labels, nodes = ([item for item, is_kept in zip(items, keep.tolist()) if is_kept] for items in (labels, nodes))
+    channel = _channels(role, nodes, inputs, outputs, faults)
+    functions = [node["function"] for node in nodes]
+    learned = [node["learned"] for node in nodes]
+    dims = read_values(labels, functions, learned, dims, faults)
+    _refuse(faults)
+    block = torch.tensor([-1 if node["block"] is None else node["block"] for node in nodes], dtype=torch.long)
+    block = block.where(block >= 0, infer_blocks(role, src, dst))
+    parameters = stacked(functions, initial_values(functions, learned, dims, generator), dims)
+    return assemble(src, dst, role, block, functions,
+                    weight=_filled(weights, role, src, generator), parameters=parameters, channel=channel,
+                    scale=_scale(nodes), holds=_holds(nodes, role, dst), labels=labels)
+
+
+def _directed(graph: nx.Graph, order: Sequence[Hashable] | None) -> nx.DiGraph:
+    """The graph, or the directed one that an undirected graph is in this order of nodes."""
+    if not isinstance(graph, nx.Graph):
+        raise WiringError(f"expected a networkx.DiGraph, got {type(graph).__name__}.")
+    if graph.is_multigraph():
+        raise WiringError(f"expected a networkx.DiGraph, got {type(graph).__name__}: between two nodes there is one "
+                          "edge with one weight; networkx.DiGraph(graph) keeps one of those that are parallel.")
+    if graph.is_directed():
+        if order is not None:
+            raise WiringError("order is for undirected graphs; the edges of this one have directions.")
+        return graph
+    if order is None:
+        raise WiringError(
+            f"expected a directed networkx graph, got {type(graph).__name__}: edges carry signals "
+            "one way. Give order=[...], all nodes in an order in which edges go from earlier to later; "
+            "graph.to_directed() makes both directions explicit.")
+    order = node_list("order", order)
+    if set(order) != set(graph.nodes):
+        odd = [*(node for node in graph if node not in set(order)), *(node for node in order if node not in graph)]
+        raise WiringError(f"order must be all nodes of the graph, each once; {listed(map(repr, odd))} is in only one "
+                          "of the two.")
+    place = {node: number for number, node in enumerate(order)}
+    directed = nx.DiGraph()
+    directed.add_nodes_from(graph.nodes(data=True))
+    for u, v, data in graph.edges(data=True):
+        if u == v:
+            raise WiringError(f"the edge {u!r} -> {v!r} goes neither forwards nor backwards in an order of nodes: "
+                              "leave it out, or make a directed graph.")
+        directed.add_edge(*((u, v) if place[u] < place[v] else (v, u)), **data)
+    return directed
+
+
+def _refuse(faults: list[str]) -> None:
+    """One error for all that is wrong."""
+    if len(faults) == 1:
+        raise WiringError(faults[0])
+    if faults:
+        more = len(faults) - MOST_FAULTS
+        raise WiringError(f"{len(faults)} things are wrong with this graph:\n- " + "\n- ".join(faults[:MOST_FAULTS])
+                          + (f"\nand {more} more." if more > 0 else ""))
+
+
+# Nodes
+
+
+def _read_role(label: Hashable, data: Mapping, faults: list[str]) -> int:
+    """The code of a node's role, -1 if it has none."""
+    if "role" not in data:
+        return -1
+    if not isinstance(data["role"], str) or data["role"] not in ROLES:
+        faults.append(f"node {label!r} has the role {data['role']!r}; expected one of {', '.join(map(repr, ROLES))}.")
+        return -1
+    return ROLES.index(data["role"])
+
+
+def _check_roles(labels: Sequence[Hashable], given: Sequence[int], code: int, named: Sequence[int] | None,
+                 faults: list[str]) -> None:
+    """Refuses roles that are not those of the nodes which ``inputs`` or ``outputs`` names."""
+    if named is None:
+        return
+    chosen = set(named)
+    for number, role in enumerate(given):
+        if role >= 0 and (role == code) != (number in chosen):
+            faults.append(f"node {labels[number]!r} has the role {ROLES[role]!r}, but {ROLES[code]}s="
+                          f"{'names it' if number in chosen else 'does not name it'}: change or remove one.")
+
+
+def _read_node(label: Hashable, data: Mapping, role: int, standard: NodeFunction, faults: list[str]) -> dict:
+    """What a node's attributes say; None for what they do not."""
+    node: dict = {"label": label, "function": standard, "learned": {}}
+    for name, low, high in (("block", 0, 2**63 - 1), ("channel", 0, 2**63 - 1), ("scale", 1, LARGEST_SCALE)):
+        node[name] = _whole(label, name, data.get(name), low, high, faults)
+    holds = data.get("holds")
+    node["holds"] = _whole(label, "holds", int(holds) if isinstance(holds, bool) else holds, 0, 1, faults,
+                           "true or false")
     try:
-        writer(graph, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
-
-
-def read(path: str | Path) -> Wiring:
-    """Reads a wiring from a GraphML, GEXF or node-link JSON file; the inverse of :func:`write`.
-
-    GraphML and GEXF turn node names into text; names that are all whole numbers become numbers again.
-
-    Raises:
-        InputError: if the file is absent or no graph can be read from it.
-        WiringError: if the graph is no wiring.
-    """
-    path = Path(path)
-    reader = lookup("readable format", path.suffix.lstrip("."), READERS)
-    try:
-        graph = reader(path)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}.") from None
-    except Exception as error:  # each parser fails in its own way
-        raise InputError(f"{path} is not a {path.suffix.lstrip('.')} file of a graph: "
-                         f"{type(error).__name__}: {error}") from error
-    if reader is not _read_json and all(_is_number(node) for node in graph):
-        graph = nx.relabel_nodes(graph, {node: int(node) for node in graph})
-    try:
-        return from_networkx(graph)
+        refuse_near_misses(f"node {label!r} has the unknown attribute", data, STRUCTURE, learned=True)
+        fields = {name: data[name] for name in FUNCTION_CODES if name in data}
+        if "send" not in fields and "receive" not in fields:
+            fields["send"] = IDENTITY.send if role == OUTPUT else standard.send
+        node["function"] = NodeFunction(**fields)
     except WiringError as error:
-        raise WiringError(f"{path}: {error}") from error
+        faults.append(str(error) if str(error).startswith("node ") else f"node {label!r}: {error}")
+    except (LookupError, AttributeError, TypeError, ValueError) as error:
+        faults.append(f"node {label!r}: {error}")
+    else:
+        node["learned"] = {name: value for name, value in data.items() if is_learned(name)}
+    return node
 
 
-def _is_number(label: str) -> bool:
-    """Whether this text is how a node number is written."""
-    return label.isdecimal() and str(int(label)) == label
+def _whole(label: Hashable, name: str, value: object, low: int, high: int, faults: list[str],
+           expected: str | None = None) -> int | None:
+    """A whole number in these bounds; None, with a fault unless it is None, for others."""
+    if value is None:
+        return None
+    try:
+        number = integer(name, value)
+    except WiringError:
+        number = low - 1
+    if low <= number <= high:
+        return number
+    faults.append(f"node {label!r} has {name} {value!r}; expected {expected or f'an integer of {low} to {high}'}.")
+    return None
 
 
-def _check_texts(graph: nx.DiGraph) -> None:
-    """Refuses names that text makes one, such as 1 and "1"."""
-    seen: dict[str, object] = {}
-    for label in graph:
-        if str(label) in seen:
-            raise WiringError(f"the nodes {seen[str(label)]!r} and {label!r} have the same name as text; "
-                              "rename one, or write JSON.")
-        seen[str(label)] = label
+def _channels(role: torch.Tensor, nodes: Sequence[dict], inputs: Sequence[int] | None,
+              outputs: Sequence[int] | None, faults: list[str]) -> torch.Tensor:
+    """The place of each node among the inputs or outputs: as named, as the nodes say, or in their order."""
+    orders = []
+    for code, node in zip(role.tolist(), nodes):
+        if code == HIDDEN and node["channel"] is not None:
+            faults.append(f"node {node['label']!r} is hidden but has the 'channel' {node['channel']}; only inputs and "
+                          "outputs have one.")
+    for code, named in ((INPUT, inputs), (OUTPUT, outputs)):
+        mine = (role == code).nonzero().flatten().tolist()
+        said = [nodes[node]["channel"] for node in mine]
+        if named is None and any(channel is not None for channel in said):
+            lacking = [repr(nodes[node]["label"]) for node, channel in zip(mine, said) if channel is None]
+            fault = channel_fault(ROLES[code], said) if not lacking else (
+                f"node {listed(lacking)} is an {ROLES[code]} without a 'channel', and others have one: give it to all, "
+                f"or {ROLES[code]}s=[...]; a node without {'in' if code == INPUT else 'out'}-edges that is no "
+                f"{ROLES[code]} needs the role 'hidden'.")
+            if fault:
+                faults.append(fault)
+            else:
+                named = [node for _, node in sorted(zip(said, mine))]
+        orders.append(named)
+    return channels_of(role, *orders)
+
+
+def _scale(nodes: Sequence[dict]) -> torch.Tensor | None:
+    """What the nodes say of their size, 0 where they say nothing."""
+    if all(node["scale"] is None for node in nodes):
+        return None
+    return torch.tensor([node["scale"] or 0 for node in nodes], dtype=torch.long)
+
+
+def _holds(nodes: Sequence[dict], role: torch.Tensor, dst: torch.Tensor) -> torch.Tensor | None:
+    if all(node["holds"] is None for node in nodes):
+        return None
+    usual = ((role == INPUT) & (torch.bincount(dst, minlength=len(role)) == 0)).long().tolist()
+    return torch.tensor([by_default if node["holds"] is None else node["holds"]
+                         for node, by_default in zip(nodes, usual)], dtype=torch.long)
+
+
+# Edges
+
+
+def _read_edge(u: Hashable, v: Hashable, data: Mapping, faults: list[str]) -> float | None:
+    """The weight of an edge, None if it has none."""
+    try:
+        refuse_near_misses(f"the edge {u!r} -> {v!r} has the unknown attribute", data, (*EDGE_DATA, "magnitude"))
+    except WiringError as error:
+        faults.append(str(error))
+    weight, magnitude = data.get("weight"), data.get("magnitude")
+    for name, value in (("weight", weight), ("magnitude", magnitude)):
+        if value is not None and not is_finite(value):
+            faults.append(f"the edge {u!r} -> {v!r} has the {name} {value!r}; expected a finite number.")
+            return None
+    # other programs may write fewer digits
+    if magnitude is not None and (weight is None or not math.isclose(abs(weight), magnitude, rel_tol=1e-5)):
+        faults.append(f"the edge {u!r} -> {v!r} has the magnitude {magnitude!r} but "
+                      + ("no weight" if weight is None else f"the weight {weight!r}")
+                      + ": it is the absolute value of the weight; change both, or remove the magnitude.")
+    return None if weight is None else float(weight)
+
+
+def is_finite(value: object) -> bool:
+    """Whether this is a number that a float can be."""
+    try:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _filled(weights: Sequence[float | None], role: torch.Tensor, src: torch.Tensor,
+            generator: torch.Generator) -> torch.Tensor | None:
+    """The weights, those of edges without one drawn; None if no edge has one."""
+    if all(weight is None for weight in weights):
+        return None
+    is_output = role == OUTPUT
+    can_have_children = len(role) if is_output[src].any() else int((~is_output).sum())
+    drawn = torch.empty(len(weights), dtype=torch.float64)
+    drawn.uniform_(-can_have_children**-0.5, can_have_children**-0.5, generator=generator)
+    given = torch.tensor([math.nan if weight is None else weight for weight in weights], dtype=torch.float64)
+    return drawn.where(given.isnan(), given)

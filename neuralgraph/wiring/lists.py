@@ -1,0 +1,340 @@
+"""Wirings from lists of edges: pairs, adjacency matrices, tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from ..errors import WiringError, listed
+from ..nodes import NodeFunction
+from .assembling import (all_but_outputs, assemble, channels_of, default_function, infer_blocks, infer_roles,
+                         integer, kept, node_list, refuse_both)
+from .tables import read_table
+from .wiring import Wiring
+
+Functions = NodeFunction | Mapping[Hashable, NodeFunction] | Sequence[NodeFunction] | None
+Blocks = Mapping[Hashable, int] | Sequence[int] | None
+
+
+def from_edges(edges: Iterable[tuple[Hashable, Hashable]] | torch.Tensor, *,
+               inputs: Iterable[Hashable] | None = None, outputs: Iterable[Hashable] | None = None,
+               num_nodes: int | None = None, functions: Functions = None, blocks: Blocks = None,
+               weight: torch.Tensor | None = None, dims: int = 2, prune_unreachable: bool = False) -> Wiring:
+    """A wiring from a list of edges; the edges keep their order.
+
+    Where all nodes are named by integers these are node numbers, from 0 to ``num_nodes`` - 1. Otherwise
+    nodes are what they are called, as in networkx: numbered as ``inputs``, ``edges`` and ``outputs`` first
+    name them, with these names as ``wiring.labels``.
+
+    Args:
+        edges: pairs (source, destination) of node numbers or of names (hashable, but no fractions and
+            truth values), or an integer tensor (E, 2).
+        inputs: the input nodes, in the order of the input channels; by default those without in-edges, in
+            the order of nodes.
+        outputs: the output nodes, in the order of the output channels; by default those without out-edges.
+        num_nodes: V, of numbered nodes; by default one more than the largest number that occurs.
+        functions: one for all nodes but the outputs, by default as in :func:`blocks`; or a mapping from
+            nodes to exceptions to that default; or one for each of the V nodes.
+        blocks: a block number per node, or a mapping from nodes; by default the length of the longest path
+            that ends in it (in a graph with cycles 0 for inputs, 1 for hidden and 2 for output nodes).
+        weight: learned weights of the edges, floating point (E,).
+        dims: of the states that it is made for, 0 (vectors) to 3; only the default of ``functions``
+            depends on it.
+        prune_unreachable: leave out the nodes that no input reaches, which are an error otherwise. Numbered
+            nodes then keep their old numbers as names.
+
+    >>> from_edges([(0, 1), (1, 2), (0, 2)], inputs=[0], outputs=[2]).block.tolist()
+    [0, 1, 2]
+    >>> from_edges([("eye", "mind"), ("mind", "hand")]).labels
+    ('eye', 'mind', 'hand')
+    """
+    inputs, outputs = _channels("inputs", inputs), _channels("outputs", outputs)
+    if not isinstance(edges, torch.Tensor):
+        edges = _pairs(edges)
+        names = dict.fromkeys([*(inputs or ()), *(node for pair in edges for node in pair), *(outputs or ())])
+        if not all(_is_whole(name) for name in names):
+            if num_nodes is not None:
+                raise WiringError("num_nodes is for nodes that are numbers; names say how many there are.")
+            return _named(edges, list(names), inputs, outputs, functions, blocks, weight, dims,
+                          prune_unreachable)
+        edges = torch.tensor([[_in_64_bits("a node", node) for node in pair] for pair in edges],
+                             dtype=torch.long).reshape(-1, 2)
+    src, dst = _numbered(edges).unbind(1)
+    inputs, outputs = ([integer(f"a node of {what}", node) for node in nodes] if nodes is not None else None
+                       for what, nodes in (("inputs", inputs), ("outputs", outputs)))
+    mentioned = [*(inputs or ()), *(outputs or ()), *([int(src.min()), int(dst.min()), int(src.max()),
+                                                       int(dst.max())] if len(src) else [])]
+    lowest, highest = min(mentioned, default=0), max(mentioned, default=-1)
+    num_nodes = highest + 1 if num_nodes is None else integer("num_nodes", num_nodes)
+    if lowest < 0 or highest >= num_nodes:
+        raise WiringError(f"node {lowest if lowest < 0 else highest} does not exist: nodes are 0 to "
+                          f"{num_nodes - 1}.")
+    return _build(src, dst, range(num_nodes), inputs, outputs, functions, blocks, weight, dims, prune_unreachable)
+
+
+def from_adjacency(matrix: object, inputs: Iterable[int] | None = None, outputs: Iterable[int] | None = None, *,
+                   weight: bool = False, functions: Functions = None, blocks: Blocks = None, dims: int = 2,
+                   prune_unreachable: bool = False) -> Wiring:
+    """A wiring from an adjacency matrix: A[u, v] != 0 is an edge u -> v, as in networkx.
+
+    (A dense weight matrix of torch is the transposed one, [destination, source].) Edges are sorted by
+    destination, then source.
+
+    Args:
+        matrix: A, square (V, V), real numbers or truth values: a numpy array, a sparse matrix or array of
+            scipy, or a tensor of torch, dense or sparse. Repeated entries of a sparse one are added.
+        weight: take the entries as learned weights of the edges.
+
+    The other arguments are those of :func:`from_edges`.
+
+    >>> A = torch.tensor([[0, 1, 1], [0, 0, 1], [0, 0, 0]])
+    >>> from_adjacency(A, inputs=[0], outputs=[2])
+    Wiring(3 nodes: 1 input, 1 hidden, 1 output; 3 candidate edges)
+    """
+    if not isinstance(weight, bool):
+        raise WiringError(f"weight must be True, to take the entries as weights, or False, got {weight!r}.")
+    src, dst, value, num_nodes = _entries(matrix)
+    order = (dst * num_nodes + src).argsort()
+    edges = torch.stack([src[order], dst[order]], dim=1)
+    return from_edges(edges, inputs=inputs, outputs=outputs, num_nodes=num_nodes, functions=functions,
+                      blocks=blocks, weight=value[order] if weight else None, dims=dims,
+                      prune_unreachable=prune_unreachable)
+
+
+def from_table(table: object, source: Hashable = "source", target: Hashable = "target", *,
+               weight: Hashable | None = None, add_repeated: bool = False, delimiter: str | None = None,
+               inputs: Iterable[Hashable] | None = None, outputs: Iterable[Hashable] | None = None,
+               functions: Functions = None, blocks: Blocks = None, dims: int = 2,
+               prune_unreachable: bool = False) -> Wiring:
+    """A wiring from a table with one row per edge, as connectomes are published.
+
+    Nodes are named by what stands in the two columns; where that is text which is a whole number
+    everywhere, by these numbers. Edges keep the order of the rows, nodes are numbered as in
+    :func:`from_edges` with names, and ``wiring.labels`` has the names.
+
+    Args:
+        table: a file of text with a line of column names, separated by commas, tabs, semicolons or spaces
+            and possibly compressed (``.gz``), or a ``pandas.DataFrame``.
+        source: the column of the nodes at which edges begin, e.g. "pre". A number counts columns from 0, in
+            a file without a line of names.
+        target: the column of the nodes at which they end, e.g. "post".
+        weight: the column of the learned weights, e.g. "syn_count"; by default edges carry none.
+        add_repeated: take rows with the same two ends as one edge, with the sum of their weights (as where
+            synapses are counted by region); they are an error otherwise.
+        delimiter: what separates columns; by default the one that makes the columns appear.
+
+    The other arguments are those of :func:`from_edges`.
+
+    Raises:
+        InputError: if the file cannot be read, lacks a column, or has a row that is incomplete.
+
+    >>> from pathlib import Path
+    >>> from tempfile import mkdtemp
+    >>> file = Path(mkdtemp()) / "worm.csv"
+    >>> _ = file.write_text("pre,post,synapses\\nASEL,AIYL,13\\nAIYL,AIZL,7\\n")
+    >>> wiring = from_table(file, "pre", "post", weight="synapses")
+    >>> wiring.labels, wiring.weight.tolist()
+    (('ASEL', 'AIYL', 'AIZL'), [13.0, 7.0])
+    """
+    pairs, weights = read_table(table, source, target, weight, delimiter)
+    if add_repeated:
+        total: dict[tuple, float] = {}
+        for pair, value in zip(pairs, weights or [0.0] * len(pairs)):
+            total[pair] = total.get(pair, 0.0) + value
+        pairs, weights = list(total), None if weights is None else list(total.values())
+    elif len(set(pairs)) < len(pairs):
+        seen: set[tuple] = set()
+        twice = [pair for pair in pairs if pair in seen or seen.add(pair)]
+        raise WiringError(f"the edge {twice[0][0]!r} -> {twice[0][1]!r} stands in more than one row ({len(twice)} "
+                          "repeated rows in all): with add_repeated=True they are one edge, and their weights "
+                          "are added.")
+    inputs, outputs = node_list("inputs", inputs), node_list("outputs", outputs)
+    names = list(dict.fromkeys([*(inputs or ()), *(node for pair in pairs for node in pair), *(outputs or ())]))
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    known = {node for pair in pairs for node in pair}
+    for what, nodes in (("inputs", inputs), ("outputs", outputs)):
+        strangers = [node for node in nodes or () if node not in known]
+        if strangers:
+            raise WiringError(f"{what} names {listed(map(repr, strangers))}, which is in no row; nodes are called "
+                              f"{listed(map(repr, names))}.")
+    return _named(pairs, names, inputs, outputs, functions, blocks, weight, dims, prune_unreachable)
+
+
+# What they share
+
+
+def _named(pairs, names, inputs, outputs, functions, blocks, weight, dims, prune_unreachable) -> Wiring:
+    """From edges between names to edges between numbers."""
+    number = {name: place for place, name in enumerate(names)}
+    edges = torch.tensor([(number[u], number[v]) for u, v in pairs], dtype=torch.long).reshape(-1, 2)
+    inputs, outputs = ([number[node] for node in nodes] if nodes is not None else None for nodes in (inputs, outputs))
+    return _build(*edges.unbind(1), names, inputs, outputs, functions, blocks, weight, dims, prune_unreachable)
+
+
+def _build(src, dst, labels, inputs, outputs, functions, blocks, weight, dims, prune_unreachable) -> Wiring:
+    if not isinstance(prune_unreachable, bool):
+        raise WiringError(f"prune_unreachable must be True or False, got {prune_unreachable!r}.")
+    refuse_both([labels[node] for node in inputs or ()], [labels[node] for node in outputs or ()])
+    num_nodes = len(labels)
+    role = infer_roles(num_nodes, src, dst, inputs=inputs, outputs=outputs)
+    functions = _functions(functions, labels, role, dims)
+    blocks = None if blocks is None else _blocks(blocks, labels)
+    if prune_unreachable:
+        named = torch.zeros(num_nodes, dtype=torch.bool)
+        named[torch.tensor(outputs or (), dtype=torch.long)] = True
+        keep = kept(num_nodes, src, dst, role, named, lambda node: repr(labels[node]))
+        edges, place = keep[src], keep.cumsum(0) - 1
+        if isinstance(weight, torch.Tensor) and weight.shape == src.shape:
+            weight = weight[edges]
+        src, dst, role = place[src[edges]], place[dst[edges]], role[keep]
+        blocks = None if blocks is None else blocks[keep]
+        inputs, outputs = (None if nodes is None else [int(place[node]) for node in nodes]
+                           for nodes in (inputs, outputs))
+        labels, functions = ([item for item, is_kept in zip(items, keep.tolist()) if is_kept]
+                             for items in (labels, functions))
+    blocks = infer_blocks(role, src, dst) if blocks is None else blocks
+    return assemble(src, dst, role, blocks, functions, weight=weight, labels=labels,
+                    channel=channels_of(role, inputs, outputs))
+
+
+def _functions(functions: Functions, labels: Sequence[Hashable], role: torch.Tensor,
+               dims: int) -> Sequence[NodeFunction]:
+    functions = default_function(dims, functions)
+    if isinstance(functions, NodeFunction):
+        return all_but_outputs(role, functions)
+    if isinstance(functions, Mapping):
+        _check_names("functions", functions, labels)
+        base = all_but_outputs(role, default_function(dims))
+        return [functions.get(label, function) for label, function in zip(labels, base)]
+    if not isinstance(functions, Sequence) or len(functions) != len(labels):
+        raise WiringError(f"functions must be {len(labels)}, one a node, or one for all, got {functions!r}.")
+    return functions
+
+
+def _blocks(blocks: Blocks, labels: Sequence[Hashable]) -> torch.Tensor:
+    if isinstance(blocks, Mapping):
+        _check_names("blocks", blocks, labels)
+        lacking = [label for label in labels if label not in blocks]
+        if lacking:
+            raise WiringError(f"blocks must be one number for each node; {listed(map(repr, lacking))} has none.")
+        blocks = [blocks[label] for label in labels]
+    if not isinstance(blocks, torch.Tensor):
+        blocks = torch.tensor([_in_64_bits("a block", block) for block in blocks], dtype=torch.long)
+    if blocks.shape != (len(labels),):
+        raise WiringError(f"blocks must be one number for each of the {len(labels)} nodes, got shape "
+                          f"{tuple(blocks.shape)}.")
+    return blocks
+
+
+def _check_names(what: str, mapping: Mapping, labels: Sequence[Hashable]) -> None:
+    known = set(labels)
+    strangers = [node for node in mapping if node not in known]
+    if strangers:
+        numbers = f"the numbers 0 to {len(labels) - 1}" if isinstance(labels, range) else \
+            f"called {listed(map(repr, labels))}"
+        raise WiringError(f"{what} names {listed(map(repr, strangers))}, which is no node: nodes are {numbers}.")
+
+
+def _in_64_bits(what: str, value: object) -> int:
+    number = integer(what, value)
+    if not -2**63 <= number < 2**63:
+        raise WiringError(f"{what} must fit in 64 bits, got {number}.")
+    return number
+
+
+# Edges
+
+
+def _pairs(edges: object) -> list[tuple]:
+    """A list of pairs of whole numbers or names."""
+    pairs = edges.tolist() if hasattr(edges, "tolist") else edges
+    try:
+        pairs = [tuple(pair) if not isinstance(pair, (str, bytes)) else pair for pair in pairs]
+        for pair in pairs:
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                raise TypeError(f"{pair!r} is no pair")
+            for node in pair:
+                hash(node)
+                if _is_odd(node):
+                    raise TypeError(f"{node!r} is neither")
+    except TypeError as error:
+        raise WiringError("edges must be pairs of node numbers or names (source, destination): "
+                          f"{error}.") from None
+    return pairs
+
+
+def _channels(what: str, nodes: Iterable[Hashable] | None) -> list[Hashable] | None:
+    nodes = node_list(what, nodes)
+    odd = [node for node in nodes or () if _is_odd(node)]
+    if odd:
+        raise WiringError(f"a node of {what} must be a whole number or a name, got {odd[0]!r}.")
+    return nodes
+
+
+def _is_odd(name: object) -> bool:
+    """Whether this looks like a node number that went wrong."""
+    return name is None or isinstance(name, (bool, np.bool_, float, np.floating, complex))
+
+
+def _is_whole(name: object) -> bool:
+    return isinstance(name, (int, np.integer)) and not isinstance(name, bool)
+
+
+def _numbered(edges: torch.Tensor) -> torch.Tensor:
+    whole = not (edges.is_floating_point() or edges.is_complex() or edges.dtype == torch.bool)
+    if edges.dim() != 2 or edges.shape[1] != 2 or not whole:
+        raise WiringError(
+            f"edges must be pairs of node numbers (source, destination), got a tensor of "
+            f"{edges.dtype} and shape {tuple(edges.shape)}."
+        )
+    return edges.cpu().long()
+
+
+# Matrices
+
+
+def _entries(matrix: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """Rows, columns and values of the entries that are not zero, and the side of a square matrix."""
+    scipy = sys.modules.get("scipy.sparse")  # whoever has such a matrix has imported it
+    if isinstance(matrix, torch.Tensor):
+        matrix = matrix.detach().cpu()
+        shape, kind = tuple(matrix.shape), str(matrix.dtype)
+        is_real = not matrix.is_complex()
+    elif (isinstance(matrix, np.ndarray) and not isinstance(matrix, np.ma.MaskedArray)) or \
+            (scipy is not None and scipy.issparse(matrix)):
+        shape, kind = matrix.shape, str(matrix.dtype)
+        is_real = matrix.dtype.kind in "biuf"
+    else:
+        raise WiringError("an adjacency matrix must be a numpy array, a sparse matrix of scipy or a tensor of torch, "
+                          f"got {type(matrix).__module__}.{type(matrix).__name__}.")
+    if len(shape) != 2 or shape[0] != shape[1] or not is_real:
+        raise WiringError(f"an adjacency matrix must be square with real numbers or truth values, got {kind} of shape "
+                          f"{tuple(shape)}.")
+    if isinstance(matrix, torch.Tensor):
+        if matrix.layout == torch.sparse_coo and matrix.dense_dim():
+            matrix = matrix.to_dense()
+        if matrix.layout == torch.strided:
+            rows, columns = matrix.nonzero().unbind(1)
+            values = matrix[rows, columns]
+        else:
+            matrix = matrix.to_sparse_coo().coalesce()
+            (rows, columns), values = matrix.indices(), matrix.values()
+    elif isinstance(matrix, np.ndarray):
+        matrix = np.asarray(matrix)  # a numpy.matrix has rows that are matrices again
+        rows, columns = (torch.from_numpy(place) for place in matrix.nonzero())
+        values = torch.from_numpy(matrix[matrix.nonzero()].astype(np.float64))
+    else:
+        matrix = matrix.tocoo(copy=True)
+        matrix.sum_duplicates()
+        rows, columns = (torch.from_numpy(place.astype(np.int64)) for place in (matrix.row, matrix.col))
+        values = torch.from_numpy(matrix.data.astype(np.float64))
+    values = values if values.is_floating_point() else values.double()
+    wrong = (~values.isfinite()).nonzero().flatten()
+    if len(wrong):
+        u, v = int(rows[wrong[0]]), int(columns[wrong[0]])
+        raise WiringError(f"an adjacency matrix must be finite, but A[{u}, {v}] is {values[wrong[0]].item()}.")
+    there = values != 0
+    return rows[there], columns[there], values[there], shape[0]
