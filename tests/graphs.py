@@ -23,7 +23,13 @@ FUNCTIONS = [
 ]
 
 
-def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2):
+VECTOR_FUNCTIONS = [
+    NodeFunction("norm activation"), NodeFunction("activation", "norm", activation="elu"),
+    *(f for f in FUNCTIONS if not f.kernel_size and f.norm != "instance"),
+]
+
+
+def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2, functions=FUNCTIONS):
     """A static wiring with mixed node functions, sizes and strides, nodes, edges and channels shuffled.
 
     Instance norms, which need maps of more than one pixel, stand where maps are at most ``instance_up_to``
@@ -33,7 +39,7 @@ def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2):
     drawn, num_outputs = rng.randint(1, 3), rng.randint(1, 3)
     num_inputs = num_inputs or drawn
     hidden = rng.randint(0, max_hidden)
-    functions, scale, message, edges = [], [], [], []
+    chosen, scale, message, edges = [], [], [], []
     for node in range(num_inputs + hidden + num_outputs):
         is_output = node >= num_inputs + hidden
         earlier = list(range(min(node, num_inputs + hidden)))
@@ -44,15 +50,15 @@ def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2):
             possible = [u for u in earlier if message[u] == mine]
             parents = rng.sample(possible, rng.randint(1, len(possible)))
             edges += [(u, node) for u in parents]
-        function = rng.choice([f for f in FUNCTIONS if not (is_output and f.stride > 1)
+        function = rng.choice([f for f in functions if not (is_output and f.stride > 1)
                                and (f.norm != "instance" or mine <= instance_up_to)])
-        functions.append(function)
+        chosen.append(function)
         scale.append(mine)
         receive = function.receive_stride if node >= num_inputs else 1
         message.append(mine * receive * function.send_stride)
         if node == num_inputs + hidden - 1:
             target = rng.choice(message)
-    total = len(functions)
+    total = len(chosen)
     order = list(range(total))
     rng.shuffle(order)
     rng.shuffle(edges)
@@ -61,7 +67,7 @@ def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2):
         [(place[u], place[v]) for u, v in edges],
         inputs=[place[v] for v in range(num_inputs)],
         outputs=[place[v] for v in range(num_inputs + hidden, total)],
-        functions=[functions[old] for old in order],
+        functions=[chosen[old] for old in order],
     )
 
 

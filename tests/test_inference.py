@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs import random_dag
+from graphs import FUNCTIONS, VECTOR_FUNCTIONS, random_dag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -87,6 +87,31 @@ def test_discrete_time(seed, share, steps, tied, held, batch, size):
         wiring, ng.TopK(round(share * wiring.num_edges)), "dense", seed, steps=steps, tied=tied,
         dtype=torch.float64), seed)
     same(network, ng.compile(network), (batch, len(wiring.inputs), *size), seed)
+
+
+SPACES = {0: [()], 1: [(7,), (16,), (33,)], 3: [(5, 4, 6), (3, 3, 3), (2, 9, 4)]}
+
+
+@pytest.mark.parametrize("dims", SPACES)
+@given(seed=st.integers(0, 10**6), share=st.sampled_from([0.2, 0.6, 1.0]), batch=st.integers(1, 9), data=st.data())
+@settings(max_examples=30)
+def test_vectors_signals_and_volumes(dims, seed, share, batch, data):
+    wiring = random_dag(seed, functions=FUNCTIONS if dims else VECTOR_FUNCTIONS)
+    network = perturb(ng.StaticNeuralGraph(wiring, ng.TopK(round(share * wiring.num_edges)), "dense", seed,
+                                           dtype=torch.float64, dims=dims), seed)
+    same(network, ng.compile(network), (batch, len(wiring.inputs), *data.draw(st.sampled_from(SPACES[dims]))), seed)
+
+
+@pytest.mark.parametrize("dims, size", [(1, (9,)), (1, (8,)), (2, (7, 6)), (3, (5, 4, 6))])
+@pytest.mark.parametrize("kernel_size", [3, 5, 31])
+def test_strides_that_are_padded_back(dims, size, kernel_size):
+    function = ng.NodeFunction("activation conv", "norm", norm="instance", activation="tanh", kernel_size=kernel_size,
+                               stride=2, zero_pad=True)
+    wiring = ng.wirings.complete(8, inputs=2, outputs=3, function=function)
+    network = perturb(ng.DiscreteTimeNeuralGraph(wiring, ng.TopK(30), "dense", steps=3, dtype=torch.float64,
+                                                 dims=dims))
+    for batch in (1, 4):
+        same(network, ng.compile(network), (batch, 2, *size))
 
 
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.5, 1.0]), tied=st.booleans(),
@@ -349,6 +374,26 @@ def small_file(path):
     ng.inference.save(fast, path)
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+
+
+def test_files_of_format_2_are_read():
+    """Written by the version before; the numbers are what that version computed."""
+    fast = ng.inference.load(Path(__file__).parent / "files" / "compiled-format-2.ng")
+    x = torch.linspace(-2, 2, 2 * 36).sin().view(2, 1, 6, 6)
+    torch.testing.assert_close(fast(x), torch.tensor([
+        [0.5894902944564819, 0.2751120626926422, 0.3007604479789734],
+        [0.5902391076087952, 0.2783084511756897, 0.30437877774238586]]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dims", [0, 1, 3])
+def test_files_of_other_dims(dims, tmp_path):
+    wiring = random_dag(5, functions=FUNCTIONS if dims else VECTOR_FUNCTIONS)
+    fast = ng.compile(perturb(ng.StaticNeuralGraph(wiring, ng.Complete(), dims=dims)))
+    fast.save(tmp_path / "fast.ng")
+    x = torch.randn(3, len(wiring.inputs), *[9] * dims)
+    assert torch.equal(ng.inference.load(tmp_path / "fast.ng")(x), fast(x))
+    with pytest.raises(InputError, match="takes a torch.float32 tensor .batch"):
+        fast(x[..., None])
 
 
 @pytest.mark.parametrize("made", [small_file, chain_file])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from graphs import random_dag
+from graphs import FUNCTIONS, VECTOR_FUNCTIONS, random_dag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -227,19 +227,32 @@ def test_layers_that_onnx_cannot_say_are_named(tmp_path, layer, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("space", [(), (11,), (6, 5), (5, 4, 6)])
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.2, 0.5, 1.0]), batch=st.integers(1, 3))
-@settings(max_examples=25)
-def test_random_graphs_agree(seed, share, batch):
+@settings(max_examples=15)
+def test_random_graphs_agree(space, seed, share, batch):
     """Bare networks: products (also without real edges), constants, strides, mixed functions."""
-    wiring = random_dag(seed)
-    network = shaken(ng.StaticNeuralGraph(wiring, ng.TopK(round(share * wiring.num_edges)), seed=seed))
-    proto = to_onnx(network, space=(6, 5))
-    x = torch.randn(batch, len(wiring.inputs), 6, 5, generator=torch.Generator().manual_seed(seed))
+    wiring = random_dag(seed, functions=FUNCTIONS if space else VECTOR_FUNCTIONS)
+    network = shaken(ng.StaticNeuralGraph(wiring, ng.TopK(round(share * wiring.num_edges)), seed=seed,
+                                          dims=len(space)))
+    proto = to_onnx(network, space=space)
+    x = torch.randn(batch, len(wiring.inputs), *space, generator=torch.Generator().manual_seed(seed))
     got, = session(proto.SerializeToString()).run(["y"], {"x": x.numpy()})
     with torch.no_grad():
         expected = network(x)
     scale = max(1.0, expected.abs().max().item())
     np.testing.assert_allclose(got, expected.numpy(), rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("space", [(9,), (8, 7), (4, 5, 6)])
+def test_strides_that_are_padded_back(space):
+    function = ng.NodeFunction("activation conv", "norm", norm="instance", stride=2, zero_pad=True)
+    network = shaken(ng.DiscreteTimeNeuralGraph(ng.wirings.complete(8, inputs=2, outputs=3, function=function),
+                                                ng.TopK(30), steps=3, dims=len(space)))
+    x = torch.randn(2, 2, *space)
+    got, = session(to_onnx(network, space=space).SerializeToString()).run(None, {"x": x.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(got, network(x).numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_bare_network_needs_a_size():

@@ -258,7 +258,7 @@ def executed_multiply_adds(model: nn.Module, x: torch.Tensor) -> int:
     def counting(aggregate):
         def count(stage, messages, selection, *rest):
             sums = aggregate(stage, messages, selection, *rest)
-            add(int(selection.real[stage.edges].sum()) * math.prod(sums.shape[2:]))
+            add(int(selection.real[stage.which].sum()) * math.prod(sums.shape[2:]))
             return sums
         return count
 
