@@ -14,6 +14,7 @@ import numpy as np
 from numba import carray, types
 
 from .launch import Kernel
+from .record import record
 from .one_map import affine, affine_bordered, convolve, moments, number
 from .sums import four_narrow_sums, four_sums, sum_piece
 from .vector import (at, fill, inline, load, load_index, load_scalar, mul, narrow, rolled, size_of, splat,
@@ -237,4 +238,5 @@ def _run_float64(address):
     _run(splat(np.float64(0), 16), address)
 
 
-run = Kernel(float32=_run_float32, float64=_run_float64)
+run = Kernel(record("team tiles samples batch code length space space_size x x_sample x_row out out_sample private "
+                    "private_size barrier"), float32=_run_float32, float64=_run_float64)
