@@ -23,19 +23,23 @@ FUNCTIONS = [
 ]
 
 
-VECTOR_FUNCTIONS = [
-    NodeFunction("norm activation"), NodeFunction("activation", "norm", activation="elu"),
-    *(f for f in FUNCTIONS if not f.kernel_size and f.norm != "instance"),
-]
+PADDED = NodeFunction("conv activation", stride=2, zero_pad=True)
+BATCH = NodeFunction("activation", "norm", activation="tanh")
 
 
-def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2, functions=FUNCTIONS):
+def acts_on(function, dims):
+    """Whether all its operations can act on maps of so many dimensions."""
+    return dims > 0 or not (function.kernel_size or function.norm == "instance")
+
+
+def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2, dims=2):
     """A static wiring with mixed node functions, sizes and strides, nodes, edges and channels shuffled.
 
     Instance norms, which need maps of more than one pixel, stand where maps are at most ``instance_up_to``
     times smaller than the input.
     """
     rng = random.Random(seed)
+    known = FUNCTIONS if dims == 2 else [f for f in (*FUNCTIONS, PADDED, BATCH) if acts_on(f, dims)]
     drawn, num_outputs = rng.randint(1, 3), rng.randint(1, 3)
     num_inputs = num_inputs or drawn
     hidden = rng.randint(0, max_hidden)
@@ -50,7 +54,7 @@ def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2, functions=
             possible = [u for u in earlier if message[u] == mine]
             parents = rng.sample(possible, rng.randint(1, len(possible)))
             edges += [(u, node) for u in parents]
-        function = rng.choice([f for f in functions if not (is_output and f.stride > 1)
+        function = rng.choice([f for f in known if not (is_output and f.send_stride > 1)
                                and (f.norm != "instance" or mine <= instance_up_to)])
         chosen.append(function)
         scale.append(mine)
@@ -115,3 +119,16 @@ def by_destination(wiring):
     graph.ndata.update(wiring.graph.ndata)
     graph.edata.update({name: value[order] for name, value in wiring.graph.edata.items()})
     return ng.Wiring(graph, labels=wiring.labels)
+
+
+def random_dynamic(seed, dims=2):
+    """A wiring with cycles, inputs that hold and others, mixed functions that keep the size."""
+    rng = random.Random(seed)
+    inputs, total = rng.randint(1, 3), rng.randint(4, 8)
+    known = [f for f in (*FUNCTIONS, PADDED, BATCH) if acts_on(f, dims) and f.send_stride == f.receive_stride == 1
+             and f.norm != "instance"]
+    edges = {(u, v) for u in range(total) for v in range(rng.randint(0, 1) * inputs, total)
+             if rng.random() < 0.5 and v < total}
+    edges |= {(u, u + 1) for u in range(total - 1) if u + 1 >= inputs} | {(u, inputs) for u in range(inputs)}
+    return ng.wirings.from_edges(sorted(edges), inputs=range(inputs), outputs=[total - 1],
+                                 functions=[rng.choice(known) for _ in range(total)])

@@ -39,7 +39,7 @@ class Steps:
         if self.function.norm == "batch" and not self.training:
             mean, var = self.value("norm_mean", "norm"), self.value("norm_var", "norm")
         else:
-            dims = (0, 1, 2) if self.function.norm == "batch" else (1, 2)
+            dims = tuple(range(0 if self.function.norm == "batch" else 1, x.dim()))
             mean, var = x.mean(dims, keepdim=True), x.var(dims, unbiased=False, keepdim=True)
         hat = (x - mean) / torch.sqrt(var + 1e-5)
         return hat * self.value("norm_weight", "norm") + self.value("norm_bias", "norm")
@@ -49,10 +49,16 @@ class Steps:
 
     def conv(self, x):
         side, size = self.values["kernel"].shape[-1], self.function.kernel_size
-        edge = (side - size) // 2
-        kernel = self.value("kernel", "conv")[edge:side - edge, edge:side - edge]
-        return F.conv2d(x[:, None], kernel[None, None], stride=self.function.stride,
-                        padding=size // 2)[:, 0]
+        edge, dims = (side - size) // 2, x.dim() - 1
+        kernel = self.value("kernel", "conv")[(slice(edge, side - edge),) * dims]
+        y = getattr(F, f"conv{dims}d")(x[:, None], kernel[None, None], stride=self.function.stride,
+                                       padding=size // 2)[:, 0]
+        if self.function.zero_pad:
+            whole = x.new_zeros(x.shape)
+            inside = [slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(x.shape[1:], y.shape[1:])]
+            y = whole.index_put(tuple(torch.meshgrid(
+                torch.arange(len(x)), *(torch.arange(s.start, s.stop) for s in inside), indexing="ij")), y)
+        return y
 
     def bias(self, x):
         return x + self.value("bias", "bias")
@@ -88,6 +94,28 @@ def static_forward(wiring, values, weight, x, training):
         messages[node] = steps.run(steps.function.send, states[node])
     y = torch.stack([states[node] for node in wiring.outputs.tolist()], dim=1)
     return y, sums, messages
+
+
+def dynamic_update(wiring, values, weight, states, training=False):
+    """The states (B, V, *space) of all nodes after one update."""
+    steps = [Steps(wiring.function_of(node), node, values, training) for node in range(wiring.num_nodes)]
+    messages = []
+    for node, step in enumerate(steps):
+        step.skip(step.function.receive)
+        messages.append(step.run(step.function.send, states[:, node]))
+    updated = []
+    for node, step in enumerate(steps):
+        product = step.function.aggregate == "product"
+        total = torch.full_like(states[:, node], float(product))
+        for edge in (wiring.dst == node).nonzero().flatten().tolist():
+            arriving = weight[edge] * messages[int(wiring.src[edge])]
+            if not product:
+                total = total + arriving
+            elif weight[edge] != 0:
+                total = total * arriving
+        step.seen = {}
+        updated.append(states[:, node] if wiring.holds[node] else step.run(step.function.receive, total))
+    return torch.stack(updated, dim=1)
 
 
 def edge_gradient(wiring, sums, messages, weight):

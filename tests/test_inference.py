@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from graphs import FUNCTIONS, VECTOR_FUNCTIONS, random_dag
+from graphs import random_dag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -96,7 +96,7 @@ SPACES = {0: [()], 1: [(7,), (16,), (33,)], 3: [(5, 4, 6), (3, 3, 3), (2, 9, 4)]
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.2, 0.6, 1.0]), batch=st.integers(1, 9), data=st.data())
 @settings(max_examples=30)
 def test_vectors_signals_and_volumes(dims, seed, share, batch, data):
-    wiring = random_dag(seed, functions=FUNCTIONS if dims else VECTOR_FUNCTIONS)
+    wiring = random_dag(seed, dims=dims)
     network = perturb(ng.StaticNeuralGraph(wiring, ng.TopK(round(share * wiring.num_edges)), "dense", seed,
                                            dtype=torch.float64, dims=dims), seed)
     same(network, ng.compile(network), (batch, len(wiring.inputs), *data.draw(st.sampled_from(SPACES[dims]))), seed)
@@ -387,7 +387,7 @@ def test_files_of_format_2_are_read():
 
 @pytest.mark.parametrize("dims", [0, 1, 3])
 def test_files_of_other_dims(dims, tmp_path):
-    wiring = random_dag(5, functions=FUNCTIONS if dims else VECTOR_FUNCTIONS)
+    wiring = random_dag(5, dims=dims)
     fast = ng.compile(perturb(ng.StaticNeuralGraph(wiring, ng.Complete(), dims=dims)))
     fast.save(tmp_path / "fast.ng")
     x = torch.randn(3, len(wiring.inputs), *[9] * dims)

@@ -17,7 +17,7 @@ from neuralgraph import kernels
 if not kernels.AVAILABLE:
     pytest.skip("numba is not there", allow_module_level=True)
 
-from neuralgraph.kernels import maps, operators, ranking, sums
+from neuralgraph.kernels import joining, maps, operators, ranking, sums
 from neuralgraph.kernels.edges import EdgeList
 from neuralgraph.kernels.plain import by_other_end, by_row
 from neuralgraph.kernels import plain
@@ -84,7 +84,7 @@ def test_sums_and_dots(batch, n, m, length, dtype, density, seed):
     expected = torch.einsum("bvl,bul->vu", y.double(), x.double())
     close(sums.edge_dots(x, y, src, dst), expected.flatten())
     close(sums.edge_dots(x, y, edges.index, edges.rows), expected.flatten()[edges.place])
-    assert torch.equal(sums.joined(x), x.transpose(0, 1).flatten(1))
+    assert torch.equal(joining.joined(x), x.transpose(0, 1).flatten(1))
 
 
 @given(n=st.integers(0, 8), m=st.integers(1, 8), edges=st.integers(0, 40), seed=st.integers(0, 2**32))

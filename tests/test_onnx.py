@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from graphs import FUNCTIONS, VECTOR_FUNCTIONS, random_dag
+from graphs import random_dag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -232,7 +232,7 @@ def test_layers_that_onnx_cannot_say_are_named(tmp_path, layer, message):
 @settings(max_examples=15)
 def test_random_graphs_agree(space, seed, share, batch):
     """Bare networks: products (also without real edges), constants, strides, mixed functions."""
-    wiring = random_dag(seed, functions=FUNCTIONS if space else VECTOR_FUNCTIONS)
+    wiring = random_dag(seed, dims=len(space))
     network = shaken(ng.StaticNeuralGraph(wiring, ng.TopK(round(share * wiring.num_edges)), seed=seed,
                                           dims=len(space)))
     proto = to_onnx(network, space=space)

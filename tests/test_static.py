@@ -10,7 +10,7 @@ import networkx as nx
 import pytest
 import torch
 from graphs import STATIC_GENERATORS, random_dag
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from conftest import double_precision
 from reference import edge_gradient, node_values, static_forward
@@ -37,7 +37,7 @@ def perturb(network, seed=0):
 def agreement(wiring, backend, selector, k_fraction, training, size=(6, 5), batch=3, tolerance=1e-10):
     """The network equals the reference in output and in every gradient."""
     k = round(k_fraction * wiring.num_edges)
-    network = ng.StaticNeuralGraph(wiring, SELECTORS[selector](k), backend=backend).double()
+    network = ng.StaticNeuralGraph(wiring, SELECTORS[selector](k), backend=backend, dims=len(size)).double()
     perturb(network)
     network.train(training)
     generator = torch.Generator().manual_seed(1)
@@ -96,6 +96,46 @@ def test_random_dags_agree_with_reference(backend, seed, k_fraction, selector, t
                                           batch):
     wiring = random_dag(seed, instance_up_to=0 if size == (1, 1) else 2)
     agreement(wiring, backend, selector, k_fraction, training, size, batch, tolerance=1e-9)
+
+
+SIZES = {0: (), 1: (7,), 2: (5, 4), 3: (3, 4, 3)}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(seed=st.integers(0, 10**9), k_fraction=st.sampled_from([0.0, 0.3, 0.6, 1.0]), dims=st.sampled_from([0, 1, 3]),
+       selector=st.sampled_from(list(SELECTORS)), training=st.booleans(), batch=st.integers(2, 3))
+@settings(max_examples=20)
+def test_random_dags_of_any_dimensions_agree_with_reference(backend, seed, k_fraction, dims, selector, training,
+                                                            batch):
+    agreement(random_dag(seed, dims=dims), backend, selector, k_fraction, training, SIZES[dims], batch, 1e-9)
+
+
+def test_dimensions_are_checked_and_shown():
+    unit = ng.NodeFunction(receive="bias activation")
+    for dims, shape in ((0, r"\(batch, 3\)"), (1, r"\(batch, 3, length\)"),
+                        (3, r"\(batch, 3, depth, height, width\)")):
+        network = ng.StaticNeuralGraph(ng.wirings.chain([3, 4, 2], unit), ng.TopK(10), dims=dims)
+        assert network.dims == dims and f"dims={dims}" in repr(network)
+        for wrong in {0, 1, 2, 3} - {dims}:
+            with pytest.raises(InputError, match=f"x of shape {shape}.*got"):
+                network(torch.zeros(2, 3, *[4] * wrong))
+    assert "dims" not in repr(ng.StaticNeuralGraph(ng.wirings.chain([3, 4, 2], unit), ng.TopK(10)))
+    for dims in (4, -1, True, "2", None):
+        with pytest.raises(InputError, match="dims, the dimensions of a map, must be 0"):
+            ng.StaticNeuralGraph(ng.wirings.chain([3, 4, 2], unit), ng.TopK(10), dims=dims)
+    for function in (ng.NodeFunction("conv"), ng.NodeFunction("norm", norm="instance")):
+        with pytest.raises(WiringError, match="dims=0"):
+            ng.StaticNeuralGraph(ng.wirings.chain([3, 4, 2], function), ng.TopK(10), dims=0)
+
+
+@pytest.mark.parametrize("dims", SIZES)
+def test_learned_wirings_of_any_dimensions_give_the_same_network(dims):
+    function = ng.NodeFunction("norm activation conv" if dims else "norm activation bias")
+    network = ng.StaticNeuralGraph(ng.wirings.blocks([3, 4, 2], function), ng.TopK(12), dims=dims).eval()
+    perturb(network)
+    x = torch.randn(2, 3, *SIZES[dims])
+    again = ng.StaticNeuralGraph(network.learned_wiring(), ng.Complete(), dims=dims).eval()
+    torch.testing.assert_close(again(x), network(x), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("generator", STATIC_GENERATORS)

@@ -61,10 +61,11 @@ class Layout:
         size = x.element_size()
         barrier = np.zeros(2, np.int64)
         units = team if team > 1 else min(tiles, self.threads)
-        program.run(x.dtype, units, team, tiles, self.samples, len(x), code.ctypes.data, len(code),
-                    space.data_ptr(), self.space_size, x.data_ptr(), x.stride(0) * size,
-                    x.stride(1) * size, out.data_ptr(), out.stride(0) * size, private.data_ptr(),
-                    self.private, barrier.ctypes.data)
+        program.run(x.dtype, units, program.run.fields(
+            team=team, tiles=tiles, samples=self.samples, batch=len(x), code=code.ctypes.data, length=len(code),
+            space=space.data_ptr(), space_size=self.space_size, x=x.data_ptr(), x_sample=x.stride(0) * size,
+            x_row=x.stride(1) * size, out=out.data_ptr(), out_sample=out.stride(0) * size,
+            private=private.data_ptr(), private_size=self.private, barrier=barrier.ctypes.data))
 
     def _workspace(self):
         """Fresh memory, in which what does not depend on the data is computed already."""

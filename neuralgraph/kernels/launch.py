@@ -25,35 +25,37 @@ from numba.core.ccallback import CFunc
 from numba.core.serialize import dumps
 
 from .._files import read_whole, replace
+from .record import Packer
 
 HASH = 32  # bytes of a SHA-256
-HEADER = 2  # integers before a kernel's own: the next unit of work, the next thread
 
 
 class Kernel:
     """A function of the address of its arguments (int64), compiled at the first call, per dtype.
 
-    The arguments begin with ``HEADER`` counters, 0 at first, from which threads take their work.
-
     Args:
+        layout: of the arguments, a :func:`~neuralgraph.kernels.record.record`; they are given as
+            ``kernel.fields(name=value, ...)``.
         variants: dtype to a function for it.
     """
 
-    def __init__(self, **variants: Callable[[int], None]):
+    def __init__(self, layout: np.dtype, **variants: Callable[[int], None]):
+        self._packer = Packer(layout)
+        self.fields = self._packer.fields
         self._sources = {getattr(torch, name): source for name, source in variants.items()}
         self._compiled: dict[torch.dtype, ctypes._CFuncPtr] = {}
 
-    def __call__(self, dtype: torch.dtype, units: int, *arguments: int) -> None:
+    def __call__(self, dtype: torch.dtype, units: int, fields: tuple) -> None:
         """Runs on as many of torch's threads as there are ``units`` of work."""
         if units <= 0:
             return
         run = self._compiled.get(dtype) or self._compile(dtype)
-        packed = np.array((0, 0, *arguments), dtype=np.int64)
+        block = self._packer.block(fields)
         threads = min(torch.get_num_threads(), units)
         if threads == 1:
-            run(packed.ctypes.data)
+            run(ctypes.addressof(block))
         else:
-            _parallel(run, packed.ctypes.data, threads)
+            _parallel(run, ctypes.addressof(block), threads)
 
     def _compile(self, dtype):
         function = kept_on_disk(self._sources[dtype], lambda: _callback)

@@ -8,30 +8,35 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import carray, types
+from numba import carray
 
 from .launch import Kernel
-from .one_map import (affine, affine_bordered, clear, convolve, correlate, correlation_lanes, moments, number,
-                      squares_of, through_activation, through_norm, total_of)
+from .map_gradients import correlate, correlation_lanes, through_activation, through_norm
+from .one_map import affine, affine_bordered, clear, convolve, moments, number, settled, spread_of, total_of
+from .record import record
 from .vector import (at, inline, load_scalar, narrow, rolled, size_of, splat, store_scalar, take_number)
 
 NO_NORM, FIXED, INSTANCE, BATCH = range(4)  # where mean and rstd come from
-_ARGUMENTS = 40
+# addresses, and distances of samples and rows in bytes
+MAPS = ("batch channels height width out_height out_width side stride norm x x_sample x_row weight bias mean rstd "
+        "kernel scratch scratch_size pitch grabs ")
+FORWARD = record(MAPS + "out out_sample out_row", "slope epsilon")
+BACKWARD = record(MAPS + "gradient gradient_sample gradient_row to_x to_weight to_bias to_kernel", "slope")
+MOMENTS = record("batch channels length x x_sample x_row mean rstd variance", "epsilon")
 
-# ---------------------------------------------------------------------------------- forward
+# Forward
 
 
 @inline
 def _forward(like, address):
-    a = carray(at(address), _ARGUMENTS, types.int64)
+    a = carray(at(address), 1, FORWARD)[0]
     s = size_of(narrow(like, 1))
-    batch, channels, height, width = a[2], a[3], a[4], a[5]
-    out_height, out_width, side, stride = a[6], a[7], a[8], a[9]
-    norm, slope, epsilon = a[10], a[11] * 1e-9, a[12] * 1e-9
-    x, x_sample, x_row = a[13], a[14], a[15]
-    out, out_sample, out_row = a[16], a[17], a[18]
-    weight, bias, mean, rstd, kernel = a[19], a[20], a[21], a[22], a[23]
-    scratch, scratch_size, pitch, grabs = a[24], a[25], a[26], a[27]
+    batch, channels, height, width = a.batch, a.channels, a.height, a.width
+    out_height, out_width, side, stride = a.out_height, a.out_width, a.side, a.stride
+    norm, slope, epsilon = a.norm, a.slope, a.epsilon
+    x, x_sample, x_row, out, out_sample, out_row = a.x, a.x_sample, a.x_row, a.out, a.out_sample, a.out_row
+    weight, bias, mean, rstd, kernel = a.weight, a.bias, a.mean, a.rstd, a.kernel
+    scratch, scratch_size, pitch, grabs = a.scratch, a.scratch_size, a.pitch, a.grabs
     units = batch * channels
     scratch += take_number(address + 8) * scratch_size * s
     clear(like, scratch, scratch_size)
@@ -72,35 +77,37 @@ def _forward_float64(address):
     _forward(splat(np.float64(0), 16), address)
 
 
-_run_forward = Kernel(float32=_forward_float32, float64=_forward_float64)
+_run_forward = Kernel(FORWARD, float32=_forward_float32, float64=_forward_float64)
 
 
 @inline
 def _moments_of_channels(like, address):
     """Mean and 1 / sqrt(var + epsilon) over samples and pixels."""
-    a = carray(at(address), _ARGUMENTS, types.int64)
+    a = carray(at(address), 1, MOMENTS)[0]
     s = size_of(narrow(like, 1))
-    batch, channels, length, epsilon = a[2], a[3], a[4], a[5] * 1e-9
-    x, x_sample, x_row, mean, rstd, variance = a[6], a[7], a[8], a[9], a[10], a[11]
-    n = number(like, batch * length)
+    batch, channels, length, epsilon = a.batch, a.channels, a.length, a.epsilon
+    x, x_sample, x_row, mean, rstd, variance = a.x, a.x_sample, a.x_row, a.mean, a.rstd, a.variance
+    n = batch * length
     while True:
         rolled()
         v = take_number(address)
         if v >= channels:
             return
-        middle = number(like, 0.0)
+        middle = 0.0
         for sample in range(batch):
             rolled()
             middle += total_of(like, x + sample * x_sample + v * x_row, length)
-        middle /= n
-        spread = number(like, 0.0)
+        middle = np.float64(number(like, middle / n))
+        plain, squares = 0.0, 0.0
         for sample in range(batch):
             rolled()
-            spread += squares_of(like, x + sample * x_sample + v * x_row, length, middle)
-        spread /= n
-        store_scalar(like, mean + v * s, middle)
+            first, second = spread_of(like, x + sample * x_sample + v * x_row, length, number(like, middle))
+            plain += first
+            squares += second
+        center, root, spread = settled(like, middle, plain, squares, n, epsilon)
+        store_scalar(like, mean + v * s, center)
         store_scalar(like, variance + v * s, spread)
-        store_scalar(like, rstd + v * s, number(like, 1.0) / np.sqrt(spread + number(like, epsilon)))
+        store_scalar(like, rstd + v * s, root)
 
 
 def _moments_float32(address):
@@ -111,24 +118,23 @@ def _moments_float64(address):
     _moments_of_channels(splat(np.float64(0), 16), address)
 
 
-_run_moments = Kernel(float32=_moments_float32, float64=_moments_float64)
+_run_moments = Kernel(MOMENTS, float32=_moments_float32, float64=_moments_float64)
 
 
-# ---------------------------------------------------------------------------------- backward
+# Backward
 
 
 @inline
 def _backward(like, address):
-    a = carray(at(address), _ARGUMENTS, types.int64)
+    a = carray(at(address), 1, BACKWARD)[0]
     s = size_of(narrow(like, 1))
-    batch, channels, height, width = a[2], a[3], a[4], a[5]
-    out_height, out_width, side, stride = a[6], a[7], a[8], a[9]
-    norm, slope = a[10], a[11] * 1e-9
-    x, x_sample, x_row = a[13], a[14], a[15]
-    gradient, gradient_sample, gradient_row = a[16], a[17], a[18]
-    weight, bias, mean, rstd, kernel = a[19], a[20], a[21], a[22], a[23]
-    scratch, scratch_size, pitch, grabs = a[24], a[25], a[26], a[27]
-    to_x, to_weight, to_bias, to_kernel = a[28], a[29], a[30], a[31]  # to_x is (B, n, H W)
+    batch, channels, height, width = a.batch, a.channels, a.height, a.width
+    out_height, out_width, side, stride, norm, slope = a.out_height, a.out_width, a.side, a.stride, a.norm, a.slope
+    x, x_sample, x_row = a.x, a.x_sample, a.x_row
+    gradient, gradient_sample, gradient_row = a.gradient, a.gradient_sample, a.gradient_row
+    weight, bias, mean, rstd, kernel = a.weight, a.bias, a.mean, a.rstd, a.kernel
+    scratch, scratch_size, pitch, grabs = a.scratch, a.scratch_size, a.pitch, a.grabs
+    to_x, to_weight, to_bias, to_kernel = a.to_x, a.to_weight, a.to_bias, a.to_kernel  # to_x is (B, n, H W)
     border, length, taps = side // 2, height * width, side * side
     scratch += take_number(address + 8) * scratch_size * s
     clear(like, scratch, scratch_size)
@@ -149,7 +155,7 @@ def _backward(like, address):
                 store_scalar(like, flipped + tap * s,
                              load_scalar(like, kernel + (v * taps + taps - 1 - tap) * s))
             clear(like, sums, taps * lanes)
-            all_plain, all_normed = number(like, 0.0), number(like, 0.0)
+            all_plain, all_normed = 0.0, 0.0
             scale, shift = number(like, 1.0), number(like, 0.0)
             middle, spread = number(like, 0.0), number(like, 0.0)
             for sample in range(batch):
@@ -196,12 +202,12 @@ def _backward(like, address):
                     through_norm(like, source, target, length, scale, middle, spread,
                                   number(like, 0.0), number(like, 0.0))
             if norm == BATCH:
-                n = number(like, batch * length)
+                n = batch * length
                 for sample in range(batch):
                     rolled()
                     through_norm(like, x + sample * x_sample + v * x_row,
                                   to_x + (sample * channels + v) * length * s, length, scale, middle,
-                                  spread, all_plain / n, all_normed / n)
+                                  spread, number(like, all_plain / n), number(like, all_normed / n))
             if norm != NO_NORM:
                 store_scalar(like, to_weight + v * s, all_normed)
                 store_scalar(like, to_bias + v * s, all_plain)
@@ -221,10 +227,10 @@ def _backward_float64(address):
     _backward(splat(np.float64(0), 16), address)
 
 
-_run_backward = Kernel(float32=_backward_float32, float64=_backward_float64)
+_run_backward = Kernel(BACKWARD, float32=_backward_float32, float64=_backward_float64)
 
 
-# ---------------------------------------------------------------------------------- torch
+# From torch
 
 
 def channel_moments(x: torch.Tensor, epsilon: float):
@@ -232,9 +238,10 @@ def channel_moments(x: torch.Tensor, epsilon: float):
     batch, channels, height, width = x.shape
     mean, rstd, variance = (x.new_empty(channels) for _ in range(3))
     size = x.element_size()
-    _run_moments(x.dtype, channels, batch, channels, height * width, _fixed(epsilon),
-                 x.data_ptr(), x.stride(0) * size, x.stride(1) * size,
-                 mean.data_ptr(), rstd.data_ptr(), variance.data_ptr())
+    _run_moments(x.dtype, channels, _run_moments.fields(
+        batch=batch, channels=channels, length=height * width, epsilon=epsilon,
+        x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
+        mean=mean.data_ptr(), rstd=rstd.data_ptr(), variance=variance.data_ptr()))
     return mean, rstd, variance
 
 
@@ -270,12 +277,13 @@ def map_forward(out, x, weight, bias, mean, rstd, kernel, norm: int, slope: floa
     scratch = x.new_empty(threads * room)
     grabs = min(batch * channels, 8 * threads)
     size = x.element_size()
-    _run_forward(x.dtype, grabs, batch, channels, height, width, out_height, out_width, side, stride,
-                 norm, _fixed(slope), _fixed(epsilon),
-                 x.data_ptr(), x.stride(0) * size, x.stride(1) * size,
-                 out.data_ptr(), out.stride(0) * size, out.stride(1) * size,
-                 *map(_address, (weight, bias, mean, rstd, kernel)),
-                 scratch.data_ptr(), room, pitch, grabs)
+    _run_forward(x.dtype, grabs, _run_forward.fields(
+        batch=batch, channels=channels, height=height, width=width, out_height=out_height, out_width=out_width,
+        side=side, stride=stride, norm=norm, slope=slope, epsilon=epsilon,
+        x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
+        out=out.data_ptr(), out_sample=out.stride(0) * size, out_row=out.stride(1) * size,
+        weight=_address(weight), bias=_address(bias), mean=_address(mean), rstd=_address(rstd),
+        kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=room, pitch=pitch, grabs=grabs))
     return own_mean, own_rstd
 
 
@@ -295,12 +303,16 @@ def map_backward(gradient, x, weight, bias, mean, rstd, kernel, norm: int, slope
     results = room_for_gradients(x, kernel, norm)
     grabs = min(channels, 8 * threads)
     size = x.element_size()
-    _run_backward(x.dtype, grabs, batch, channels, height, width, *gradient.shape[2:], side, stride,
-                  norm, _fixed(slope), 0,
-                  x.data_ptr(), x.stride(0) * size, x.stride(1) * size,
-                  gradient.data_ptr(), gradient.stride(0) * size, gradient.stride(1) * size,
-                  *map(_address, (weight, bias, mean, rstd, kernel)),
-                  scratch.data_ptr(), room, pitch, grabs, *map(_address, results))
+    to_x, to_weight, to_bias, to_kernel = map(_address, results)
+    out_height, out_width = gradient.shape[2:]
+    _run_backward(x.dtype, grabs, _run_backward.fields(
+        batch=batch, channels=channels, height=height, width=width, out_height=out_height, out_width=out_width,
+        side=side, stride=stride, norm=norm, slope=slope,
+        x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size, gradient=gradient.data_ptr(),
+        gradient_sample=gradient.stride(0) * size, gradient_row=gradient.stride(1) * size,
+        weight=_address(weight), bias=_address(bias), mean=_address(mean), rstd=_address(rstd),
+        kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=room, pitch=pitch, grabs=grabs,
+        to_x=to_x, to_weight=to_weight, to_bias=to_bias, to_kernel=to_kernel))
     return results
 
 
@@ -319,7 +331,3 @@ def room_for_gradients(x, kernel, norm: int):
 
 def _address(tensor) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _fixed(value: float) -> int:
-    return round(value * 1e9)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from . import maps, sums
+from . import joining, maps, sums
 
 LIBRARY = torch.library.Library("neuralgraph", "DEF")
 
@@ -33,7 +33,7 @@ edge_dots = _operator(
 
 joined = _operator(
     "joined(Tensor x) -> Tensor",
-    sums.joined,
+    joining.joined,
     lambda x: x.new_empty(x.shape[1], x.shape[0] * x.shape[2] + 64 // x.element_size())[
         :, :x.shape[0] * x.shape[2]])
 

@@ -9,19 +9,20 @@ all work on one and wait for each other after each level.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, types
+from numba import carray
 
 from .launch import Kernel
 from .one_map import affine, affine_bordered, convolve, moments, number
+from .record import record
 from .sums import four_narrow_sums, four_sums, sum_piece
 from .vector import (at, call, fill, inline, load, load_index, load_scalar, mul, narrow, rolled, size_of, splat,
                      store, store_scalar, take_number, wait_for_all)
 
 LANES = 16  # rows start and end at multiples of so many numbers
 
-# the words of a call:
-(TILE, THREAD, TEAM, TILES, SAMPLES, BATCH, CODE, LENGTH, SPACE, SPACE_SIZE, X, X_SAMPLE, X_ROW, OUT,
- OUT_SAMPLE, PRIVATE, PRIVATE_SIZE, BARRIER) = range(18)
+# One run; its units of work are tiles, or the threads of a team.
+JOB = record("team tiles samples batch code length space space_size x x_sample x_row out out_sample private "
+             "private_size barrier")
 SUM, PRODUCT, INPUT, FOUR_SUMS = range(4)  # FOUR_SUMS: of four nodes over all parents that they have
 PLAIN, AFFINE, INSTANCE = range(3)
 
@@ -186,9 +187,9 @@ def _instruction(like, job, code, me, space, private, tile):
     """One instruction for this thread's share of its nodes."""
     c = carray(at(code), 1, INSTRUCTION)[0]
     s = size_of(narrow(like, 1))
-    samples = min(job[SAMPLES], job[BATCH] - tile * job[SAMPLES])
+    samples = min(job.samples, job.batch - tile * job.samples)
     pixels, parts = c.pixels, c.parts
-    length = (job[SAMPLES] * pixels + LANES - 1) // LANES * LANES
+    length = (job.samples * pixels + LANES - 1) // LANES * LANES
     other = private + 4 * length * s
     for node in range(load_index(c.bounds + 4 * me), load_index(c.bounds + 4 * me + 4)):
         rolled()
@@ -205,14 +206,14 @@ def _instruction(like, job, code, me, space, private, tile):
         for sample in range(samples):
             rolled()
             if c.to_output:
-                target = job[OUT] + (tile * job[SAMPLES] + sample) * job[OUT_SAMPLE] \
+                target = job.out + (tile * job.samples + sample) * job.out_sample \
                     + place * c.out_pixels * s
             else:
                 target = space + (place * LANES + sample * c.out_pixels) * s
             source = row + sample * pixels * s
             if c.kind == INPUT:
-                source = job[X] + (tile * job[SAMPLES] + sample) * job[X_SAMPLE] \
-                    + load_index(c.channels + 4 * node) * job[X_ROW]
+                source = job.x + (tile * job.samples + sample) * job.x_sample \
+                    + load_index(c.channels + 4 * node) * job.x_row
             if parts == 0:
                 affine(like, source, target, pixels, number(like, 1.0), number(like, 0.0), 1.0)
             # parts before the last go from one private map to the other and back
@@ -229,28 +230,28 @@ def _instruction(like, job, code, me, space, private, tile):
 
 @inline
 def _run(like, address):
-    job = carray(at(address), 32, types.int64)
+    job = carray(at(address), 1, JOB)[0]
     s = size_of(narrow(like, 1))
-    me = take_number(address + 8 * THREAD)
-    private = job[PRIVATE] + me * job[PRIVATE_SIZE] * s
-    team, tiles = job[TEAM], job[TILES]
-    space = job[SPACE]
+    me = take_number(address + 8)
+    private = job.private + me * job.private_size * s
+    team, tiles = job.team, job.tiles
+    space = job.space
     share, tile = me, 0
     if team == 1:
-        space += me * job[SPACE_SIZE] * s
+        space += me * job.space_size * s
         share = 0
     while True:
         rolled()
         if team == 1:
-            tile = take_number(address + 8 * TILE)
+            tile = take_number(address)
         if tile >= tiles:
             return
-        for i in range(job[LENGTH]):
+        for i in range(job.length):
             rolled()
-            code = job[CODE] + i * INSTRUCTION_BYTES
+            code = job.code + i * INSTRUCTION_BYTES
             _instruction(like, job, code, share, space, private, tile)
             if team > 1 and carray(at(code), 1, INSTRUCTION)[0].waits:
-                wait_for_all(job[BARRIER], team)
+                wait_for_all(job.barrier, team)
         if team > 1:
             tile += 1
 
@@ -263,4 +264,4 @@ def _run_float64(address):
     _run(splat(np.float64(0), 16), address)
 
 
-run = Kernel(float32=_run_float32, float64=_run_float64)
+run = Kernel(JOB, float32=_run_float32, float64=_run_float64)

@@ -6,23 +6,23 @@ import numpy as np
 import torch
 from numba import carray, types
 
-from .launch import HEADER, Kernel
+from .launch import Kernel
+from .record import record
 from .vector import (at, fill, inline, lanes_of, load, load_scalar, magnitude, mark_above, narrow, rolled,
                      size_of, splat, take_number, trailing_zeros)
 
 SAMPLE = 2**14
+SPLIT = record("values n by_magnitude bounds parts mask inside counts")
 
 
 @inline
 def _split(like, address):
     """Marks what is above a bracket, and lists what is inside."""
-    a = carray(at(address), 32, types.int64)
+    a = carray(at(address), 1, SPLIT)[0]
     s = size_of(narrow(like, 1))
-    values, n, by_magnitude, bounds, parts = a[HEADER], a[HEADER + 1], a[HEADER + 2], a[HEADER + 3], \
-        a[HEADER + 4]
-    mask = a[HEADER + 5]
-    inside = carray(at(a[HEADER + 6]), n, types.int32)
-    counts = carray(at(a[HEADER + 7]), 2 * parts, types.int64)
+    values, n, by_magnitude, bounds, parts, mask = a.values, a.n, a.by_magnitude, a.bounds, a.parts, a.mask
+    inside = carray(at(a.inside), n, types.int32)
+    counts = carray(at(a.counts), 2 * parts, types.int64)
     low, high = load_scalar(like, bounds), load_scalar(like, bounds + s)
     lanes, one = lanes_of(like), narrow(like, 1)
     lows, highs = fill(like, low), fill(like, high)
@@ -68,7 +68,7 @@ def _split_float64(address):
     _split(splat(np.float64(0), 16), address)
 
 
-_run_split = Kernel(float32=_split_float32, float64=_split_float64)
+_run_split = Kernel(SPLIT, float32=_split_float32, float64=_split_float64)
 
 
 def bracketed_top_k(values: torch.Tensor, k: int, by_magnitude: bool) -> torch.Tensor | None:
@@ -98,8 +98,9 @@ def bracketed_top_k(values: torch.Tensor, k: int, by_magnitude: bool) -> torch.T
     mask = torch.empty(n, dtype=torch.bool)
     inside = np.empty(n, np.int32)
     counts = np.empty((parts, 2), np.int64)
-    _run_split(values.dtype, parts, values.data_ptr(), n, by_magnitude, bounds.ctypes.data, parts,
-               mask.data_ptr(), inside.ctypes.data, counts.ctypes.data)
+    _run_split(values.dtype, parts, _run_split.fields(
+        values=values.data_ptr(), n=n, by_magnitude=by_magnitude, bounds=bounds.ctypes.data, parts=parts,
+        mask=mask.data_ptr(), inside=inside.ctypes.data, counts=counts.ctypes.data))
     missing = k - int(counts[:, 0].sum())
     places = np.concatenate([inside[part * n // parts:][:found]
                              for part, found in enumerate(counts[:, 1].tolist())])

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import carray, types
+from numba import carray
 
-from .launch import HEADER, Kernel
+from .launch import Kernel
+from .record import record
 from .vector import (add, at, fill, fma, inline, lanes_of, load, load_index, load_scalar, narrow, rolled,
                      size_of, splat, store, store_scalar, take_number, total)
 
-JOINED = 16  # rows that are copied side by side
+# addresses, and distances of samples and rows in bytes
+SUMS = record("batch length rows x x_sample x_row out out_sample out_row first index weight chunks grabs")
+DOTS = record("batch length edges x x_sample x_row y y_sample y_row src dst out grabs")
 
-# ---------------------------------------------------------------------------------- weighted sums
+# Weighted sums
 
 
 @inline
@@ -187,16 +190,14 @@ def four_narrow_sums(like, x, stride, index, weight, out, out_stride, begin, end
 
 @inline
 def _sums(like, address):
-    a = carray(at(address), 32, types.int64)
+    a = carray(at(address), 1, SUMS)[0]
     scalar = size_of(narrow(like, 1))
-    batch, length, rows = a[HEADER], a[HEADER + 1], a[HEADER + 2]
-    x, x_sample, x_row = a[HEADER + 3], a[HEADER + 4], a[HEADER + 5]
-    out, out_sample, out_row = a[HEADER + 6], a[HEADER + 7], a[HEADER + 8]
-    first, index, weight = a[HEADER + 9], a[HEADER + 10], a[HEADER + 11]
-    chunks, grabs = a[HEADER + 12], a[HEADER + 13]
+    length, rows, chunks, grabs = a.length, a.rows, a.chunks, a.grabs
+    x, x_sample, x_row, out, out_sample, out_row = a.x, a.x_sample, a.x_row, a.out, a.out_sample, a.out_row
+    first, index, weight = a.first, a.index, a.weight
     width = piece_width(length)
     pieces = (length + width - 1) // width
-    units = batch * chunks * pieces
+    units = a.batch * chunks * pieces
     while True:
         rolled()
         grab = take_number(address)
@@ -221,7 +222,7 @@ def _sums_float64(address):
     _sums(splat(np.float64(0), 16), address)
 
 
-_run_sums = Kernel(float32=_sums_float32, float64=_sums_float64)
+_run_sums = Kernel(SUMS, float32=_sums_float32, float64=_sums_float64)
 
 
 def weighted_sums(x: torch.Tensor, first: torch.Tensor, index: torch.Tensor,
@@ -246,14 +247,15 @@ def weighted_sums(x: torch.Tensor, first: torch.Tensor, index: torch.Tensor,
     threads = torch.get_num_threads()
     chunks = min(rows, -(-4 * threads // (batch * pieces)))
     grabs = min(batch * pieces * chunks, 8 * threads)
-    _run_sums(x.dtype, grabs, batch, length, rows,
-              x.data_ptr(), x.stride(0) * size, x.stride(1) * size,
-              out.data_ptr(), out.stride(0) * size, out.stride(1) * size,
-              first.data_ptr(), index.data_ptr(), weight.data_ptr(), chunks, grabs)
+    _run_sums(x.dtype, grabs, _run_sums.fields(
+        batch=batch, length=length, rows=rows, chunks=chunks, grabs=grabs,
+        x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
+        out=out.data_ptr(), out_sample=out.stride(0) * size, out_row=out.stride(1) * size,
+        first=first.data_ptr(), index=index.data_ptr(), weight=weight.data_ptr()))
     return out
 
 
-# ---------------------------------------------------------------------------------- dot products
+# Dot products
 
 
 @inline
@@ -286,12 +288,11 @@ def _dot(like, a, b, length):
 
 @inline
 def _dots(like, address):
-    a = carray(at(address), 32, types.int64)
+    a = carray(at(address), 1, DOTS)[0]
     scalar = size_of(narrow(like, 1))
-    batch, length, edges = a[HEADER], a[HEADER + 1], a[HEADER + 2]
-    x, x_sample, x_row = a[HEADER + 3], a[HEADER + 4], a[HEADER + 5]
-    y, y_sample, y_row = a[HEADER + 6], a[HEADER + 7], a[HEADER + 8]
-    src, dst, out, grabs = a[HEADER + 9], a[HEADER + 10], a[HEADER + 11], a[HEADER + 12]
+    batch, length, edges, grabs = a.batch, a.length, a.edges, a.grabs
+    x, x_sample, x_row, y, y_sample, y_row = a.x, a.x_sample, a.x_row, a.y, a.y_sample, a.y_row
+    src, dst, out = a.src, a.dst, a.out
     four = narrow(like, 4)
     while True:
         rolled()
@@ -324,7 +325,7 @@ def _dots_float64(address):
     _dots(splat(np.float64(0), 16), address)
 
 
-_run_dots = Kernel(float32=_dots_float32, float64=_dots_float64)
+_run_dots = Kernel(DOTS, float32=_dots_float32, float64=_dots_float64)
 
 
 def edge_dots(x: torch.Tensor, y: torch.Tensor, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
@@ -340,72 +341,9 @@ def edge_dots(x: torch.Tensor, y: torch.Tensor, src: torch.Tensor, dst: torch.Te
         return out
     size = x.element_size()
     grabs = min(len(src), 8 * torch.get_num_threads())
-    _run_dots(x.dtype, grabs, x.shape[0], x.shape[2], len(src),
-              x.data_ptr(), x.stride(0) * size, x.stride(1) * size,
-              y.data_ptr(), y.stride(0) * size, y.stride(1) * size,
-              src.data_ptr(), dst.data_ptr(), out.data_ptr(), grabs)
+    _run_dots(x.dtype, grabs, _run_dots.fields(
+        batch=x.shape[0], length=x.shape[2], edges=len(src), grabs=grabs,
+        x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
+        y=y.data_ptr(), y_sample=y.stride(0) * size, y_row=y.stride(1) * size,
+        src=src.data_ptr(), dst=dst.data_ptr(), out=out.data_ptr()))
     return out
-
-
-# ---------------------------------------------------------------------------------- layout
-
-
-@inline
-def _copy(like, source, target, length):
-    """Copies ``length`` numbers."""
-    s = size_of(narrow(like, 1))
-    lanes = lanes_of(like)
-    body = length // lanes * lanes
-    for i in range(0, body, lanes):
-        store(load(like, source + i * s), target + i * s)
-    for i in range(body, length):
-        store_scalar(like, target + i * s, load_scalar(like, source + i * s))
-
-
-@inline
-def _join(like, address):
-    a = carray(at(address), 32, types.int64)
-    s = size_of(narrow(like, 1))
-    batch, length, rows = a[HEADER], a[HEADER + 1], a[HEADER + 2]
-    x, x_sample, x_row = a[HEADER + 3], a[HEADER + 4], a[HEADER + 5]
-    out, out_row = a[HEADER + 6], a[HEADER + 7]
-    small = narrow(like, 4)
-    while True:
-        rolled()
-        first = take_number(address) * JOINED
-        if first >= rows:
-            return
-        for sample in range(batch):
-            rolled()
-            for v in range(first, min(first + JOINED, rows)):
-                rolled()
-                source = x + sample * x_sample + v * x_row
-                target = out + v * out_row + sample * length * s
-                if length >= 16:
-                    _copy(like, source, target, length)
-                else:
-                    _copy(small, source, target, length)
-
-
-def _join_float32(address):
-    _join(splat(np.float32(0), 16), address)
-
-
-def _join_float64(address):
-    _join(splat(np.float64(0), 16), address)
-
-
-_run_join = Kernel(float32=_join_float32, float64=_join_float64)
-
-
-def joined(x: torch.Tensor) -> torch.Tensor:
-    """(B, n, L), unit stride in L, as (n, B L) with a little room after each row.
-
-    Rows a power of two apart would share the same few sets of the cache.
-    """
-    batch, rows, length = x.shape
-    size = x.element_size()
-    out = x.new_empty(rows, batch * length + 64 // size)
-    _run_join(x.dtype, -(-rows // JOINED), batch, length, rows, x.data_ptr(), x.stride(0) * size,
-              x.stride(1) * size, out.data_ptr(), out.stride(0) * size)
-    return out[:, :batch * length]

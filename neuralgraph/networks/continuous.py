@@ -24,6 +24,7 @@ from .network import check_bool, on_cpu
 from .state import State
 
 FIXED_STEPS = 8  # of a solver with a fixed grid, unless options say otherwise
+LEAST_STEPS = 2  # of an adaptive Runge-Kutta solver, likewise
 # options of solvers
 POSITIVE = {"step_size", "first_step", "max_step", "safety", "ifactor", "dfactor", "max_num_steps",
             "max_iters", "max_order"}
@@ -40,7 +41,9 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
     Equation 13 of "Discovering Neural Wirings" (section 2.3); nodes that are no inputs make it an
     augmented neural ODE (Dupont, Doucet, Teh, 2019). Edges are selected once per solve. Input nodes
     without candidate in-edges have the derivative 0. An adaptive solver controls the error over the
-    whole batch, so results depend on the batch within the tolerances. Its last step ends at ``time``.
+    whole batch, so results depend on the batch within the tolerances; a Runge-Kutta solver takes at least
+    two steps, of which the last ends at ``time``. Gradients through its operations are those of its steps,
+    whose error only ``adjoint`` controls.
 
     Args:
         wiring: any; all maps have one size.
@@ -194,7 +197,9 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
             step = options.pop("step_size", self.time / FIXED_STEPS)
             options["grid_constructor"] = lambda function, states, times: _grid(times, step)
         elif issubclass(solver, RKAdaptiveStepsizeODESolver) and not self.rectify_state:
+            # a step beyond the end, or a very long one, may be right in states and wrong in their derivatives
             options.setdefault("step_t", times[1:])
+            options.setdefault("max_step", self.time / LEAST_STEPS)
         return options
 
     def extra_repr(self):
