@@ -21,7 +21,8 @@ def use():
     ranking._run_split = kernel
     assert ranking.bracketed_top_k(torch.arange(5000.0), 100, True).nonzero().min() == 4900
     sorting._by_row = sorting._compiled(getattr(sorting._by_row, "py_func", sorting._by_row))
-    first = sorting.by_row(torch.tensor([True, False, True]), torch.tensor([1, 1, 0]), torch.tensor([7, 8, 9]), 2)[0]
+    kept, row, other = torch.tensor([True, False, True]), torch.tensor([1, 1, 0]), torch.tensor([7, 8, 9])
+    first = sorting.by_row(kept, row, other, 2)[0]
     assert first.tolist() == [0, 1, 2]
     return len(reduced), len(rebuilt)
 """
@@ -38,8 +39,8 @@ def flipped(content, place):
 
 assert use() == (0, 2)
 good, rng = [file.read_bytes() for file in entries()], random.Random(0)
-harms = [lambda c: b"", lambda c: c[:20], lambda c: c[:-1], lambda c: c[:len(c) // 2], lambda c: rng.randbytes(len(c)),
-         lambda c: c + b"x", lambda c: b"\\x80\\x05." * 100, *[lambda c: flipped(c, rng.randrange(len(c)))] * 3]
+harms = [lambda c: b"", lambda c: c[:-1], lambda c: rng.randbytes(len(c)), lambda c: c + b"x",
+         *[lambda c: flipped(c, rng.randrange(len(c)))] * 2]
 for harm in harms:
     for file, content in zip(entries(), good):
         file.write_bytes(harm(content))
@@ -48,7 +49,7 @@ for harm in harms:
 for file, other in zip(entries(), reversed(good)):
     file.write_bytes(other)  # sound, but of another function
 assert use() == (2, 0)
-for number in (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT):
+for number in (errno.ENOSPC, errno.EROFS):
     for file in entries():
         file.unlink()
     def full(path, content):
