@@ -122,6 +122,22 @@ def evaluate(run, backend, device, workers):
 
 
 @main.command()
+@click.argument("source", metavar="RUN|MODEL.ng", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True,
+              help="How many classes to name for each image.")
+@with_threads
+def predict(source, images, top):
+    """The likeliest classes of images, by a run or a compiled model.
+
+    An IMAGE is a file, or a folder with images below it.
+    """
+    from . import predicting
+
+    predicting.predict(source, images, top)
+
+
+@main.command()
 @click.argument("source", metavar="RUN|FILE", type=click.Path(path_type=Path))
 def inspect(source):
     """Edges, dead nodes, degrees, paths and cost of a run or of an exported wiring."""

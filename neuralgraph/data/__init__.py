@@ -2,7 +2,9 @@
 
 from .files import ImageFiles, lost_readers
 from .images import Augmentation, ImageData, Images, draws, generator_for, training_order
+from .finding import find_pictures
+from .pictures import read_picture
 from .sources import DATASETS, load
 
-__all__ = ["DATASETS", "Augmentation", "ImageData", "ImageFiles", "Images", "draws", "generator_for",
-           "load", "lost_readers", "training_order"]
+__all__ = ["DATASETS", "Augmentation", "ImageData", "ImageFiles", "Images", "draws", "find_pictures",
+           "generator_for", "load", "lost_readers", "read_picture", "training_order"]

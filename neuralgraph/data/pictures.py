@@ -11,6 +11,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .._files import printable, read_whole
 from ..errors import DataError
+from ..models.preprocessing import DEEP, WITH_ALPHA, check_opaque
 
 KINDS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "AVIF")
 Image.init()  # AVIF is not in every Pillow
@@ -18,10 +19,8 @@ FORMATS = tuple(kind for kind in KINDS if kind in Image.OPEN)
 ENDINGS = frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in FORMATS)
 COLOURS = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}  # Pillow's modes that become grey or RGB
 BITS_PER_SAMPLE, SAMPLE_FORMAT, UNSIGNED = 258, 339, 1  # of TIFF
-WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 LARGEST = 2**30  # bytes of a file
 PNG = b"\x89PNG\r\n\x1a\n"
-DEEP = "it has more than 8 bits per channel; convert it to 8 bits first"
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
            4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
            6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
@@ -47,9 +46,7 @@ def read_picture(path: str) -> Image.Image:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_header(image)
             image.load()
-            if image.mode in WITH_ALPHA or "transparency" in image.info:
-                if image.convert("RGBA").getextrema()[3][0] < 255:
-                    raise ValueError("it has transparent pixels; put it on a background first")
+            check_opaque(image)
             grey = image.mode in ("1", "L")
             return _upright(image).convert("L" if grey else "RGB")
     except UnidentifiedImageError:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from ..errors import InputError
 
-DEEP = ("I", "F")  # Pillow's modes of more than 8 bits a channel, which it would clip
+DEEP = "it has more than 8 bits per channel; convert it to 8 bits first"
+WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}  # of Pillow's modes
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,13 @@ def check_loses_nothing(image: Image.Image) -> None:
     Raises:
         ValueError: that says what would be lost.
     """
-    if image.mode.startswith(DEEP):
-        raise ValueError("it has more than 8 bits per channel; convert it to 8 bits first")
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+    if image.mode[0] in "IF":
+        raise ValueError(DEEP)
+    check_opaque(image)
+
+
+def check_opaque(image: Image.Image) -> None:
+    """Refuses transparent pixels, which have no colour of their own."""
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
         if image.convert("RGBA").getextrema()[3][0] < 255:
             raise ValueError("it has transparent pixels; put it on a background first")

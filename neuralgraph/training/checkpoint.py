@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from packaging.version import InvalidVersion, Version
 from safetensors.torch import save
 from torch import nn
 
@@ -72,6 +73,15 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is damaged: expected a JSON object.")
     return content
+
+
+def newer_version(description: dict) -> str | None:
+    """The version of neuralgraph that wrote a ``recipe.json``, if it is newer than this one."""
+    try:
+        written = description["versions"]["neuralgraph"]
+        return written if Version(written) > Version(__version__) else None
+    except (KeyError, TypeError, InvalidVersion):
+        return None
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

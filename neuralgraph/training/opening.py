@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from packaging.version import InvalidVersion, Version
-
 from .. import models
 from .._version import __version__
 from ..data import Images
 from ..errors import CheckpointError, InputError
 from ..models import Classifier, Preprocessing
-from .checkpoint import CHECKPOINT, RECIPE, load_model, read_checkpoint, read_json
+from .checkpoint import CHECKPOINT, RECIPE, load_model, newer_version, read_checkpoint, read_json
 from .progress import Progress, read_progress
 from .recipe import Recipe
 
@@ -52,15 +50,6 @@ def read_recipe(folder: Path) -> tuple[Recipe, dict]:
         raise CheckpointError(
             f"{path} was written by neuralgraph {newer}, which is newer than this one ({__version__}): "
             f"update it to read the run ({error})" if newer else f"{path} is damaged: {error}") from error
-
-
-def newer_version(description: dict) -> str | None:
-    """The version of neuralgraph that wrote a ``recipe.json``, if it is newer than this one."""
-    try:
-        written = description["versions"]["neuralgraph"]
-        return written if Version(written) > Version(__version__) else None
-    except (KeyError, TypeError, InvalidVersion):
-        return None
 
 
 def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, Classifier, Progress]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, UnknownNameError, lookup
-from .checkpoint import RECIPE, read_json
+from .checkpoint import RECIPE, newer_version, read_json
 from .schedules import SCHEDULES, Schedule, steps
 
 
@@ -174,7 +174,9 @@ class Recipe:
         try:
             return cls.from_json({"name": path.stem, "description": "", **fields})
         except (TypeError, InputError, UnknownNameError) as error:
-            raise InputError(f"{path} holds no recipe: {error}") from error
+            newer = newer_version(content)
+            why = f" for this version, but one of neuralgraph {newer}, which is newer" if newer else ""
+            raise InputError(f"{path} holds no recipe{why}: {error}") from error
 
     def shortened(self, epochs: int) -> Recipe:
         """This recipe in another number of epochs; milestones keep their share of the run.
