@@ -5,6 +5,7 @@ import random
 import re
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 from graphs import (LINE, STATIC_GENERATORS, by_destination, graph_with, learned, random_dag)
@@ -65,7 +66,7 @@ def test_labels_survive():
 
 
 @pytest.mark.parametrize("format", ["graphml", "gexf", "json"])
-@pytest.mark.parametrize("labels", [("1", "01"), ("1", "a"), ("10", "20"), (1, 0)])
+@pytest.mark.parametrize("labels", [("1", "01"), (" a\r\n\tb ", "<&'\"é😀>"), ("1", "a"), ("10", "20"), (1, 0)])
 def test_names_survive_files(tmp_path, format, labels):
     graph = dgl.graph(([0], [1]))
     graph.ndata["role"], graph.ndata["block"] = torch.tensor([1, 2]), torch.tensor([0, 1])
@@ -185,7 +186,7 @@ def test_unreadable_files(tmp_path):
 @pytest.mark.parametrize("format", ["graphml", "gexf", "json"])
 @pytest.mark.parametrize("damage", [
     lambda text: text[:len(text) // 2], lambda text: "", lambda text: "[1, 2]", lambda text: "{}",
-    lambda text: text.replace("input", "inptu"), lambda text: text.replace("role", "rule"),
+    lambda text: text.replace("input", "inptu"), lambda text: text.replace("role", "roles"),
 ])
 def test_damaged_files_are_errors_that_name_the_file(tmp_path, format, damage):
     path = ng.write(learned(ng.wirings.blocks([1, 2, 1])).learned_wiring(), tmp_path / f"w.{format}")
@@ -352,6 +353,7 @@ def test_what_is_new_in_a_learned_graph_begins_as_a_network_begins(seed):
     if "kernel" in wiring.parameters:
         kernel = wiring.parameters["kernel"][new]
         assert 0 < kernel.abs().max() <= 1 / 3 and len(kernel[kernel != 0]) == 9
+        assert not torch.equal(kernel, ng.from_networkx(graph, seed=1).parameters["kernel"][new])
     if "norm_var" in wiring.parameters:
         assert wiring.parameters["norm_var"][new] == 1 and wiring.parameters["norm_mean"][new] == 0
     assert wiring == ng.from_networkx(graph, seed=0)
@@ -522,9 +524,8 @@ def test_any_text_is_a_name_or_refused(tmp_path_factory, labels, format):
 
 
 def test_numbers_of_numpy_are_names(tmp_path):
-    numpy = pytest.importorskip("numpy")
-    graph = nx.DiGraph([(numpy.int64(7), numpy.int64(3))])
-    nx.set_node_attributes(graph, numpy.int32(4), "block")
+    graph = nx.DiGraph([(np.int64(7), np.int64(3))])
+    nx.set_node_attributes(graph, np.int32(4), "block")
     wiring = ng.from_networkx(graph)
     assert wiring.labels == (7, 3) and wiring.block.tolist() == [4, 4]
     assert ng.read(ng.write(wiring, tmp_path / "w.json")) == wiring

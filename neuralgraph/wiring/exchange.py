@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import networkx as nx
+import numpy as np
 import torch
 
 from ..errors import WiringError, listed
@@ -249,7 +250,7 @@ def _read_node(label: Hashable, data: Mapping, role: int, standard: NodeFunction
     for name, low, high in (("block", 0, 2**63 - 1), ("channel", 0, 2**63 - 1), ("scale", 1, LARGEST_SCALE)):
         node[name] = _whole(label, name, data.get(name), low, high, faults)
     holds = data.get("holds")
-    node["holds"] = _whole(label, "holds", int(holds) if isinstance(holds, bool) else holds, 0, 1, faults,
+    node["holds"] = _whole(label, "holds", int(holds) if isinstance(holds, (bool, np.bool_)) else holds, 0, 1, faults,
                            "true or false")
     try:
         refuse_near_misses(f"node {label!r} has the unknown attribute", data, STRUCTURE, learned=True)

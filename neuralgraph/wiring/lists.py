@@ -221,6 +221,8 @@ def _blocks(blocks: Blocks, labels: Sequence[Hashable]) -> torch.Tensor:
         if lacking:
             raise WiringError(f"blocks must be one number for each node; {listed(map(repr, lacking))} has none.")
         blocks = [blocks[label] for label in labels]
+    if not isinstance(blocks, Iterable):
+        raise WiringError(f"blocks must be one number for each of the {len(labels)} nodes, got {blocks!r}.")
     if not isinstance(blocks, torch.Tensor):
         blocks = torch.tensor([_in_64_bits("a block", block) for block in blocks], dtype=torch.long)
     if blocks.shape != (len(labels),):
