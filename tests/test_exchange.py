@@ -280,11 +280,11 @@ def test_channels_must_be_complete_and_named_nodes_must_agree():
     del graph.nodes[0]["channel"]
     with pytest.raises(WiringError, match="node 0 is an input without a 'channel', and others have one"):
         ng.from_networkx(graph)
-    with pytest.raises(WiringError, match="node 2 has the role 'input', but inputs=does not name it"):
+    with pytest.raises(WiringError, match="node 2 has the role 'input', but inputs= does not name it"):
         ng.from_networkx(graph, inputs=[0])
     for wrong, message in ((dict(inputs=[0, 7]), "inputs names 7, which is no node"),
                            (dict(inputs=[0, 2, 2]), "2 more than once"), (dict(inputs=5), "names of some nodes"),
-                           (dict(inputs=[0, 2], outputs=[3, 2]), "2 is named as input and as output")):
+                           (dict(inputs=[0, 2], outputs=[3, 2]), "outputs= names it")):
         with pytest.raises(WiringError, match=message):
             ng.from_networkx(graph, **wrong)
 
@@ -305,6 +305,8 @@ def test_unreachable_nodes_can_be_left_out():
         ng.from_networkx(graph, inputs=["a"], outputs=["c"])
     wiring = ng.from_networkx(graph, inputs=["a"], prune_unreachable=True)
     assert wiring.labels == ("a", "b", "c") and wiring.num_edges == 2
+    with pytest.raises(WiringError, match="node 'a' is named as input and as output"):
+        ng.from_networkx(graph, inputs=["a"], outputs=["a"])
     with pytest.raises(WiringError, match="no input reaches the output 'gone', which cannot be left out"):
         ng.from_networkx(graph, inputs=["a"], outputs=["gone"], prune_unreachable=True)
 

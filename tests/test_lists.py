@@ -167,7 +167,7 @@ def test_a_connectome(tmp_path, delimiter, change):
     assert wiring.weight.tolist() == [7.0, 12.0] and wiring.inputs.tolist() == [0]
     with pytest.raises(WiringError, match="720575940601 -> 720575940602 stands in more than one row .1 repeated"):
         ng.wirings.from_table(path, "pre_id", "post_id")
-    with pytest.raises(WiringError, match="inputs names 7, which is in no row"):
+    with pytest.raises(WiringError, match="inputs names 7, which is no node; nodes are 720575940601"):
         ng.wirings.from_table(path, "pre_id", "post_id", add_repeated=True, inputs=[7])
 
 
