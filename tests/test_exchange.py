@@ -214,7 +214,7 @@ def outputs_of(wiring, x):
     return ng.StaticNeuralGraph(wiring, ng.Complete(), dtype=torch.float64).eval()(x)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10**6))
 def test_other_names_and_another_order_of_nodes_change_nothing(seed):
     """Channels stay where they are whatever becomes of the nodes."""
@@ -533,7 +533,10 @@ def test_numbers_of_numpy_are_names(tmp_path):
     assert ng.read(ng.write(wiring, tmp_path / "w.json")) == wiring
 
 
-def test_files_that_cannot_be_opened(tmp_path):
+def test_files_that_cannot_be_opened(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied")
+
     (tmp_path / "w.json").mkdir()
     with pytest.raises(InputError, match="cannot read .*w.json: Is a directory"):
         ng.read(tmp_path / "w.json")
@@ -541,6 +544,10 @@ def test_files_that_cannot_be_opened(tmp_path):
         ng.read("a\0b.json")
     with pytest.raises(InputError, match="expected the path of a file, got 5"):
         ng.read(5)
+    monkeypatch.setattr("pathlib.Path.read_bytes", denied)
+    with pytest.raises(InputError, match="cannot read .*secret.json: Permission denied"):
+        ng.read(tmp_path / "secret.json")
+    monkeypatch.undo()
     (tmp_path / "latin.json").write_bytes('{"nodes": "é"}'.encode("latin-1"))
     with pytest.raises(InputError, match="latin.json: JSON is text in UTF-8"):
         ng.read(tmp_path / "latin.json")
@@ -548,6 +555,7 @@ def test_files_that_cannot_be_opened(tmp_path):
     assert ng.read(ng.write(wiring, tmp_path / "w.txt", format="json"), format="json") == wiring
 
 
+@pytest.mark.filterwarnings("ignore:No key type")
 @settings(max_examples=60)
 @given(data=st.data(), format=st.sampled_from(["graphml", "gexf", "json"]))
 def test_mutated_files_give_our_errors(tmp_path_factory, data, format):
