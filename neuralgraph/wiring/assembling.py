@@ -77,8 +77,8 @@ class Draft:
                  inputs: Sequence[int] | None, outputs: Sequence[int] | None, given: torch.Tensor | None = None):
         both = sorted(set(inputs or ()) & set(outputs or ()))
         if both:
-            raise WiringError(f"node {labels[both[0]]!r} is named as input and as output; a node has one role: add an "
-                              "output node and an edge to it.")
+            raise WiringError(f"node {labels[both[0]]!r} is named as input and as output; a node has one role: "
+                              "add an output node and an edge to it.")
         self.labels, self.src, self.dst = labels, src, dst
         self.named = {INPUT: inputs, OUTPUT: outputs}
         self.role = torch.full((len(labels),), -1) if given is None else given.clone()
@@ -95,9 +95,9 @@ class Draft:
                 continue
             self.role[free & ends] = code
             if free.any() and not (self.role == code).any():
-                raise WiringError(f"a wiring needs at least one {ROLES[code]} node, but every node that has edges has "
-                                  f"{degree}-edges, as on a cycle, so that none could be inferred: name them, "
-                                  f"{ROLES[code]}s=[...].")
+                raise WiringError(f"a wiring needs at least one {ROLES[code]} node, but every node that has edges "
+                                  f"has {degree}-edges, as on a cycle, so that none could be inferred: name "
+                                  f"them, {ROLES[code]}s=[...].")
         for code, named in self.named.items():
             self.role[torch.tensor(named or (), dtype=torch.long)] = code
 
@@ -118,8 +118,8 @@ class Draft:
             keep[fresh] = True
         lost = [repr(self.labels[node]) for node in (self._must & ~keep).nonzero().flatten().tolist()]
         if lost:
-            raise WiringError(f"no input reaches the output {listed(lost)}, which cannot be left out because it was "
-                              "named: add an edge, or do not name it.")
+            raise WiringError(f"no input reaches the output {listed(lost)}, which cannot be left out because "
+                              "it was named: add an edge, or do not name it.")
         edges, place = keep[self.src], keep.cumsum(0) - 1
         self.src, self.dst = place[self.src[edges]], place[self.dst[edges]]
         self.role, self._must = self.role[keep], self._must[keep]
@@ -137,8 +137,8 @@ class Draft:
         """The place of each node among the inputs or outputs, as named or in node order; -1 for hidden ones."""
         channel = torch.full_like(self.role, -1)
         for code, nodes in self.named.items():
-            nodes = (self.role == code).nonzero().flatten() if nodes is None else torch.tensor(nodes, dtype=torch.long)
-            channel[nodes] = torch.arange(len(nodes))
+            nodes = (self.role == code).nonzero().flatten().tolist() if nodes is None else nodes
+            channel[torch.tensor(nodes, dtype=torch.long)] = torch.arange(len(nodes))
         return channel
 
 

@@ -15,8 +15,8 @@ from ..errors import WiringError, listed
 from ..nodes import IDENTITY, NodeFunction, is_learned, used_values, value_shapes
 from .assembling import Draft, assemble, default_function, generator_of, integer, node_list, numbers_of
 from .learned import initial_values, read_values, stacked
-from .reading import (EDGE_DATA, FUNCTION_CODES, HIDDEN, INPUT, LARGEST_SCALE, OUTPUT, ROLES, STRUCTURE, channel_fault,
-                      dims_of, middle, refuse_near_misses)
+from .reading import (EDGE_DATA, FUNCTION_CODES, HIDDEN, INPUT, LARGEST_SCALE, OUTPUT, ROLES, STRUCTURE,
+                      channel_fault, dims_of, middle, refuse_near_misses)
 from .wiring import Wiring
 
 MOST_FAULTS = 10  # that a message lists
@@ -179,8 +179,8 @@ def _directed(graph: nx.Graph, order: Sequence[Hashable] | None) -> nx.DiGraph:
     order = node_list("order", order)
     if set(order) != set(graph.nodes):
         odd = [*(node for node in graph if node not in set(order)), *(node for node in order if node not in graph)]
-        raise WiringError(f"order must be all nodes of the graph, each once; {listed(map(repr, odd))} is in only one "
-                          "of the two.")
+        raise WiringError(f"order must be all nodes of the graph, each once; {listed(map(repr, odd))} is in only "
+                          "one of the two.")
     place = {node: number for number, node in enumerate(order)}
     directed = nx.DiGraph()
     directed.add_nodes_from(graph.nodes(data=True))
@@ -210,7 +210,8 @@ def _read_role(label: Hashable, data: Mapping, faults: list[str]) -> int:
     if "role" not in data:
         return -1
     if not isinstance(data["role"], str) or data["role"] not in ROLES:
-        faults.append(f"node {label!r} has the role {data['role']!r}; expected one of {', '.join(map(repr, ROLES))}.")
+        faults.append(f"node {label!r} has the role {data['role']!r}; expected one of "
+                      f"{', '.join(map(repr, ROLES))}.")
         return -1
     return ROLES.index(data["role"])
 
@@ -233,8 +234,8 @@ def _read_node(label: Hashable, data: Mapping, role: int, standard: NodeFunction
     for name, low, high in (("block", 0, 2**63 - 1), ("channel", 0, 2**63 - 1), ("scale", 1, LARGEST_SCALE)):
         node[name] = _whole(label, name, data.get(name), low, high, faults)
     holds = data.get("holds")
-    node["holds"] = _whole(label, "holds", int(holds) if isinstance(holds, (bool, np.bool_)) else holds, 0, 1, faults,
-                           "true or false")
+    holds = int(holds) if isinstance(holds, (bool, np.bool_)) else holds
+    node["holds"] = _whole(label, "holds", holds, 0, 1, faults, "true or false")
     try:
         refuse_near_misses(f"node {label!r} has the unknown attribute", data, STRUCTURE, learned=True)
         fields = {name: data[name] for name in FUNCTION_CODES if name in data}
@@ -276,9 +277,9 @@ def _read_channels(draft: Draft, code: int, nodes: Sequence[dict], faults: list[
         return
     lacking = [repr(draft.labels[node]) for node, channel in zip(mine, said) if channel is None]
     fault = channel_fault(ROLES[code], said) if not lacking else (
-        f"node {listed(lacking)} is an {ROLES[code]} without a 'channel', and others have one: give it to all, or "
-        f"{ROLES[code]}s=[...]; a node without {'in' if code == INPUT else 'out'}-edges that is no {ROLES[code]} needs "
-        "the role 'hidden'.")
+        f"node {listed(lacking)} is an {ROLES[code]} without a 'channel', and others have one: give it to all, "
+        f"or {ROLES[code]}s=[...]; a node without {'in' if code == INPUT else 'out'}-edges that is no "
+        f"{ROLES[code]} needs the role 'hidden'.")
     if fault:
         faults.append(fault)
     else:

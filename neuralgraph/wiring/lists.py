@@ -167,7 +167,8 @@ def _named(pairs, inputs, outputs, functions, blocks, weight, dims, prune_unreac
     names = list(dict.fromkeys([*(inputs or ()), *(node for pair in pairs for node in pair), *(outputs or ())]))
     number = {name: place for place, name in enumerate(names)}
     edges = torch.tensor([(number[u], number[v]) for u, v in pairs], dtype=torch.long).reshape(-1, 2)
-    draft = Draft(names, *edges.unbind(1), numbers_of("inputs", inputs, number), numbers_of("outputs", outputs, number))
+    inputs, outputs = numbers_of("inputs", inputs, number), numbers_of("outputs", outputs, number)
+    draft = Draft(names, *edges.unbind(1), inputs, outputs)
     return _finished(draft, functions, blocks, weight, dims, prune_unreachable)
 
 
@@ -296,11 +297,11 @@ def _entries(matrix: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, 
         shape, kind = matrix.shape, str(matrix.dtype)
         is_real = matrix.dtype.kind in "biuf"
     else:
-        raise WiringError("an adjacency matrix must be a numpy array, a sparse matrix of scipy or a tensor of torch, "
-                          f"got {type(matrix).__module__}.{type(matrix).__name__}.")
+        raise WiringError("an adjacency matrix must be a numpy array, a sparse matrix of scipy or a tensor of "
+                          f"torch, got {type(matrix).__module__}.{type(matrix).__name__}.")
     if len(shape) != 2 or shape[0] != shape[1] or not is_real:
-        raise WiringError(f"an adjacency matrix must be square with real numbers or truth values, got {kind} of shape "
-                          f"{tuple(shape)}.")
+        raise WiringError("an adjacency matrix must be square with real numbers or truth values, got "
+                          f"{kind} of shape {tuple(shape)}.")
     if isinstance(matrix, torch.Tensor):
         if matrix.layout == torch.sparse_coo and matrix.dense_dim():
             matrix = matrix.to_dense()
