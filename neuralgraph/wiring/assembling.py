@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import compress
 
 import torch
 
@@ -54,81 +55,91 @@ def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: to
 # What a graph says without being told
 
 
-def infer_roles(num_nodes: int, src: torch.Tensor, dst: torch.Tensor, *, inputs: Sequence[int] | None = None,
-                outputs: Sequence[int] | None = None, given: torch.Tensor | None = None) -> torch.Tensor:
-    """The role of every node, (V,): as named, as given, or as its edges say.
+class Draft:
+    """Nodes and edges on the way to a wiring, with the roles that nodes are given or that their edges say.
+
+    Nodes without a role are inputs if they have edges but none into them, and outputs if they have edges but
+    none out of them; unless ``inputs`` or ``outputs`` say which these are.
 
     Args:
-        inputs: the input nodes. None: of the nodes without a role those that have edges but none into them.
-        outputs: the output nodes. None: likewise those that have edges but none out of them.
-        given: known roles, -1 where there is none.
+        labels: a name for each node.
+        src: the numbers of the nodes at which edges begin, (E,).
+        dst: of those at which they end.
+        inputs: the input nodes in the order of channels, or None.
+        outputs: the output nodes, likewise.
+        given: known roles, -1 where there is none, (V,).
 
     Raises:
-        WiringError: if that leaves no input or no output.
+        WiringError: for a node named as both, or if there is no input or no output to infer.
     """
-    role = torch.full((num_nodes,), -1) if given is None else given.clone()
-    free = role < 0
-    fed, feeds = (torch.bincount(ends, minlength=num_nodes) > 0 for ends in (dst, src))
-    role[free] = HIDDEN
-    for code, named, these, degree in ((INPUT, inputs, feeds & ~fed, "in"), (OUTPUT, outputs, fed & ~feeds, "out")):
-        if named is None:
-            role[free & these] = code
-        if named is None and num_nodes and not (role == code).any() and free.any():
-            raise WiringError(
-                f"a wiring needs at least one {ROLES[code]} node, but every node that has edges has {degree}-edges, "
-                f"as on a cycle, so that none could be inferred: name them, {ROLES[code]}s=[...].")
-    for code, named in ((INPUT, inputs), (OUTPUT, outputs)):
-        if named is not None:
-            role[torch.tensor(named, dtype=torch.long)] = code
-    return role
 
+    def __init__(self, labels: Sequence[Hashable], src: torch.Tensor, dst: torch.Tensor,
+                 inputs: Sequence[int] | None, outputs: Sequence[int] | None, given: torch.Tensor | None = None):
+        both = sorted(set(inputs or ()) & set(outputs or ()))
+        if both:
+            raise WiringError(f"node {labels[both[0]]!r} is named as input and as output; a node has one role: "
+                              "add an output node and an edge to it.")
+        self.labels, self.src, self.dst = labels, src, dst
+        self.named = {INPUT: inputs, OUTPUT: outputs}
+        self.role = torch.full((len(labels),), -1) if given is None else given.clone()
+        self._must = self.role == OUTPUT
+        self._must[torch.tensor(outputs or (), dtype=torch.long)] = True
+        self._infer_roles()
 
-def infer_blocks(role: torch.Tensor, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
-    """The longest path that ends in each node, (V,); in a graph with cycles 0, 1, 2 for input, hidden, output."""
-    levels = longest_path_levels(len(role), src, dst)
-    return torch.tensor([1, 0, 2])[role] if levels is None else levels
+    def _infer_roles(self) -> None:
+        free = self.role < 0
+        fed, feeds = (torch.bincount(ends, minlength=len(self.role)) > 0 for ends in (self.dst, self.src))
+        self.role[free] = HIDDEN
+        for code, ends, degree in ((INPUT, feeds & ~fed, "in"), (OUTPUT, fed & ~feeds, "out")):
+            if self.named[code] is not None:
+                continue
+            self.role[free & ends] = code
+            if free.any() and not (self.role == code).any():
+                raise WiringError(f"a wiring needs at least one {ROLES[code]} node, but every node that has edges "
+                                  f"has {degree}-edges, as on a cycle, so that none could be inferred: name "
+                                  f"them, {ROLES[code]}s=[...].")
+        for code, named in self.named.items():
+            self.role[torch.tensor(named or (), dtype=torch.long)] = code
 
+    def prune(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Leaves out the nodes that no input reaches.
 
-def channels_of(role: torch.Tensor, *named: Sequence[int] | None) -> torch.Tensor:
-    """The place of each node among the inputs or outputs, (V,), -1 for hidden ones.
+        Returns:
+            Which nodes and which edges are left, masks (V,) and (E,).
 
-    Args:
-        named: the inputs, and the outputs, in the order of channels; None for the order of nodes.
-    """
-    channel = torch.full_like(role, -1)
-    for code, nodes in zip((INPUT, OUTPUT), named):
-        nodes = (role == code).nonzero().flatten() if nodes is None else torch.tensor(nodes, dtype=torch.long)
-        channel[nodes] = torch.arange(len(nodes))
-    return channel
+        Raises:
+            WiringError: if an output that was named would be left out.
+        """
+        keep = self.role == INPUT
+        while True:
+            fresh = self.dst[keep[self.src] & ~keep[self.dst]]
+            if not len(fresh):
+                break
+            keep[fresh] = True
+        lost = [repr(self.labels[node]) for node in (self._must & ~keep).nonzero().flatten().tolist()]
+        if lost:
+            raise WiringError(f"no input reaches the output {listed(lost)}, which cannot be left out because "
+                              "it was named: add an edge, or do not name it.")
+        edges, place = keep[self.src], keep.cumsum(0) - 1
+        self.src, self.dst = place[self.src[edges]], place[self.dst[edges]]
+        self.role, self._must = self.role[keep], self._must[keep]
+        self.labels = list(compress(self.labels, keep.tolist()))
+        self.named = {code: None if nodes is None else [int(place[node]) for node in nodes]
+                      for code, nodes in self.named.items()}
+        return keep, edges
 
+    def blocks(self) -> torch.Tensor:
+        """The longest path that ends in each node, (V,); with cycles 0, 1, 2 for input, hidden, output nodes."""
+        levels = longest_path_levels(len(self.role), self.src, self.dst)
+        return torch.tensor([1, 0, 2])[self.role] if levels is None else levels
 
-def reached(num_nodes: int, src: torch.Tensor, dst: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """The nodes on the paths that begin in ``start``, a mask (V,)."""
-    found = torch.zeros(num_nodes, dtype=torch.bool)
-    found[start] = True
-    while True:
-        fresh = dst[found[src] & ~found[dst]]
-        if not len(fresh):
-            return found
-        found[fresh] = True
-
-
-def kept(num_nodes: int, src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor,
-         must: torch.Tensor, name: Callable[[int], str]) -> torch.Tensor:
-    """The nodes that an input reaches, a mask (V,).
-
-    Args:
-        must: outputs that somebody named, which cannot be left out.
-
-    Raises:
-        WiringError: if one of those would be.
-    """
-    keep = reached(num_nodes, src, dst, (role == INPUT).nonzero().flatten())
-    lost = [name(node) for node in (must & ~keep).nonzero().flatten().tolist()]
-    if lost:
-        raise WiringError(f"no input reaches the output {listed(lost)}, which cannot be left out because it was "
-                          "named: add an edge, or do not name it.")
-    return keep
+    def channels(self) -> torch.Tensor:
+        """The place of each node among the inputs or outputs, as named or in node order; -1 for hidden ones."""
+        channel = torch.full_like(self.role, -1)
+        for code, nodes in self.named.items():
+            nodes = (self.role == code).nonzero().flatten().tolist() if nodes is None else nodes
+            channel[torch.tensor(nodes, dtype=torch.long)] = torch.arange(len(nodes))
+        return channel
 
 
 # Arguments
@@ -189,10 +200,10 @@ def node_list(what: str, nodes: Iterable[Hashable] | None) -> list[Hashable] | N
     return nodes
 
 
-def refuse_both(inputs: Iterable[Hashable] | None, outputs: Iterable[Hashable] | None) -> None:
-    """Refuses a node that is named as input and as output."""
-    outputs = set(outputs or ())
-    both = [node for node in inputs or () if node in outputs]
-    if both:
-        raise WiringError(f"node {both[0]!r} is named as input and as output; a node has one role: add an output "
-                          "node and an edge to it.")
+def numbers_of(what: str, nodes: Sequence[Hashable] | None, number: Mapping[Hashable, int]) -> list[int] | None:
+    """The numbers of some nodes, which must be among those that have one."""
+    strangers = [node for node in nodes or () if node not in number]
+    if strangers:
+        raise WiringError(f"{what} names {listed(map(repr, strangers))}, which is no node; nodes are "
+                          f"{listed(map(repr, number))}.")
+    return None if nodes is None else [number[node] for node in nodes]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import compress
 
 import networkx as nx
+import numpy as np
 import torch
 
 from ..errors import WiringError, listed
 from ..nodes import IDENTITY, NodeFunction, is_learned, used_values, value_shapes
-from .assembling import (assemble, channels_of, default_function, generator_of, infer_blocks, infer_roles, integer,
-                         kept, node_list, refuse_both)
+from .assembling import Draft, assemble, default_function, generator_of, integer, node_list, numbers_of
 from .learned import initial_values, read_values, stacked
-from .reading import (EDGE_DATA, FUNCTION_CODES, HIDDEN, INPUT, LARGEST_SCALE, OUTPUT, ROLES, STRUCTURE, channel_fault,
-                      dims_of, middle, refuse_near_misses)
+from .reading import (EDGE_DATA, FUNCTION_CODES, HIDDEN, INPUT, LARGEST_SCALE, OUTPUT, ROLES, STRUCTURE,
+                      channel_fault, dims_of, middle, refuse_near_misses)
 from .wiring import Wiring
 
 MOST_FAULTS = 10  # that a message lists
@@ -132,48 +133,31 @@ def from_networkx(graph: nx.Graph, inputs: Iterable[Hashable] | None = None,
     faults: list[str] = []
     labels = list(graph.nodes)
     place = {label: number for number, label in enumerate(labels)}
-    named = {}
-    for what, nodes in (("inputs", inputs), ("outputs", outputs)):
-        nodes = node_list(what, nodes)
-        strangers = [node for node in nodes or () if node not in place]
-        if strangers:
-            raise WiringError(f"{what} names {listed(map(repr, strangers))}, which is no node; nodes are "
-                              f"{listed(map(repr, labels))}.")
-        named[what] = None if nodes is None else [place[node] for node in nodes]
-    inputs, outputs = named["inputs"], named["outputs"]
-    refuse_both([labels[node] for node in inputs or ()], [labels[node] for node in outputs or ()])
-
+    inputs, outputs = (numbers_of(what, node_list(what, nodes), place)
+                       for what, nodes in (("inputs", inputs), ("outputs", outputs)))
     edges = sorted(((place[v], place[u], data) for u, v, data in graph.edges(data=True)), key=lambda edge: edge[:2])
     dst, src = torch.tensor([edge[:2] for edge in edges], dtype=torch.long).reshape(-1, 2).unbind(1)
-    given = [_read_role(label, data, faults) for label, data in graph.nodes(data=True)]
-    _check_roles(labels, given, INPUT, inputs, faults)
-    _check_roles(labels, given, OUTPUT, outputs, faults)
+    roles = [_read_role(label, data, faults) for label, data in graph.nodes(data=True)]
+    for code, named in ((INPUT, inputs), (OUTPUT, outputs)):
+        _check_roles(labels, roles, code, named, faults)
     _refuse(faults)
-    role = infer_roles(len(labels), src, dst, inputs=inputs, outputs=outputs, given=torch.tensor(given, dtype=torch.long))
+    draft = Draft(labels, src, dst, inputs, outputs, torch.tensor(roles, dtype=torch.long))
     nodes = [_read_node(label, data, code, standard, faults)
-             for (label, data), code in zip(graph.nodes(data=True), role.tolist())]
+             for (label, data), code in zip(graph.nodes(data=True), draft.role.tolist())]
     weights = [_read_edge(labels[u], labels[v], data, faults) for v, u, data in edges]
     if prune_unreachable:
-        must = (torch.tensor(given, dtype=torch.long) == OUTPUT)
-        must[torch.tensor(outputs or (), dtype=torch.long)] = True
-        keep = kept(len(labels), src, dst, role, must, lambda node: repr(labels[node]))
-        there, number = keep[src], keep.cumsum(0) - 1
-        weights = [weight for weight, is_kept in zip(weights, there.tolist()) if is_kept]
-        src, dst, role = number[src[there]], number[dst[there]], role[keep]
-        inputs, outputs = (None if chosen is None else [int(number[node]) for node in chosen]
-                           for chosen in (inputs, outputs))
-        labels, nodes = ([item for item, is_kept in zip(items, keep.tolist()) if is_kept] for items in (labels, nodes))
-    channel = _channels(role, nodes, inputs, outputs, faults)
-    functions = [node["function"] for node in nodes]
-    learned = [node["learned"] for node in nodes]
-    dims = read_values(labels, functions, learned, dims, faults)
+        kept = draft.prune()
+        nodes, weights = (list(compress(items, mask.tolist())) for items, mask in zip((nodes, weights), kept))
+    for code in (INPUT, OUTPUT):
+        _read_channels(draft, code, nodes, faults)
+    functions, learned = ([node[what] for node in nodes] for what in ("function", "learned"))
+    dims = read_values(draft.labels, functions, learned, dims, faults)
     _refuse(faults)
     block = torch.tensor([-1 if node["block"] is None else node["block"] for node in nodes], dtype=torch.long)
-    block = block.where(block >= 0, infer_blocks(role, src, dst))
-    parameters = stacked(functions, initial_values(functions, learned, dims, generator), dims)
-    return assemble(src, dst, role, block, functions,
-                    weight=_filled(weights, role, src, generator), parameters=parameters, channel=channel,
-                    scale=_scale(nodes), holds=_holds(nodes, role, dst), labels=labels)
+    return assemble(draft.src, draft.dst, draft.role, block.where(block >= 0, draft.blocks()), functions,
+                    weight=_filled(weights, draft, generator),
+                    parameters=stacked(functions, initial_values(functions, learned, dims, generator), dims),
+                    channel=draft.channels(), scale=_scale(nodes), holds=_holds(nodes, draft), labels=draft.labels)
 
 
 def _directed(graph: nx.Graph, order: Sequence[Hashable] | None) -> nx.DiGraph:
@@ -195,8 +179,8 @@ def _directed(graph: nx.Graph, order: Sequence[Hashable] | None) -> nx.DiGraph:
     order = node_list("order", order)
     if set(order) != set(graph.nodes):
         odd = [*(node for node in graph if node not in set(order)), *(node for node in order if node not in graph)]
-        raise WiringError(f"order must be all nodes of the graph, each once; {listed(map(repr, odd))} is in only one "
-                          "of the two.")
+        raise WiringError(f"order must be all nodes of the graph, each once; {listed(map(repr, odd))} is in only "
+                          "one of the two.")
     place = {node: number for number, node in enumerate(order)}
     directed = nx.DiGraph()
     directed.add_nodes_from(graph.nodes(data=True))
@@ -226,7 +210,8 @@ def _read_role(label: Hashable, data: Mapping, faults: list[str]) -> int:
     if "role" not in data:
         return -1
     if not isinstance(data["role"], str) or data["role"] not in ROLES:
-        faults.append(f"node {label!r} has the role {data['role']!r}; expected one of {', '.join(map(repr, ROLES))}.")
+        faults.append(f"node {label!r} has the role {data['role']!r}; expected one of "
+                      f"{', '.join(map(repr, ROLES))}.")
         return -1
     return ROLES.index(data["role"])
 
@@ -240,17 +225,17 @@ def _check_roles(labels: Sequence[Hashable], given: Sequence[int], code: int, na
     for number, role in enumerate(given):
         if role >= 0 and (role == code) != (number in chosen):
             faults.append(f"node {labels[number]!r} has the role {ROLES[role]!r}, but {ROLES[code]}s="
-                          f"{'names it' if number in chosen else 'does not name it'}: change or remove one.")
+                          f" {'names it' if number in chosen else 'does not name it'}: change or remove one.")
 
 
 def _read_node(label: Hashable, data: Mapping, role: int, standard: NodeFunction, faults: list[str]) -> dict:
     """What a node's attributes say; None for what they do not."""
-    node: dict = {"label": label, "function": standard, "learned": {}}
+    node: dict = {"function": standard, "learned": {}}
     for name, low, high in (("block", 0, 2**63 - 1), ("channel", 0, 2**63 - 1), ("scale", 1, LARGEST_SCALE)):
         node[name] = _whole(label, name, data.get(name), low, high, faults)
     holds = data.get("holds")
-    node["holds"] = _whole(label, "holds", int(holds) if isinstance(holds, bool) else holds, 0, 1, faults,
-                           "true or false")
+    holds = int(holds) if isinstance(holds, (bool, np.bool_)) else holds
+    node["holds"] = _whole(label, "holds", holds, 0, 1, faults, "true or false")
     try:
         refuse_near_misses(f"node {label!r} has the unknown attribute", data, STRUCTURE, learned=True)
         fields = {name: data[name] for name in FUNCTION_CODES if name in data}
@@ -263,6 +248,9 @@ def _read_node(label: Hashable, data: Mapping, role: int, standard: NodeFunction
         faults.append(f"node {label!r}: {error}")
     else:
         node["learned"] = {name: value for name, value in data.items() if is_learned(name)}
+    if role == HIDDEN and node["channel"] is not None:
+        faults.append(f"node {label!r} is hidden but has the 'channel' {node['channel']}; only inputs and outputs "
+                      "have one.")
     return node
 
 
@@ -281,29 +269,21 @@ def _whole(label: Hashable, name: str, value: object, low: int, high: int, fault
     return None
 
 
-def _channels(role: torch.Tensor, nodes: Sequence[dict], inputs: Sequence[int] | None,
-              outputs: Sequence[int] | None, faults: list[str]) -> torch.Tensor:
-    """The place of each node among the inputs or outputs: as named, as the nodes say, or in their order."""
-    orders = []
-    for code, node in zip(role.tolist(), nodes):
-        if code == HIDDEN and node["channel"] is not None:
-            faults.append(f"node {node['label']!r} is hidden but has the 'channel' {node['channel']}; only inputs and "
-                          "outputs have one.")
-    for code, named in ((INPUT, inputs), (OUTPUT, outputs)):
-        mine = (role == code).nonzero().flatten().tolist()
-        said = [nodes[node]["channel"] for node in mine]
-        if named is None and any(channel is not None for channel in said):
-            lacking = [repr(nodes[node]["label"]) for node, channel in zip(mine, said) if channel is None]
-            fault = channel_fault(ROLES[code], said) if not lacking else (
-                f"node {listed(lacking)} is an {ROLES[code]} without a 'channel', and others have one: give it to all, "
-                f"or {ROLES[code]}s=[...]; a node without {'in' if code == INPUT else 'out'}-edges that is no "
-                f"{ROLES[code]} needs the role 'hidden'.")
-            if fault:
-                faults.append(fault)
-            else:
-                named = [node for _, node in sorted(zip(said, mine))]
-        orders.append(named)
-    return channels_of(role, *orders)
+def _read_channels(draft: Draft, code: int, nodes: Sequence[dict], faults: list[str]) -> None:
+    """Takes over the order of the inputs or outputs that the nodes say, unless they were named in an order."""
+    mine = (draft.role == code).nonzero().flatten().tolist()
+    said = [nodes[node]["channel"] for node in mine]
+    if draft.named[code] is not None or all(channel is None for channel in said):
+        return
+    lacking = [repr(draft.labels[node]) for node, channel in zip(mine, said) if channel is None]
+    fault = channel_fault(ROLES[code], said) if not lacking else (
+        f"node {listed(lacking)} is an {ROLES[code]} without a 'channel', and others have one: give it to all, "
+        f"or {ROLES[code]}s=[...]; a node without {'in' if code == INPUT else 'out'}-edges that is no "
+        f"{ROLES[code]} needs the role 'hidden'.")
+    if fault:
+        faults.append(fault)
+    else:
+        draft.named[code] = [node for _, node in sorted(zip(said, mine))]
 
 
 def _scale(nodes: Sequence[dict]) -> torch.Tensor | None:
@@ -313,10 +293,11 @@ def _scale(nodes: Sequence[dict]) -> torch.Tensor | None:
     return torch.tensor([node["scale"] or 0 for node in nodes], dtype=torch.long)
 
 
-def _holds(nodes: Sequence[dict], role: torch.Tensor, dst: torch.Tensor) -> torch.Tensor | None:
+def _holds(nodes: Sequence[dict], draft: Draft) -> torch.Tensor | None:
     if all(node["holds"] is None for node in nodes):
         return None
-    usual = ((role == INPUT) & (torch.bincount(dst, minlength=len(role)) == 0)).long().tolist()
+    fed = torch.bincount(draft.dst, minlength=len(nodes)) > 0
+    usual = ((draft.role == INPUT) & ~fed).long().tolist()
     return torch.tensor([by_default if node["holds"] is None else node["holds"]
                          for node, by_default in zip(nodes, usual)], dtype=torch.long)
 
@@ -351,13 +332,12 @@ def is_finite(value: object) -> bool:
         return False
 
 
-def _filled(weights: Sequence[float | None], role: torch.Tensor, src: torch.Tensor,
-            generator: torch.Generator) -> torch.Tensor | None:
+def _filled(weights: Sequence[float | None], draft: Draft, generator: torch.Generator) -> torch.Tensor | None:
     """The weights, those of edges without one drawn; None if no edge has one."""
     if all(weight is None for weight in weights):
         return None
-    is_output = role == OUTPUT
-    can_have_children = len(role) if is_output[src].any() else int((~is_output).sum())
+    is_output = draft.role == OUTPUT
+    can_have_children = len(is_output) if is_output[draft.src].any() else int((~is_output).sum())
     drawn = torch.empty(len(weights), dtype=torch.float64)
     drawn.uniform_(-can_have_children**-0.5, can_have_children**-0.5, generator=generator)
     given = torch.tensor([math.nan if weight is None else weight for weight in weights], dtype=torch.float64)

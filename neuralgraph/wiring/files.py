@@ -234,7 +234,8 @@ def _as_tuple(name: object) -> Hashable:
     if isinstance(name, list):
         return tuple(map(_as_tuple, name))
     if not isinstance(name, (str, int, float)) or name != name:
-        raise InputError(f"the name of a node must be text, a number or a list of them, got {json.dumps(name)[:80]}.")
+        raise InputError("the name of a node must be text, a number or a list of them, got "
+                         f"{json.dumps(name)[:80]}.")
     return name
 
 

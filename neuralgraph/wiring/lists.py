@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 import torch
 
 from ..errors import WiringError, listed
 from ..nodes import NodeFunction
-from .assembling import (all_but_outputs, assemble, channels_of, default_function, infer_blocks, infer_roles,
-                         integer, kept, node_list, refuse_both)
+from .assembling import Draft, all_but_outputs, assemble, default_function, integer, node_list, numbers_of
 from .tables import read_table
 from .wiring import Wiring
 
@@ -54,12 +54,11 @@ def from_edges(edges: Iterable[tuple[Hashable, Hashable]] | torch.Tensor, *,
     inputs, outputs = _channels("inputs", inputs), _channels("outputs", outputs)
     if not isinstance(edges, torch.Tensor):
         edges = _pairs(edges)
-        names = dict.fromkeys([*(inputs or ()), *(node for pair in edges for node in pair), *(outputs or ())])
+        names = [*(inputs or ()), *(node for pair in edges for node in pair), *(outputs or ())]
         if not all(_is_whole(name) for name in names):
             if num_nodes is not None:
                 raise WiringError("num_nodes is for nodes that are numbers; names say how many there are.")
-            return _named(edges, list(names), inputs, outputs, functions, blocks, weight, dims,
-                          prune_unreachable)
+            return _named(edges, inputs, outputs, functions, blocks, weight, dims, prune_unreachable)
         edges = torch.tensor([[_in_64_bits("a node", node) for node in pair] for pair in edges],
                              dtype=torch.long).reshape(-1, 2)
     src, dst = _numbered(edges).unbind(1)
@@ -72,7 +71,8 @@ def from_edges(edges: Iterable[tuple[Hashable, Hashable]] | torch.Tensor, *,
     if lowest < 0 or highest >= num_nodes:
         raise WiringError(f"node {lowest if lowest < 0 else highest} does not exist: nodes are 0 to "
                           f"{num_nodes - 1}.")
-    return _build(src, dst, range(num_nodes), inputs, outputs, functions, blocks, weight, dims, prune_unreachable)
+    return _finished(Draft(range(num_nodes), src, dst, inputs, outputs), functions, blocks, weight, dims,
+                     prune_unreachable)
 
 
 def from_adjacency(matrix: object, inputs: Iterable[int] | None = None, outputs: Iterable[int] | None = None, *,
@@ -151,53 +151,40 @@ def from_table(table: object, source: Hashable = "source", target: Hashable = "t
         raise WiringError(f"the edge {twice[0][0]!r} -> {twice[0][1]!r} stands in more than one row ({len(twice)} "
                           "repeated rows in all): with add_repeated=True they are one edge, and their weights "
                           "are added.")
-    inputs, outputs = node_list("inputs", inputs), node_list("outputs", outputs)
-    names = list(dict.fromkeys([*(inputs or ()), *(node for pair in pairs for node in pair), *(outputs or ())]))
-    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
-    known = {node for pair in pairs for node in pair}
+    inputs, outputs = _channels("inputs", inputs), _channels("outputs", outputs)
+    there = dict.fromkeys(node for pair in pairs for node in pair)
     for what, nodes in (("inputs", inputs), ("outputs", outputs)):
-        strangers = [node for node in nodes or () if node not in known]
-        if strangers:
-            raise WiringError(f"{what} names {listed(map(repr, strangers))}, which is in no row; nodes are called "
-                              f"{listed(map(repr, names))}.")
-    return _named(pairs, names, inputs, outputs, functions, blocks, weight, dims, prune_unreachable)
+        numbers_of(what, nodes, there)  # a misspelt one would be a node of its own
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    return _named(pairs, inputs, outputs, functions, blocks, weight, dims, prune_unreachable)
 
 
 # What they share
 
 
-def _named(pairs, names, inputs, outputs, functions, blocks, weight, dims, prune_unreachable) -> Wiring:
+def _named(pairs, inputs, outputs, functions, blocks, weight, dims, prune_unreachable) -> Wiring:
     """From edges between names to edges between numbers."""
+    names = list(dict.fromkeys([*(inputs or ()), *(node for pair in pairs for node in pair), *(outputs or ())]))
     number = {name: place for place, name in enumerate(names)}
     edges = torch.tensor([(number[u], number[v]) for u, v in pairs], dtype=torch.long).reshape(-1, 2)
-    inputs, outputs = ([number[node] for node in nodes] if nodes is not None else None for nodes in (inputs, outputs))
-    return _build(*edges.unbind(1), names, inputs, outputs, functions, blocks, weight, dims, prune_unreachable)
+    inputs, outputs = numbers_of("inputs", inputs, number), numbers_of("outputs", outputs, number)
+    draft = Draft(names, *edges.unbind(1), inputs, outputs)
+    return _finished(draft, functions, blocks, weight, dims, prune_unreachable)
 
 
-def _build(src, dst, labels, inputs, outputs, functions, blocks, weight, dims, prune_unreachable) -> Wiring:
+def _finished(draft: Draft, functions, blocks, weight, dims, prune_unreachable) -> Wiring:
     if not isinstance(prune_unreachable, bool):
         raise WiringError(f"prune_unreachable must be True or False, got {prune_unreachable!r}.")
-    refuse_both([labels[node] for node in inputs or ()], [labels[node] for node in outputs or ()])
-    num_nodes = len(labels)
-    role = infer_roles(num_nodes, src, dst, inputs=inputs, outputs=outputs)
-    functions = _functions(functions, labels, role, dims)
-    blocks = None if blocks is None else _blocks(blocks, labels)
+    functions = _functions(functions, draft.labels, draft.role, dims)
+    blocks = None if blocks is None else _blocks(blocks, draft.labels)
     if prune_unreachable:
-        named = torch.zeros(num_nodes, dtype=torch.bool)
-        named[torch.tensor(outputs or (), dtype=torch.long)] = True
-        keep = kept(num_nodes, src, dst, role, named, lambda node: repr(labels[node]))
-        edges, place = keep[src], keep.cumsum(0) - 1
-        if isinstance(weight, torch.Tensor) and weight.shape == src.shape:
+        nodes, edges = draft.prune()
+        if isinstance(weight, torch.Tensor) and weight.shape == edges.shape:
             weight = weight[edges]
-        src, dst, role = place[src[edges]], place[dst[edges]], role[keep]
-        blocks = None if blocks is None else blocks[keep]
-        inputs, outputs = (None if nodes is None else [int(place[node]) for node in nodes]
-                           for nodes in (inputs, outputs))
-        labels, functions = ([item for item, is_kept in zip(items, keep.tolist()) if is_kept]
-                             for items in (labels, functions))
-    blocks = infer_blocks(role, src, dst) if blocks is None else blocks
-    return assemble(src, dst, role, blocks, functions, weight=weight, labels=labels,
-                    channel=channels_of(role, inputs, outputs))
+        functions = list(compress(functions, nodes.tolist()))
+        blocks = None if blocks is None else blocks[nodes]
+    return assemble(draft.src, draft.dst, draft.role, draft.blocks() if blocks is None else blocks, functions,
+                    weight=weight, channel=draft.channels(), labels=draft.labels)
 
 
 def _functions(functions: Functions, labels: Sequence[Hashable], role: torch.Tensor,
@@ -221,6 +208,8 @@ def _blocks(blocks: Blocks, labels: Sequence[Hashable]) -> torch.Tensor:
         if lacking:
             raise WiringError(f"blocks must be one number for each node; {listed(map(repr, lacking))} has none.")
         blocks = [blocks[label] for label in labels]
+    if not isinstance(blocks, Iterable):
+        raise WiringError(f"blocks must be one number for each of the {len(labels)} nodes, got {blocks!r}.")
     if not isinstance(blocks, torch.Tensor):
         blocks = torch.tensor([_in_64_bits("a block", block) for block in blocks], dtype=torch.long)
     if blocks.shape != (len(labels),):
@@ -308,11 +297,11 @@ def _entries(matrix: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, 
         shape, kind = matrix.shape, str(matrix.dtype)
         is_real = matrix.dtype.kind in "biuf"
     else:
-        raise WiringError("an adjacency matrix must be a numpy array, a sparse matrix of scipy or a tensor of torch, "
-                          f"got {type(matrix).__module__}.{type(matrix).__name__}.")
+        raise WiringError("an adjacency matrix must be a numpy array, a sparse matrix of scipy or a tensor of "
+                          f"torch, got {type(matrix).__module__}.{type(matrix).__name__}.")
     if len(shape) != 2 or shape[0] != shape[1] or not is_real:
-        raise WiringError(f"an adjacency matrix must be square with real numbers or truth values, got {kind} of shape "
-                          f"{tuple(shape)}.")
+        raise WiringError("an adjacency matrix must be square with real numbers or truth values, got "
+                          f"{kind} of shape {tuple(shape)}.")
     if isinstance(matrix, torch.Tensor):
         if matrix.layout == torch.sparse_coo and matrix.dense_dim():
             matrix = matrix.to_dense()

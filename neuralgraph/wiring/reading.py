@@ -186,9 +186,12 @@ class Reading:
             if not users[name]:
                 raise WiringError(f"no node uses the learned value {name!r}: leave this node data out, or "
                                   "give the nodes a function that has it.")
-        dims = dims_of(self.functions, {name: tuple(value.shape[1:]) for name, value in values.items()})
+        shapes = {name: tuple(value.shape[1:]) for name, value in values.items()}
+        misfits = [name for name in shapes if dims_of(self.functions, {name: shapes[name]}) is None]
+        if not misfits and dims_of(self.functions, shapes) is None:
+            misfits = list(shapes)  # each fits maps of some dimensions, but not of the same
         for name, value in values.items():
-            if dims is None or not value.is_floating_point():
+            if name in misfits or not value.is_floating_point():
                 raise WiringError(f"node data {name!r} must be floating point of shape "
                                   f"{self._expected_shape(name)}, got {value.dtype} of shape "
                                   f"{tuple(value.shape)}.")

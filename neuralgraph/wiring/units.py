@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -31,9 +31,10 @@ def mlp(sizes: Sequence[int], activation: str = "relu", output_activation: str |
     >>> mlp([4, 16, 3])
     Wiring(23 nodes: 4 input, 16 hidden, 3 output; 112 candidate edges)
     """
-    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Sequence) or len(sizes) < 2:
+    layers = [] if isinstance(sizes, str) or not isinstance(sizes, Iterable) else list(sizes)
+    if len(layers) < 2:
         raise WiringError(f"sizes must be the units of two or more layers, got {sizes!r}.")
-    sizes = [_size("the size of a layer", size) for size in sizes]
+    sizes = [_size("the size of a layer", size) for size in layers]
     hidden = _unit(activation)
     output = NodeFunction(receive="bias") if output_activation is None else _unit(output_activation)
     layers = _Layers()
@@ -97,7 +98,7 @@ def lstm(inputs: int, hidden: int, seed: int = 0) -> Wiring:
         seed: of the initial weights.
 
     >>> lstm(3, 5)
-    Wiring(63 nodes: 3 input, 55 hidden, 5 output; 235 weighted edges)
+    Wiring(68 nodes: 3 input, 60 hidden, 5 output; 230 weighted edges)
     """
     inputs, hidden, generator = _size("inputs", inputs), _size("hidden", hidden), generator_of(seed)
     gate, carry, product = _unit("sigmoid"), NodeFunction(), NodeFunction(aggregate="product")
