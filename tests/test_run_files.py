@@ -280,9 +280,9 @@ def test_links_in_a_run_are_replaced_and_not_followed(data, new, tmp_path):
     pytest.importorskip("tensorboard")
     precious = tmp_path / "precious"
     precious.write_text("precious")
-    (new / "events.out.tfevents.neuralgraph").symlink_to(precious)
-    (new / "metrics.csv").unlink()
-    (new / "metrics.csv").symlink_to(precious)
+    for name in ("events.out.tfevents.neuralgraph", "metrics.csv"):
+        (new / name).unlink()
+        (new / name).symlink_to(precious)
     Run.open(new, data).train()
     assert precious.read_text() == "precious"
     assert not any(path.is_symlink() for path in new.iterdir())
