@@ -33,20 +33,27 @@ def pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=[False, True])
-def run(request, pictures, tmp_path_factory):
+def trained(pictures, folder, **settings):
     recipe = dataclasses.replace(RECIPES["tiny-static"], epochs=1, batch_size=20, k=2000, data=str(pictures),
-                                 image_size=8, resized_crop=request.param)
-    run = Run.create(recipe, tmp_path_factory.mktemp("run") / "run", workers=0)
+                                 image_size=8, **settings)
+    run = Run.create(recipe, folder, workers=0)
     run.train()
     return run
+
+
+@pytest.fixture(scope="module")
+def run(pictures, tmp_path_factory):
+    return trained(pictures, tmp_path_factory.mktemp("run") / "run")
 
 
 def predict(*arguments):
     return CliRunner().invoke(main, ["predict", *map(str, arguments)])
 
 
-def test_predictions_are_those_of_the_evaluation(run, pictures):
+@pytest.mark.parametrize("resized_crop", [False, True])
+def test_predictions_are_those_of_the_evaluation(run, pictures, tmp_path, resized_crop):
+    if resized_crop:
+        run = trained(pictures, tmp_path / "run", resized_crop=True)
     _, model, _ = open_model(run.folder)
     assert not model.training and model.preprocessing == run.model.preprocessing
     files = sorted((pictures / "test").rglob("*.png"))

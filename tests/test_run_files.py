@@ -30,6 +30,7 @@ from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, ope
 from neuralgraph.training.checkpoint import digest, read_checkpoint, write_checkpoint
 from neuralgraph.training.folder import alone_in, free_folder
 from neuralgraph.training.log import read_metrics
+from neuralgraph.training.progress import read_progress
 
 QUICK = dataclasses.replace(RECIPES["tiny-static"], epochs=1, batch_size=40, k=300)
 
@@ -181,12 +182,22 @@ def test_a_finished_old_run_learns_its_preprocessing(data, finished):
     lambda row: {**row, "test_accuracy": "high"}, lambda row: {**row, "epoch": 7}, lambda row: {**row, "epoch": True},
     lambda row: {**row, "seconds": None}, lambda row: {k: v for k, v in row.items() if k != "seconds"},
     lambda row: {**row, "more": 1}, lambda row: {**row, "train_loss": [1.0]}])
-def test_rows_of_the_wrong_kind(data, finished, change):
+def test_rows_of_the_wrong_kind(originals, change):
+    path = originals / "finished" / "checkpoint.safetensors"
+    progress = read_checkpoint(path)[1]["progress"]
+    rows = [*progress["rows"], {**progress["rows"][0], "epoch": 2}]
+    assert read_progress({"progress": {**progress, "epoch": 2, "rows": rows}}, path).rows == rows
+    rows[1] = change(rows[1])
+    with pytest.raises(CheckpointError, match="damaged: (the metrics of epoch 2|row 2 is of epoch)"):
+        read_progress({"progress": {**progress, "epoch": 2, "rows": rows}}, path)
+
+
+def test_metrics_of_another_training(data, finished):
     path = finished / "checkpoint.safetensors"
     tensors, state = read_checkpoint(path)
-    state["progress"]["rows"] = [change(row) for row in state["progress"]["rows"]]
+    state["progress"]["rows"][0]["warmth"] = 1.0
     write_checkpoint(path, tensors, state)
-    with pytest.raises(CheckpointError, match="damaged|has the metrics"):
+    with pytest.raises(CheckpointError, match="has the metrics .*warmth, but this training makes"):
         Run.open(finished, data)
 
 
@@ -280,9 +291,9 @@ def test_links_in_a_run_are_replaced_and_not_followed(data, new, tmp_path):
     pytest.importorskip("tensorboard")
     precious = tmp_path / "precious"
     precious.write_text("precious")
-    (new / "events.out.tfevents.neuralgraph").symlink_to(precious)
-    (new / "metrics.csv").unlink()
-    (new / "metrics.csv").symlink_to(precious)
+    for name in ("events.out.tfevents.neuralgraph", "metrics.csv"):
+        (new / name).unlink()
+        (new / name).symlink_to(precious)
     Run.open(new, data).train()
     assert precious.read_text() == "precious"
     assert not any(path.is_symlink() for path in new.iterdir())

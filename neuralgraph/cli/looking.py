@@ -23,7 +23,6 @@ def inspect(source: Path) -> None:
         recipe, model, progress = open_model(source)
         click.echo(f"{recipe.name}, selector {recipe.selector}, after {progress.epoch} of "
                    f"{recipe.epochs} epochs")
-        model.eval()
         for number, (network, size) in enumerate(zip(model.networks, _map_sizes(model))):
             if len(model.networks) > 1:
                 click.echo(f"\nnetwork {number + 1}")
@@ -43,7 +42,7 @@ def export(folder: Path, format_: str, out: Path) -> None:
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist.")
     _, model, _ = open_model(folder)
-    networks = model.eval().networks
+    networks = model.networks
     if format_ == "onnx":
         export_onnx(model, out)
         click.echo(f"{out}: the whole model, images ({model.in_channels}, {model.image_size}, "

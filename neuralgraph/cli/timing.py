@@ -17,7 +17,6 @@ from .reporting import print_table
 
 def benchmark(folder: Path, batch: int, rounds: int, path: Path | None) -> None:
     recipe, model, _ = open_model(folder)
-    model.eval()
     if path is not None and not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist.")
     size = model.image_size

@@ -79,7 +79,9 @@ def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, 
 
 def preprocessing_of(data: Images, recipe: Recipe) -> Preprocessing:
     """How the images of a run become the input of its model."""
-    return Preprocessing(data.mean, data.std, data.classes, data.size[0], data.channels, recipe.resized_crop)
+    mean, std = (tuple(map(float, values)) for values in (data.mean, data.std))
+    return Preprocessing(mean, std, tuple(map(str, data.classes)), data.size[0], data.channels,
+                         recipe.resized_crop)
 
 
 def make_model(recipe: Recipe, images: dict) -> Classifier:
