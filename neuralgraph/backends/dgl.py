@@ -6,8 +6,9 @@ import torch
 
 from .._dgl import dgl
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
-from .backend import Backend, is_transformed, where
+from .backend import Backend
 from .layout import Layout
+from .transforms import is_transformed, where
 
 
 class DGL(Backend):

@@ -62,6 +62,7 @@ class StaticNeuralGraph(NeuralGraph):
         in_order = torch.equal(order, wiring.outputs)
         self.register_buffer("_output_order", None if in_order else order.argsort(),
                              persistent=False)
+        self._freeze_unused()
 
     _schedule = staticmethod(topological_stages)
 
@@ -86,6 +87,31 @@ class StaticNeuralGraph(NeuralGraph):
                     messages.put((number, c), self.functions.send(chunk.function, rows, state), False)
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return (y if self._output_order is None else y[:, self._output_order]).to(x.dtype)
+
+    def _freeze_unused(self) -> None:
+        """Marks parameters that no output depends on as not to be trained.
+
+        They stay where other kinds of network on this wiring have them: what inputs receive, what outputs
+        send, and what nodes compute from which no path leads to an output. DistributedDataParallel, for one,
+        waits for the gradient of every parameter.
+        """
+        used: set[int] = set()
+        read: set[tuple[int, int]] = set()  # chunks whose messages matter
+        for number, stage in reversed(list(enumerate(self.stages))):
+            matters = False
+            for c, chunk in enumerate(stage.chunks):
+                sends = (number, c) in read
+                group = self.functions.groups[chunk.function]
+                if sends:
+                    used.update(map(id, group.send.parameters()))
+                if number and (sends or chunk.is_output):
+                    used.update(map(id, group.receive.parameters()))
+                    matters = True
+            if matters:
+                read.update(stage.inputs)
+        for parameter in self.functions.parameters():
+            if id(parameter) not in used:
+                parameter.requires_grad_(False)
 
     def _input_nodes(self, x):
         """The input channels in the order of stage 0."""
