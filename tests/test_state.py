@@ -13,6 +13,7 @@ import neuralgraph as ng
 from neuralgraph import NodeFunction
 from neuralgraph.backends import BACKENDS
 from neuralgraph.errors import InputError
+from neuralgraph.networks import continuous as solving
 
 seeds, all_dims = st.integers(0, 10**9), st.sampled_from(list(SIZES))
 
@@ -217,6 +218,41 @@ def test_two_spans_of_time_are_one_twice_as_long(float64):
     x = draw(network, 0, 2)
     _, state = network(x, return_state=True)
     torch.testing.assert_close(network(state=state), twice(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [NodeFunction(), NodeFunction("activation", activation="tanh")])
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=15)
+def test_gradients_through_the_solver_are_as_good_as_the_adjoint(function, seed):
+    """At default tolerances; a step far beyond the end once made them wrong by any factor."""
+    with double_precision():
+        def gradient(**settings):
+            network = ng.ContinuousTimeNeuralGraph(wiring, ng.TopK(k), "dense", seed, dims=0,
+                                                   **{"max_evaluations": 10**5, **settings})
+            network(x).sum().backward()
+            return network.weight.grad, network.evaluations
+
+        generator = torch.Generator().manual_seed(seed)
+        nodes = int(torch.randint(4, 10, (), generator=generator))
+        wiring = ng.wirings.complete(nodes, inputs=2, outputs=1, function=function)
+        k = int(torch.randint(2, wiring.num_edges, (), generator=generator))
+        x = torch.randn(3, 2, generator=generator)
+        exact, _ = gradient(adjoint=True, rtol=1e-9, atol=1e-11)
+        scale = 1e-2 + exact.abs().max()
+        for settings in ({}, {"solver": "bosh3"}, {"rtol": 1e-6, "atol": 1e-6}):
+            found, evaluations = gradient(**settings)
+            assert (found - exact).abs().max() < (0.03 if settings.get("rtol") is None else 3e-3) * scale
+            assert evaluations < 150
+
+
+def test_the_last_step_ends_at_the_end(monkeypatch):
+    times, forward = [], solving._Derivative.forward
+    monkeypatch.setattr(solving._Derivative, "forward",
+                        lambda self, t, states: times.append(float(t.detach())) or forward(self, t, states))
+    network = ng.ContinuousTimeNeuralGraph(ng.wirings.complete(3, inputs=1, outputs=1, function=NodeFunction()),
+                                           ng.Complete(), time=2.0, dims=0)
+    network(torch.ones(1, 1))
+    assert max(times) == pytest.approx(2.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("times", [[], [1.0, 0.5], [0.5, 0.5], [-1.0], [float("inf")], torch.zeros(3, 2),

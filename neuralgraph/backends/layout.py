@@ -78,8 +78,9 @@ class Layout:
         sizes = self.shape[::-1]
         if reverse:
             ends, sizes = ends[::-1], sizes[::-1]
-        block = dgl.create_block(ends, num_src_nodes=sizes[0], num_dst_nodes=sizes[1])
-        block.create_formats_()
+        with torch.device("cpu"):  # DGL makes tensors on torch's default device
+            block = dgl.create_block(ends, num_src_nodes=sizes[0], num_dst_nodes=sizes[1])
+            block.create_formats_()
         return block
 
     @torch.inference_mode(False)  # kept, so it must serve training too

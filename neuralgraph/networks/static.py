@@ -124,6 +124,6 @@ class StaticNeuralGraph(NeuralGraph):
     def _sums(self, stage: Stage, x, messages: Messages, selection):
         if not stage.inputs:  # nodes without any candidate in-edge
             sides = (-(-side // stage.scale) for side in x.shape[2:])
-            return x.new_full((len(x), len(stage.nodes), *sides), float(stage.aggregate == "product"))
+            return x.new_full((x.shape[0], len(stage.nodes), *sides), float(stage.aggregate == "product"))
         arriving, shared = messages.of(stage.inputs)
         return self._aggregate(stage, arriving, selection, shared)

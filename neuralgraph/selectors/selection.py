@@ -48,7 +48,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _straight_through(weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    if torch._C._are_functorch_transforms_active():  # which want to see torch's own operations
+    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():  # which see torch's own operations
         return weight.detach().where(real, weight.new_zeros(())) + (weight - weight.detach())
     return _StraightThrough.apply(weight, real)
 
