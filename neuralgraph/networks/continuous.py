@@ -190,7 +190,7 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
                              "network.double().")
         if dtype == torch.float16 and not issubclass(_SOLVERS[self.solver], FixedGridODESolver):
             raise InputError(f"the solver {self.solver!r} adapts its steps to errors that float16 cannot tell from "
-                             "rounding: use network.float() or bfloat16, or a fixed grid such as solver='rk4'.")
+                             "rounding: use network.float(), or a fixed grid such as solver='rk4'.")
 
     def _solver_options(self, times: torch.Tensor, of_adjoint: bool = False) -> dict:
         """The options for a solve from the first to the last of the times."""
