@@ -14,6 +14,7 @@ from common import alternate, report, save
 
 import neuralgraph as ng
 from neuralgraph._dgl import dgl
+from neuralgraph.backends.layout import Layout
 from neuralgraph.selectors import Selection
 
 
@@ -27,7 +28,7 @@ def measure(nodes, density, batch, side, rounds, out, gradient=False):
     rows = z.transpose(0, 1).reshape(nodes, -1).contiguous()
     backends = {name: ng.backends.create(name) for name in ("dense", "sparse", "auto")}
     contenders = {name: (lambda b=b: b.propagate(stage, z, selection)) for name, b in backends.items()}
-    matrix = stage.matrix(selection.weight)
+    matrix = Layout.of(stage).matrix(selection.weight)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         compressed = matrix.to_sparse_csr()

@@ -1,12 +1,14 @@
 """A graph from outside as a network: a table of connections, such as those in which connectomes are published.
 
-Without a file, a small-world graph stands in for one. Two thirds of its connections are kept, first those that training
-chooses, then as many at random. Networks on real tables: neuron names, synapse counts and all.
+Neurons read each other in cycles, so the network is updated several times. Half of the connections are kept, those
+that training chooses or as many at random. Without a file, a small world with sensory and motor neurons stands in
+for one.
 
-    python examples/from_a_connectome.py [TABLE.csv SOURCE TARGET]
+    python examples/from_a_connectome.py [TABLE.csv SOURCE TARGET]     # sensory neurons: nobody feeds them
 """
 
 import csv
+import random
 import sys
 import tempfile
 from pathlib import Path
@@ -19,47 +21,54 @@ import neuralgraph as ng
 
 
 def small_world(path: Path) -> Path:
-    """A table with the columns pre, post and synapses, of 120 neurons, without cycles."""
-    graph = nx.connected_watts_strogatz_graph(120, k=8, p=0.3, seed=0)
+    """A table with the columns pre, post and synapses: 30 sensory, 120 inner and 20 motor neurons."""
+    rng = random.Random(0)
+    names = [f"sensory{i}" for i in range(30)] + [f"inner{i}" for i in range(120)] + [f"motor{i}" for i in range(20)]
+    rng.shuffle(names)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["pre", "post", "synapses"])
-        writer.writerows([f"n{min(u, v):03}", f"n{max(u, v):03}", 1 + (u * v) % 7] for u, v in graph.edges)
+        for ends in nx.connected_watts_strogatz_graph(len(names), k=12, p=0.2, seed=0).edges:
+            for pre, post in (map(names.__getitem__, ends), map(names.__getitem__, reversed(ends))):
+                if not (post.startswith("sensory") or pre.startswith("motor")):
+                    writer.writerow([pre, post, rng.randint(1, 9)])
     return path
 
 
-def network_on(wiring: ng.Wiring, inputs: int, selector: ng.selectors.Selector) -> torch.nn.Module:
-    """Data on the graph's inputs, its outputs to ten classes."""
-    network = ng.StaticNeuralGraph(wiring, selector, dims=0)
-    return torch.nn.Sequential(torch.nn.Linear(inputs, len(wiring.inputs)), network,
+def model_on(wiring: ng.Wiring, selector: ng.selectors.Selector) -> torch.nn.Module:
+    """Digits to the sensory neurons, five updates of all neurons, motor neurons to ten classes."""
+    network = ng.DiscreteTimeNeuralGraph(wiring, selector, steps=5, dims=0)
+    return torch.nn.Sequential(torch.nn.Linear(64, len(wiring.inputs)), network,
                                torch.nn.Linear(len(wiring.outputs), 10))
+
+
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    return 100 * (logits.argmax(1) == labels).float().mean().item()
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # for work as small as this
     folder = Path(tempfile.mkdtemp())
-    if len(sys.argv) > 3:
-        path, source, target = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-    else:
-        path, source, target = small_world(folder / "connections.csv"), "pre", "post"
-    wiring = ng.wirings.from_table(path, source, target, dims=0)
+    path, pre, post = (Path(sys.argv[1]), *sys.argv[2:4]) if len(sys.argv) > 3 else (
+        small_world(folder / "connections.csv"), "pre", "post")
+    unit = ng.NodeFunction(receive="norm activation", activation="tanh")
+    wiring = ng.wirings.from_table(path, pre, post, functions=unit, dims=0)
     print(f"{path.name}: {wiring}")
-    print(f"inputs are neurons that nobody feeds: {[wiring.label(int(n)) for n in wiring.inputs[:4]]}, ...")
+    print(f"inputs are the neurons that nobody feeds: {', '.join(str(wiring.label(int(n))) for n in wiring.inputs[:4])}, ...")
 
     digits = ng.data.load("digits")
     train, test = (TensorDataset(digits.normalise(images).flatten(1), labels) for images, labels in
                    ((digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels)))
-    k = 2 * wiring.num_edges // 3
+    k = wiring.num_edges // 2
     for name, selector in (("learned", ng.TopK(k)), ("random", ng.RandomGraph(k))):
         torch.manual_seed(0)
-        model = network_on(wiring, 64, selector)
+        model = model_on(wiring, selector)
         rows = ng.training.fit(
             model, DataLoader(train, batch_size=64, shuffle=True), folder=folder / name, epochs=8,
-            loss=torch.nn.functional.cross_entropy, test=DataLoader(test, batch_size=360),
-            metrics={"accuracy": lambda y, label: 100 * (y.argmax(1) == label).float().mean().item()},
+            loss=torch.nn.functional.cross_entropy, test=DataLoader(test, batch_size=360), metrics={"accuracy": accuracy},
             optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01))
         print(f"{k} of {wiring.num_edges} connections, {name}: {rows[-1]['test_accuracy']:.1f} % of test digits")
-
-    learned = ng.to_networkx(model[1])
-    busiest = max(learned, key=lambda neuron: learned.degree(neuron, weight="magnitude"))
-    print(f"the busiest neuron is {busiest}, with {learned.degree(busiest)} connections")
+        if name == "learned":
+            graph = ng.to_networkx(model[1])
+    busiest = max(graph, key=lambda neuron: graph.degree(neuron, weight="magnitude"))
+    print(f"the busiest neuron of the learned wiring is {busiest}, with {graph.degree(busiest)} connections")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from neuralgraph import kernels
 if not kernels.AVAILABLE:
     pytest.skip("numba is not there", allow_module_level=True)
 
-from neuralgraph.kernels import joining, maps, operators, ranking, sums
+from neuralgraph.kernels import joining, maps, operators, ranking, record, sums
 from neuralgraph.kernels.edges import EdgeList
 from neuralgraph.kernels.plain import by_other_end, by_row
 from neuralgraph.kernels import plain
@@ -159,6 +160,44 @@ def test_maps(batch, n, height, width, side, stride, norm, slope, dtype, seed):
     if dtype == torch.float32 and height * width < 4:
         dtype = torch.float64  # a variance of two numbers may be tiny
     check_maps(batch, n, height, width, side, stride, norm, slope, dtype, seed)
+
+
+@pytest.mark.parametrize("shape", [(64, 3, 8, 8), (2, 3, 1, 5), (3, 2, 33, 17)])
+@pytest.mark.parametrize("middle", [0.0, 1000.0, -3e4])
+def test_moments_do_not_suffer_from_a_mean_far_from_zero(shape, middle):
+    """As exact as the type can say them: what is left is the rounding of the mean itself."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)) + middle
+    exact = x.double()
+    mean, rstd, variance = maps.channel_moments(x, 1e-5)
+    dims, ulp = (0, 2, 3), 2**-23
+    torch.testing.assert_close(mean.double(), exact.mean(dims), rtol=ulp, atol=ulp)
+    torch.testing.assert_close(variance.double(), exact.var(dims, unbiased=False), rtol=4 * ulp, atol=0)
+    torch.testing.assert_close(rstd.double(), (exact.var(dims, unbiased=False) + 1e-5).rsqrt(), rtol=4 * ulp, atol=0)
+    own_mean, own_rstd = maps.map_forward(torch.empty_like(x), x, torch.ones(shape[1]), torch.zeros(shape[1]), None,
+                                          None, None, maps.INSTANCE, 1.0, 1, 1e-5)
+    torch.testing.assert_close(own_mean.double(), exact.mean((2, 3)), rtol=ulp, atol=ulp)
+    torch.testing.assert_close(own_rstd.double(), (exact.var((2, 3), unbiased=False) + 1e-5).rsqrt(), rtol=4 * ulp,
+                               atol=0)
+
+
+def test_sums_of_gradients_over_many_samples():
+    """Many gradients of one sign: added in float32 one after the other they would lose digits."""
+    g = torch.Generator().manual_seed(0)
+    x, gradient = torch.randn(4000, 2, 4, 4, generator=g), torch.rand(4000, 2, 4, 4, generator=g) + 1
+    ones, zeros = torch.ones(2), torch.zeros(2)
+    _, to_weight, to_bias, _ = maps.map_backward(gradient, x, ones, zeros, zeros, ones, None, maps.FIXED, 1.0, 1)
+    torch.testing.assert_close(to_bias.double(), gradient.double().sum((0, 2, 3)), rtol=2e-7, atol=0)
+    torch.testing.assert_close(to_weight.double(), (gradient.double() * x.double()).sum((0, 2, 3)), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 2}, {"batch": 2, "x": 7, "slope": 0.5, "y": 1}])
+def test_arguments_are_given_by_name(wrong):
+    packer = record.Packer(record.record("batch x", "slope"))
+    block = packer.block(packer.fields(x=7, slope=0.3, batch=2))
+    numbers = np.frombuffer(block, packer.layout)[0]
+    assert numbers.tolist() == (0, 0, 2, 7, 0.3)  # the counters first, and no rounding
+    with pytest.raises(TypeError):
+        packer.fields(**wrong)
 
 
 def check_every_small_shape():

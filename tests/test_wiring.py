@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import neuralgraph as ng
 from neuralgraph._dgl import dgl
+from neuralgraph.backends.layout import Layout
 from neuralgraph.errors import UnknownNameError, WiringError
 from neuralgraph.wiring import topological_stages
 from neuralgraph.nodes import OPERATIONS, decode_steps, encode_steps
@@ -84,14 +85,14 @@ def check_stages(wiring):
     matrix[wiring.dst, wiring.src] = weight
     for stage in stages:
         expected = matrix[stage.nodes][:, stage.sources]
-        assert torch.equal(stage.matrix(weight), expected)
+        assert torch.equal(Layout.of(stage).matrix(weight), expected)
 
 
 def test_stages_of_blocks_need_no_scatter():
     stages = topological_stages(ng.wirings.blocks([3, 4, 4, 2]))
-    assert all(stage.is_full_matrix for stage in stages)
+    assert all(Layout.of(stage).is_full_matrix for stage in stages)
     weight = torch.rand(62)
-    assert stages[2].matrix(weight).data_ptr() == weight[12:].data_ptr()
+    assert Layout.of(stages[2]).matrix(weight).data_ptr() == weight[12:].data_ptr()
 
 
 # Round trips

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .. import kernels
-from .backend import Backend, is_transformed
+from .backend import Backend
 from .dense import Dense
 from .layout import Layout
 from .sparse import Sparse
+from .transforms import is_transformed
 
 DENSE_FROM = 0.5   # share of real edges from which a matrix product is faster than sums over edges
 SMALL = 2**23      # multiply-adds of a matrix product that costs no more than to start the sums

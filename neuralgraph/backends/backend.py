@@ -63,22 +63,3 @@ class Backend(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
-
-
-def is_transformed(*tensors: torch.Tensor) -> bool:
-    """Whether torch wants to see every operation: tracing, exporting, ``torch.func``, tensors without numbers.
-
-    Then only torch's own operations will do.
-    """
-    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or _is_exporting() or any(
-        type(tensor) is torch.Tensor and tensor.is_meta for tensor in tensors)
-
-
-def _is_exporting() -> bool:
-    return getattr(torch.compiler, "is_exporting", bool)()  # torch has it since 2.6
-
-
-def where(tensor: torch.Tensor) -> str:
-    """For messages of backends that cannot compute with a tensor."""
-    return f"tensors on {tensor.device}" if tensor.device.type != "cpu" else \
-        "tensors that torch traces or transforms"

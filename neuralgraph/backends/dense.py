@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .backend import Backend, is_transformed
+from .backend import Backend
 from .layout import Layout
+from .transforms import is_transformed
 
 PRODUCTS = {0: F.linear, 1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CHUNK = 2**22  # numbers held at once

@@ -6,8 +6,9 @@ import torch
 
 from .._dgl import dgl
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
-from .backend import Backend, is_transformed, where
+from .backend import Backend
 from .layout import Layout
+from .transforms import is_transformed, where
 
 
 class DGL(Backend):
@@ -35,9 +36,8 @@ class DGL(Backend):
         features = messages.transpose(0, 1).reshape(messages.shape[1], -1)
         weight = layout.values(selection.weight)
         dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), torch.float32)
-        sums = _MessagePassing.apply(
-            features.to(dtype), weight.to(dtype), real, forward, backward,
-            layout.candidates if selection.reaches_all else forward)
+        asked = layout.candidates if selection.reaches_all else forward
+        sums = _MessagePassing.apply(features.to(dtype), weight.to(dtype), real, forward, backward, asked)
         return sums.view(-1, batch, *space).transpose(0, 1).to(messages.dtype)
 
 
@@ -51,7 +51,8 @@ class _MessagePassing(torch.autograd.Function):
         ctx.backward_block, ctx.asked = backward, asked
         if forward.num_edges() == 0 or features.shape[1] == 0:
             return features.new_zeros(forward.num_dst_nodes(), features.shape[1])
-        return dgl.ops.u_mul_e_sum(forward, features, kept)
+        with torch.device("cpu"):  # DGL makes its results on torch's default device
+            return dgl.ops.u_mul_e_sum(forward, features, kept)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -63,11 +64,13 @@ class _MessagePassing(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_features = torch.zeros_like(features)
             if ctx.backward_block.num_edges():
-                to_features = dgl.ops.u_mul_e_sum(ctx.backward_block, gradient, kept)
+                with torch.device("cpu"):
+                    to_features = dgl.ops.u_mul_e_sum(ctx.backward_block, gradient, kept)
         if ctx.needs_input_grad[1]:
             dots = features.new_zeros(0)
             if ctx.asked.num_edges():
-                dots = dgl.ops.u_dot_v(ctx.asked, features, gradient).flatten()
+                with torch.device("cpu"):
+                    dots = dgl.ops.u_dot_v(ctx.asked, features, gradient).flatten()
             if len(dots) == len(real):
                 to_weight = dots
             else:

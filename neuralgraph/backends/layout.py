@@ -34,13 +34,6 @@ class Layout:
         return found
 
     @property
-    def edges(self) -> torch.Tensor:
-        """The numbers of the candidate edges in the wiring, (E_s,)."""
-        if isinstance(self.which, slice):
-            return torch.arange(self.which.start, self.which.stop, device="cpu")
-        return self.which
-
-    @property
     def position(self) -> torch.Tensor:
         """The place of each edge in the flattened matrix [dst, src], (E_s,)."""
         return self.dst.long() * self.shape[1] + self.src
@@ -58,7 +51,7 @@ class Layout:
 
     @property
     def slots(self) -> torch.Tensor:
-        """The edges into each node, by source, as places in ``edges``, (n_dst, most); -1 fills up."""
+        """The edges into each node, by source, as places among the stage's, (n_dst, most); -1 fills up."""
         counts = torch.bincount(self.dst, minlength=self.shape[0])
         order = self.position.argsort()
         column = torch.arange(len(order), device="cpu") - (counts.cumsum(0) - counts).repeat_interleave(counts)
@@ -78,13 +71,14 @@ class Layout:
         sizes = self.shape[::-1]
         if reverse:
             ends, sizes = ends[::-1], sizes[::-1]
-        block = dgl.create_block(ends, num_src_nodes=sizes[0], num_dst_nodes=sizes[1])
-        block.create_formats_()
+        with torch.device("cpu"):  # DGL makes tensors on torch's default device
+            block = dgl.create_block(ends, num_src_nodes=sizes[0], num_dst_nodes=sizes[1])
+            block.create_formats_()
         return block
 
     @torch.inference_mode(False)  # kept, so it must serve training too
     def on(self, name: str, device: torch.device) -> torch.Tensor:
-        """``edges``, ``position``, ``slots``, ``src`` or ``dst`` on a device, kept for the next call."""
+        """``which``, ``position``, ``slots``, ``src`` or ``dst`` on a device, kept for the next call."""
         kept = self._devices.setdefault(device, {})
         if name not in kept:
             kept[name] = getattr(self, name).to(device)
@@ -94,7 +88,7 @@ class Layout:
         """The entries of an (E,) tensor that belong to this stage, (E_s,)."""
         if isinstance(self.which, slice):
             return per_edge[self.which]
-        return per_edge[self.on("edges", per_edge.device)]
+        return per_edge[self.on("which", per_edge.device)]
 
     def matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """The weights (E,) of all edges of the wiring as this stage's dense matrix [dst, src]."""

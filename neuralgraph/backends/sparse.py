@@ -11,8 +11,9 @@ from .. import kernels
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
 from ..kernels.edges import EdgeList
 from ..wiring import Stage
-from .backend import Backend, Shared, is_transformed, where
+from .backend import Backend, Shared
 from .layout import Layout
+from .transforms import is_transformed, where
 
 if kernels.AVAILABLE:
     from ..kernels.operators import edge_dots, joined, weighted_sums
@@ -102,7 +103,7 @@ class _Edges:
                 dots = dots[layout.on("position", dots.device)]
             if reaches_all:
                 return dots
-            real = torch.zeros(len(dots), dtype=torch.bool)
+            real = torch.zeros_like(dots, dtype=torch.bool)
             real[self.by_dst.place.long()] = True
             return dots.where(real, dots.new_zeros(()))
         if reaches_all:

@@ -37,4 +37,4 @@ class EdgeList:
     def rows(self) -> torch.Tensor:
         """The row of each edge, (n,) int32."""
         count = self.first.diff()
-        return torch.arange(len(count), dtype=torch.int32).repeat_interleave(count)
+        return torch.arange(len(count), dtype=torch.int32, device="cpu").repeat_interleave(count)

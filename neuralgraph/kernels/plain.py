@@ -37,12 +37,12 @@ def by_row(kept, row, other, num_rows):
 
 def by_other_end(first, index, place, num_rows):
     """The same edges sorted by ``index``."""
-    rows = torch.arange(len(first) - 1, dtype=torch.int32).repeat_interleave(first.diff())
+    rows = torch.arange(len(first) - 1, dtype=torch.int32, device="cpu").repeat_interleave(first.diff())
     order = index.argsort(stable=True)
     return _first(index, num_rows), rows[order], place[order]
 
 
 def _first(rows, num_rows):
-    first = torch.zeros(num_rows + 1, dtype=torch.int32)
+    first = torch.zeros(num_rows + 1, dtype=torch.int32, device="cpu")
     first[1:] = torch.bincount(rows, minlength=num_rows).cumsum(0)
     return first

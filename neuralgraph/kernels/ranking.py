@@ -95,7 +95,7 @@ def bracketed_top_k(values: torch.Tensor, k: int, by_magnitude: bool) -> torch.T
     if high > m - 1:
         bounds[1] = np.inf
     parts = 8 * torch.get_num_threads()
-    mask = torch.empty(n, dtype=torch.bool)
+    mask = torch.empty(n, dtype=torch.bool, device="cpu")
     inside = np.empty(n, np.int32)
     counts = np.empty((parts, 2), np.int64)
     _run_split(values.dtype, parts, _run_split.fields(

@@ -16,6 +16,7 @@ from torchdiffeq._impl.rk_common import RKAdaptiveStepsizeODESolver
 from torchdiffeq._impl.solvers import FixedGridODESolver
 
 from ..backends import Backend
+from ..backends.transforms import has_numbers
 from ..errors import InputError, NeuralGraphError, SolverError, UnknownNameError, lookup
 from ..selectors import Selection, Selector
 from ..wiring import Wiring
@@ -152,6 +153,9 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
             states = states.clone()  # the caller's stay as they are
         if not times:
             return states[None]
+        if not has_numbers(states) or torch._C._are_functorch_transforms_active():
+            raise InputError("torchdiffeq's solvers look at numbers to choose their steps, so they run neither inside "
+                             "torch.func transforms nor on meta tensors.")
         self._check_type(times[-1])
         if self.solver == "scipy_solver" and not self.adjoint and torch.is_grad_enabled():
             raise InputError("solver='scipy_solver' cannot be differentiated through: use adjoint=True, "
@@ -186,7 +190,7 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
                              "network.double().")
         if dtype == torch.float16 and not issubclass(_SOLVERS[self.solver], FixedGridODESolver):
             raise InputError(f"the solver {self.solver!r} adapts its steps to errors that float16 cannot tell from "
-                             "rounding: use network.float() or bfloat16, or a fixed grid such as solver='rk4'.")
+                             "rounding: use network.float(), or a fixed grid such as solver='rk4'.")
 
     def _solver_options(self, times: torch.Tensor, of_adjoint: bool = False) -> dict:
         """The options for a solve from the first to the last of the times."""

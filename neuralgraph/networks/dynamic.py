@@ -50,7 +50,7 @@ class DynamicNeuralGraph(NeuralGraph):
 
     def _at_inputs(self, x: torch.Tensor) -> torch.Tensor:
         """(B, V, *space) that is x at the input nodes and 0 elsewhere."""
-        states = x.new_zeros(len(x), self.wiring.num_nodes, *x.shape[2:])
+        states = x.new_zeros(x.shape[0], self.wiring.num_nodes, *x.shape[2:])
         return states.index_copy(1, self._input_place, x)
 
     def _arrived(self, states: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

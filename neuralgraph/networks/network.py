@@ -12,8 +12,8 @@ from torch import nn
 from .. import backends
 from .._dgl import dgl
 from ..backends import Backend, Shared
-from ..backends.backend import is_transformed
 from ..backends.layout import Layout
+from ..backends.transforms import has_numbers, is_transformed, untransformed, without_transforms
 from ..errors import InputError, SelectionError
 from ..selectors import Selection, Selector, check_finite
 from ..wiring import Stage, Wiring
@@ -110,23 +110,35 @@ class NeuralGraph(nn.Module, ABC):
 
     def _forward_selection(self) -> Selection:
         """The selection of one forward: made anew in training, kept in evaluation."""
-        if self.training:
-            self._chosen = None
-            return self._weighted(self._mask(self.selector.sample), {})
-        chosen = self._evaluation()
-        return self._weighted(chosen.real, chosen.cache)
+        if not has_numbers(self.weight):
+            return self._weighted(self._mask_without_numbers(), {})
+        with without_transforms():
+            if self.training:
+                self._chosen = None
+                real, cache = self._mask(self.selector.sample), {}
+            else:
+                chosen = self._evaluation()
+                real, cache = chosen.real, chosen.cache
+        return self._weighted(real, cache)
+
+    def _mask_without_numbers(self) -> torch.Tensor:
+        """The edges of a forward pass that is about shapes only."""
+        if self.weight.is_meta:
+            return torch.ones_like(self.weight, dtype=torch.bool)
+        raise InputError("torch.export shows a network no weights to choose its edges by: use neuralgraph's own ONNX "
+                         "export or ng.compile, or torch.jit.trace.")
 
     def _evaluation(self) -> _Chosen:
         """The real edges, kept until a weight, the selector or its settings change."""
         fingerprint = type(self.selector), self.selector.fingerprint()
-        if self._chosen is None or not self._chosen.still_holds(self.weight, fingerprint):
-            self._chosen = _Chosen(self._mask(self.selector.select), self.weight.detach().clone(),
-                                   fingerprint)
+        weight = untransformed(self.weight)
+        if self._chosen is None or not self._chosen.still_holds(weight, fingerprint):
+            self._chosen = _Chosen(self._mask(self.selector.select), weight.detach().clone(), fingerprint)
         return self._chosen
 
     @torch.inference_mode(False)  # what is chosen while evaluating must serve training too
     def _mask(self, choose: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        weight = self.weight.detach()
+        weight = untransformed(self.weight).detach()
         check_finite(weight)
         real = choose(weight)
         if real.shape != weight.shape or real.dtype != torch.bool:

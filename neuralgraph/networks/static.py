@@ -61,6 +61,7 @@ class StaticNeuralGraph(NeuralGraph):
                            if chunk.is_output])
         self.register_buffer("_output_order", _places(wiring.outputs, order), persistent=False)
         self.register_buffer("_input_order", _places(self.stages[0].nodes, wiring.inputs), persistent=False)
+        self._freeze_unused()
 
     _schedule = staticmethod(topological_stages)
 
@@ -86,6 +87,31 @@ class StaticNeuralGraph(NeuralGraph):
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
         return (y if self._output_order is None else y[:, self._output_order]).to(x.dtype)
 
+    def _freeze_unused(self) -> None:
+        """Marks parameters that no output depends on as not to be trained.
+
+        They stay where other kinds of network on this wiring have them: what inputs receive, what outputs
+        send, and what nodes compute from which no path leads to an output. DistributedDataParallel, for one,
+        waits for the gradient of every parameter.
+        """
+        used: set[int] = set()
+        read: set[tuple[int, int]] = set()  # chunks whose messages matter
+        for number, stage in reversed(list(enumerate(self.stages))):
+            matters = False
+            for c, chunk in enumerate(stage.chunks):
+                sends = (number, c) in read
+                group = self.functions.groups[chunk.function]
+                if sends:
+                    used.update(map(id, group.send.parameters()))
+                if number and (sends or chunk.is_output):
+                    used.update(map(id, group.receive.parameters()))
+                    matters = True
+            if matters:
+                read.update(stage.inputs)
+        for parameter in self.functions.parameters():
+            if id(parameter) not in used:
+                parameter.requires_grad_(False)
+
     def _input_nodes(self, x):
         """The input channels in the order of stage 0."""
         return x if self._input_order is None else x[:, self._input_order]
@@ -93,7 +119,7 @@ class StaticNeuralGraph(NeuralGraph):
     def _sums(self, stage: Stage, x, messages: Messages, selection):
         if not stage.inputs:  # nodes without any candidate in-edge
             sides = (-(-side // stage.scale) for side in x.shape[2:])
-            return x.new_full((len(x), len(stage.nodes), *sides), float(stage.aggregate == "product"))
+            return x.new_full((x.shape[0], len(stage.nodes), *sides), float(stage.aggregate == "product"))
         arriving, shared = messages.of(stage.inputs)
         return self._aggregate(stage, arriving, selection, shared)
 

@@ -47,6 +47,12 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
+def _straight_through(weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    if torch._C._are_functorch_transforms_active() or torch.jit.is_tracing():  # which see torch's own operations
+        return weight.detach().where(real, weight.new_zeros(())) + (weight - weight.detach())
+    return _StraightThrough.apply(weight, real)
+
+
 def _soft_gate(weight: torch.Tensor, real: torch.Tensor, epsilon: float) -> torch.Tensor:
     """w 1{real} forward, the derivative of w - epsilon sgn(w) backward."""
     surrogate = weight - epsilon * weight.detach().sign()
@@ -81,7 +87,7 @@ def soft_gate(epsilon: float = 1e-6) -> GradientRule:
 
 GRADIENTS = {
     # d(effective)/dw = 1 on every candidate: appendix F of the paper
-    "ste": GradientRule(_StraightThrough.apply, reaches_all=True),
+    "ste": GradientRule(_straight_through, reaches_all=True),
     # d(effective)/dw = 1 on real edges, 0 elsewhere
     "masked": GradientRule(lambda weight, real: weight.where(real, weight.new_zeros(())),
                            reaches_all=False),

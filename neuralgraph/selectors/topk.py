@@ -203,5 +203,5 @@ def _kth_largest(score: torch.Tensor, k: int) -> torch.Tensor:
     if score.device.type == "cpu":  # numpy's vectorised partition, 5 to 10 times torch.kthvalue
         values = score if score.dtype in (torch.float32, torch.float64) else score.float()
         at = len(values) - k
-        return torch.as_tensor(np.partition(values.numpy(), at)[at]).to(score.dtype)
+        return torch.as_tensor(np.partition(values.numpy(), at)[at], device="cpu").to(score.dtype)
     return score.kthvalue(len(score) - k + 1).values

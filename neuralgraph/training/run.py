@@ -12,7 +12,6 @@ import torch
 from .._version import __version__
 from ..data import Images, load, lost_readers
 from ..errors import DataError, InputError
-from ..models import Preprocessing
 from .checkpoint import CHECKPOINT, RECIPE, digest, read_checkpoint, write_checkpoint, write_json
 from .classification import Classification
 from .distributed import choose_device, current

@@ -48,6 +48,13 @@ class Stage:
     def __deepcopy__(self, memo) -> Stage:
         return self  # frozen
 
+    @property
+    def edges(self) -> torch.Tensor:
+        """The numbers of the candidate edges in the wiring, (E_s,)."""
+        if isinstance(self.which, slice):
+            return torch.arange(self.which.start, self.which.stop, device="cpu")
+        return self.which
+
 
 def topological_stages(wiring: Wiring) -> tuple[Stage, ...]:
     """The stages of a static graph: nodes at the same longest distance from the roots.
