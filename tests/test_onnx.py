@@ -1,6 +1,7 @@
 """ONNX files: onnxruntime gives the same logits, for any batch."""
 
 import dataclasses
+import json
 import sys
 
 import numpy as np
@@ -272,3 +273,24 @@ def test_modes_of_all_parts_are_left_alone():
     model.stem.eval()
     to_onnx(model)
     assert model.training and not model.stem.training and model.stages[0].training
+
+
+def test_what_a_trained_model_knows_of_its_images(tmp_path):
+    """Mean, std and classes in the metadata; with normalise=True the file takes bytes."""
+    model = shaken(ng.models.create("tiny-static", image_size=8, in_channels=1, k=300))
+    with pytest.raises(InputError, match="knows how its images are normalised"):
+        to_onnx(model, normalise=True)
+    model.preprocessing = ng.models.Preprocessing(
+        mean=(0.3,), std=(0.2,), classes=tuple("abcdefghij"), image_size=8, channels=1)
+    images = torch.randint(256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(model.preprocessing(images)).numpy()
+    for normalise in (False, True):
+        export_onnx(model, tmp_path / "model.onnx", normalise=normalise)
+        runtime = session(str(tmp_path / "model.onnx"))
+        known = json.loads(runtime.get_modelmeta().custom_metadata_map["neuralgraph"])
+        assert ng.models.Preprocessing.from_json(known) == model.preprocessing
+        x = images if normalise else model.preprocessing(images)
+        np.testing.assert_allclose(runtime.run(None, {"images": x.numpy()})[0], expected, rtol=1e-4, atol=1e-4)
+    ng.compile(model).save(tmp_path / "model.ng")
+    assert ng.inference.load(tmp_path / "model.ng").preprocessing == model.preprocessing

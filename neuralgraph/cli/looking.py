@@ -37,16 +37,18 @@ def inspect(source: Path) -> None:
         raise InputError(f"there is neither a run nor a file {source}.")
 
 
-def export(folder: Path, format_: str, out: Path) -> None:
+def export(folder: Path, format_: str, normalise: bool, out: Path) -> None:
     lookup("format", format_, {**FORMATS, "onnx": None})
+    if normalise and format_ != "onnx":
+        raise InputError(f"--normalise belongs to --format onnx; a {format_} file takes no images.")
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist.")
     _, model, _ = open_model(folder)
     networks = model.networks
     if format_ == "onnx":
-        export_onnx(model, out)
-        click.echo(f"{out}: the whole model, images ({model.in_channels}, {model.image_size}, "
-                   f"{model.image_size}) to logits, {model.num_real_edges} edges")
+        export_onnx(model, out, normalise=normalise)
+        click.echo(f"{out}: the whole model, {'bytes of ' if normalise else ''}images ({model.in_channels}, "
+                   f"{model.image_size}, {model.image_size}) to logits, {model.num_real_edges} edges")
         return
     for number, network in enumerate(networks):
         path = out if len(networks) == 1 else out.with_stem(f"{out.stem}-{number + 1}")

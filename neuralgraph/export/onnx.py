@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import nn
 from .._files import replace
 from .._version import __version__
 from ..errors import InputError, MissingPackageError
-from ..models import Classifier
+from ..models import Classifier, Preprocessing
 from ..networks import NeuralGraph
 from ..plan import evaluating, joined, lower, lower_all, refuse_special, special
 from .graph import Graph
@@ -23,7 +24,7 @@ OPSET, IR_VERSION = 17, 8  # read by every onnxruntime since 1.12
 
 
 def export_onnx(model: Classifier | NeuralGraph, path: str | os.PathLike, *,
-                space: tuple[int, ...] | None = None) -> None:
+                space: tuple[int, ...] | None = None, normalise: bool = False) -> None:
     """Writes a model as it is in evaluation, with its effective weights, as an ONNX file.
 
     It is what :func:`neuralgraph.plan.lower` leaves of it: no dead nodes, constants folded. Of a classifier the
@@ -36,6 +37,11 @@ def export_onnx(model: Classifier | NeuralGraph, path: str | os.PathLike, *,
         model: a classifier of :mod:`neuralgraph.models`, or a network.
         path: of the file; it appears whole or not at all.
         space: of a network, the sides of its maps in pixels, such as (28, 28); () for vectors.
+        normalise: the input is uint8, the bytes of the images, and the file normalises them itself; of a
+            classifier that knows how (``model.preprocessing``, which models of runs have).
+
+    What such a classifier knows (mean, std, classes, image size) stands in the file's metadata under
+    ``neuralgraph``, as JSON.
 
     Raises:
         InputError: for a model with parts that have no ONNX form, a continuous-time network first of all,
@@ -43,19 +49,23 @@ def export_onnx(model: Classifier | NeuralGraph, path: str | os.PathLike, *,
             that cannot be written.
         MissingPackageError: without the package onnx.
     """
-    content = to_onnx(model, space=space).SerializeToString()
+    content = to_onnx(model, space=space, normalise=normalise).SerializeToString()
     try:
         replace(Path(path), content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = None):
+def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = None, normalise: bool = False):
     """The same as an :class:`onnx.ModelProto`, checked."""
     try:
         import onnx
     except ImportError:
         raise MissingPackageError("exporting to ONNX", "onnx", "onnx") from None
+    known = getattr(model, "preprocessing", None)
+    if normalise and known is None:
+        raise InputError("normalise=True needs a classifier that knows how its images are normalised "
+                         "(model.preprocessing); ng.training.open_model(RUN)[1] does.")
     graph = Graph(onnx)
     with torch.no_grad(), evaluating(model):
         if isinstance(model, NeuralGraph):
@@ -66,20 +76,31 @@ def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = 
                 raise InputError(f"a classifier is exported for its own {model.image_size}x{model.image_size} "
                                  "images; leave space out.")
             names, shape = ("images", "logits"), (model.in_channels, model.image_size, model.image_size)
-            y, after = _classifier(graph, model, names[0], shape)
+            x = _normalised(graph, known, names[0]) if normalise else names[0]
+            y, after = _classifier(graph, model, x, shape)
         else:
             raise InputError(f"expected a classifier of neuralgraph.models or a network, got "
                              f"{type(model).__name__}.")
     graph.add("Identity", y, output=names[1])
-    float32, value = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
+    value, number = onnx.helper.make_tensor_value_info, onnx.TensorProto.UINT8 if normalise else onnx.TensorProto.FLOAT
     proto = onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "neuralgraph", [value(names[0], float32, ["batch", *shape])],
-                               [value(names[1], float32, ["batch", *after.shape[1:]])],
+        onnx.helper.make_graph(graph.nodes, "neuralgraph", [value(names[0], number, ["batch", *shape])],
+                               [value(names[1], onnx.TensorProto.FLOAT, ["batch", *after.shape[1:]])],
                                list(graph.constants.values())),
         producer_name="neuralgraph", producer_version=__version__, ir_version=IR_VERSION,
         opset_imports=[onnx.helper.make_opsetid("", OPSET)])
+    if known is not None:
+        onnx.helper.set_model_props(proto, {"neuralgraph": json.dumps(known.to_json())})
     onnx.checker.check_model(proto)
     return proto
+
+
+def _normalised(graph: Graph, known: Preprocessing, images: str) -> str:
+    """(x / 255 - mean) / std of bytes x."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (known.mean, known.std))
+    x = graph.add("Cast", images, to=graph.onnx.TensorProto.FLOAT)
+    x = graph.add("Div", x, graph.constant(torch.tensor(255.0)))
+    return graph.add("Div", graph.add("Sub", x, graph.constant(mean)), graph.constant(std))
 
 
 def _network_shape(network: NeuralGraph, space: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import InputError
-from ..models import Classifier
+from ..models import Classifier, Preprocessing
 from ..models.tiny import GlobalPool
 from ..networks import NeuralGraph
 from ..nodes import Affine, Lowered, Pointwise, array
@@ -27,13 +27,14 @@ class CompiledModel(nn.Module):
         network: of the graphs between them.
         in_channels: of the images.
         image_size: side of the images the model was made for, in pixels; others work too.
+        preprocessing: how the model was trained to take images, and the names of its classes, if it is known.
     """
 
     def __init__(self, stem: nn.Module, network: CompiledNetwork, head: nn.Module, *,
-                 in_channels: int, image_size: int):
+                 in_channels: int, image_size: int, preprocessing: Preprocessing | None = None):
         super().__init__()
         self.stem, self.network, self.head = stem, network, head
-        self.in_channels, self.image_size = in_channels, image_size
+        self.in_channels, self.image_size, self.preprocessing = in_channels, image_size, preprocessing
         self.eval()
 
     @torch.no_grad()
@@ -110,7 +111,7 @@ def _compile_classifier(model: Classifier) -> CompiledModel:
     stem, plans[0] = _without_unread(stem, plans[0])
     plans[-1], head = _taking_over(plans[-1], _fused(head))
     return CompiledModel(stem, CompiledNetwork(*plans), head, in_channels=model.in_channels,
-                         image_size=model.image_size)
+                         image_size=model.image_size, preprocessing=model.preprocessing)
 
 
 def _without_unread(stem: nn.Module, first: Plan) -> tuple[nn.Module, Plan]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from .._files import read_tensors, replace
 from ..errors import CheckpointError, InputError, NeuralGraphError
+from ..models import Preprocessing
 from ..models.tiny import CentrePool, GlobalPool
 from ..nodes import EPSILON, LOWERED, Affine, Convolve, Lowered, Normalize, Pointwise
 from ..plan import Group, Plan, checked, special
@@ -45,7 +46,9 @@ def save(model: CompiledModel | CompiledNetwork, path: str | Path) -> None:
     if isinstance(model, CompiledNetwork):
         header = {"network": _network_to_json(model, "network", arrays)}
     elif isinstance(model, CompiledModel):
+        known = model.preprocessing
         header = {"in_channels": model.in_channels, "image_size": model.image_size,
+                  "preprocessing": None if known is None else known.to_json(),
                   "stem": _layer_to_json(model.stem, "stem", arrays),
                   "network": _network_to_json(model.network, "network", arrays),
                   "head": _layer_to_json(model.head, "head", arrays)}
@@ -81,10 +84,12 @@ def load(path: str | Path) -> CompiledModel | CompiledNetwork:
         network = _network_from_json(header["network"], "network", arrays)
         if "stem" not in header:
             return network.eval()
+        known = header.get("preprocessing")  # format 2 had none
         return CompiledModel(_layer_from_json(header["stem"], "stem", arrays), network,
                              _layer_from_json(header["head"], "head", arrays),
                              in_channels=_number(header["in_channels"]),
-                             image_size=_number(header["image_size"]))
+                             image_size=_number(header["image_size"]),
+                             preprocessing=None if known is None else Preprocessing.from_json(known))
     except CheckpointError:
         raise
     except NeuralGraphError as error:
