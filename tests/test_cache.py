@@ -17,7 +17,7 @@ from neuralgraph.kernels import launch, ranking, sorting
 
 def use():
     reduced.clear(), rebuilt.clear()
-    kernel = launch.Kernel(float32=ranking._split_float32)
+    kernel = launch.Kernel(ranking.SPLIT, float32=ranking._split_float32)
     ranking._run_split = kernel
     assert ranking.bracketed_top_k(torch.arange(5000.0), 100, True).nonzero().min() == 4900
     sorting._by_row = sorting._compiled(getattr(sorting._by_row, "py_func", sorting._by_row))

@@ -77,7 +77,7 @@ def test_inspect_run_and_file(run, tmp_path):
 
 @pytest.mark.parametrize("format_, read", [
     ("graphml", nx.read_graphml), ("gexf", nx.read_gexf),
-    ("json", lambda p: nx.node_link_graph(json.loads(Path(p).read_text()), edges="links"))])
+    ("json", lambda p: nx.node_link_graph(json.loads(Path(p).read_text())))])
 def test_export_is_read_by_networkx(run, tmp_path, format_, read):
     folder, _ = run
     path = tmp_path / f"wiring.{format_}"
