@@ -12,7 +12,7 @@ from numba import carray
 
 from .launch import Kernel
 from .map_gradients import correlate, correlation_lanes, through_activation, through_norm
-from .one_map import affine, affine_bordered, clear, convolve, moments, number, settled, spread_of, total_of
+from .one_map import affine, affine_bordered, clear, convolve, moments, number, squares_of, total_from
 from .record import record
 from .vector import (at, inline, load_scalar, narrow, rolled, size_of, splat, store_scalar, take_number)
 
@@ -82,7 +82,7 @@ _run_forward = Kernel(FORWARD, float32=_forward_float32, float64=_forward_float6
 
 @inline
 def _moments_of_channels(like, address):
-    """Mean and 1 / sqrt(var + epsilon) over samples and pixels."""
+    """Mean and 1 / sqrt(var + epsilon) over samples and pixels, as :func:`~one_map.moments` of one map."""
     a = carray(at(address), 1, MOMENTS)[0]
     s = size_of(narrow(like, 1))
     batch, channels, length, epsilon = a.batch, a.channels, a.length, a.epsilon
@@ -93,21 +93,20 @@ def _moments_of_channels(like, address):
         v = take_number(address)
         if v >= channels:
             return
-        middle = 0.0
+        pivot, shift, squares = load_scalar(like, x + v * x_row), 0.0, 0.0
         for sample in range(batch):
             rolled()
-            middle += total_of(like, x + sample * x_sample + v * x_row, length)
-        middle = np.float64(number(like, middle / n))
-        plain, squares = 0.0, 0.0
+            shift += total_from(like, x + sample * x_sample + v * x_row, length, pivot)
+        shift /= n
+        middle = number(like, pivot + shift)
         for sample in range(batch):
             rolled()
-            first, second = spread_of(like, x + sample * x_sample + v * x_row, length, number(like, middle))
-            plain += first
-            squares += second
-        center, root, spread = settled(like, middle, plain, squares, n, epsilon)
-        store_scalar(like, mean + v * s, center)
+            squares += squares_of(like, x + sample * x_sample + v * x_row, length, middle)
+        rest = (np.float64(pivot) - np.float64(middle)) + shift
+        spread = squares / n - rest * rest
+        store_scalar(like, mean + v * s, middle)
         store_scalar(like, variance + v * s, spread)
-        store_scalar(like, rstd + v * s, root)
+        store_scalar(like, rstd + v * s, 1.0 / np.sqrt(spread + epsilon))
 
 
 def _moments_float32(address):

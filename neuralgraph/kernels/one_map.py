@@ -28,62 +28,53 @@ def number(like, value):
 
 
 @inline
-def total_of(like, x, length):
-    """The sum of ``length`` numbers."""
+def total_from(like, x, length, pivot):
+    """The sum of x - pivot over ``length`` numbers."""
     s = size_of(narrow(like, 1))
     lanes = lanes_of(like)
     body = length // lanes * lanes
     sums = fill(like, 0.0)
+    p = fill(like, pivot)
     for i in range(0, body, lanes):
-        sums = add(sums, load(like, x + i * s))
+        sums = add(sums, sub(load(like, x + i * s), p))
     value = total(sums)
     for i in range(body, length):
-        value += load_scalar(like, x + i * s)
+        value += load_scalar(like, x + i * s) - pivot
     return value
 
 
 @inline
-def spread_of(like, x, length, middle):
-    """The sums of x - middle and of (x - middle)^2 over ``length`` numbers.
-
-    The first makes up for what rounding left in ``middle``: see :func:`settled`.
-    """
+def squares_of(like, x, length, middle):
+    """The sum of (x - middle)^2 over ``length`` numbers."""
     s = size_of(narrow(like, 1))
     lanes = lanes_of(like)
     body = length // lanes * lanes
+    sums = fill(like, 0.0)
     m = fill(like, middle)
-    plain = fill(like, 0.0)
-    squares = plain
     for i in range(0, body, lanes):
         away = sub(load(like, x + i * s), m)
-        plain = add(plain, away)
-        squares = fma(away, away, squares)
-    first, second = total(plain), total(squares)
+        sums = fma(away, away, sums)
+    value = total(sums)
     for i in range(body, length):
         away1 = load_scalar(like, x + i * s) - middle
-        first += away1
-        second += away1 * away1
-    return first, second
-
-
-@inline
-def settled(like, middle, plain, squares, n, epsilon):
-    """Mean, 1 / sqrt(var + epsilon) and var from a middle and the sums of :func:`spread_of`, in float64.
-
-    The two passes with a correction of Chan, Golub and LeVeque, "Algorithms for computing the sample
-    variance" (1983), equation 1.7: the mean too has its error of rounding taken away.
-    """
-    variance = max((squares - plain * plain / n) / n, 0.0)
-    return middle + plain / n, 1.0 / np.sqrt(variance + epsilon), variance
+        value += away1 * away1
+    return value
 
 
 @inline
 def moments(like, x, length, epsilon):
-    """Mean and 1 / sqrt(var + epsilon) of ``length`` numbers."""
-    middle = number(like, total_of(like, x, length) / length)
-    plain, squares = spread_of(like, x, length, middle)
-    mean, rstd, _ = settled(like, np.float64(middle), np.float64(plain), np.float64(squares), length, epsilon)
-    return number(like, mean), number(like, rstd)
+    """Mean and 1 / sqrt(var + epsilon) of ``length`` numbers.
+
+    Sums are taken from a pivot, one of the numbers, so that rounding is relative to how far they spread and
+    not to how far from 0 they lie (Chan, Golub and LeVeque, "Algorithms for computing the sample variance",
+    1983, section 2).
+    """
+    n, pivot = number(like, length), load_scalar(like, x)
+    shift = total_from(like, x, length, pivot) / n
+    middle = pivot + shift
+    rest = (pivot - middle) + shift  # what rounding left out of the mean: 0 where all numbers are equal
+    variance = squares_of(like, x, length, middle) / n - rest * rest
+    return middle, number(like, 1.0) / np.sqrt(variance + number(like, epsilon))
 
 
 @inline
