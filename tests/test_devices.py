@@ -130,3 +130,27 @@ def test_dtype_draws_the_same_values():
 def test_bad_dtype(dtype):
     with pytest.raises(InputError, match="dtype must be a real floating-point"):
         NETWORKS["static"](dtype=dtype)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("dims", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", [ng.StaticNeuralGraph, ng.DiscreteTimeNeuralGraph, ng.ContinuousTimeNeuralGraph])
+def test_a_gpu_gives_what_the_cpu_gives(kind, dims):
+    """Output and all gradients in double precision, and the edges that are chosen."""
+    wiring = ng.wirings.blocks([3, 5, 5, 2], dims=dims) if kind is ng.StaticNeuralGraph else \
+        ng.wirings.complete(9, inputs=3, outputs=2, dims=dims)
+    here = kind(wiring, ng.TopK(30), dtype=torch.float64, dims=dims)
+    there = copy.deepcopy(here).cuda()
+    x = torch.randn(4, 3, *[5] * dims, dtype=torch.float64)
+    results = []
+    for network in (here, there):
+        y = network(x.to(network.weight.device))
+        y.square().sum().backward()
+        results.append([y.detach().cpu(), *(p.grad.cpu() for p in network.parameters() if p.grad is not None)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+    assert torch.equal(here.selection().real, there.selection().real.cpu())
+    for backend in ("sparse", "dgl"):
+        there.backend = backend
+        with pytest.raises(InputError, match="CPU.*dense"):
+            there(x.cuda())

@@ -9,7 +9,7 @@ from conftest import double_precision
 from graphs import random_dag, random_dynamic
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_static import perturb
+
 
 import neuralgraph as ng
 from neuralgraph import NodeFunction

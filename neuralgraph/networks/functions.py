@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import WiringError
 from ..nodes import NodeFunction, Operation, Rows, operations_of, value_name
 from ..wiring import Wiring
+from ..wiring.reading import middle
 
 
 class NodeGroup(nn.Module):
@@ -114,7 +115,7 @@ class NodeFunctions(nn.Module):
         for group, name, value in self._values():
             if name not in values:
                 values[name] = value.new_zeros(len(self._row), *shapes[name])
-            values[name][(group.nodes, *_middle(shapes[name], value.shape[1:]))] = value
+            values[name][(group.nodes, *middle(shapes[name], value.shape[1:]))] = value
         return values
 
     @torch.no_grad()
@@ -139,7 +140,7 @@ class NodeFunctions(nn.Module):
                 raise WiringError(f"the wiring's node data {name!r} has the shape {tuple(values[name].shape)}; "
                                   f"expected ({len(self._row)}{''.join(f', {side}' for side in own)}) in a "
                                   f"network with dims={self.dims}, or larger with the values in the middle.")
-            value = value[(slice(None), *_middle(value.shape[1:], own))]
+            value = value[(slice(None), *middle(value.shape[1:], own))]
             if not value.isfinite().all():
                 raise WiringError(f"the wiring's node data {name!r} must be finite.")
             if name.startswith("norm_var") and (value < 0).any():
@@ -151,8 +152,3 @@ class NodeFunctions(nn.Module):
         for group in self.groups:
             for name, operation, attribute in group.learned():
                 yield group, name, operation.value(attribute).detach()
-
-
-def _middle(large: Sequence[int], small: Sequence[int]) -> tuple[slice, ...]:
-    """Where an array of the shape ``small`` stands in one of the shape ``large``."""
-    return tuple(slice((a - b) // 2, (a - b) // 2 + b) for a, b in zip(large, small))

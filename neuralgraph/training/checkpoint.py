@@ -15,7 +15,7 @@ from packaging.version import InvalidVersion, Version
 from safetensors.torch import save
 from torch import nn
 
-from .._files import read_tensors, replace
+from .._files import Arrays, read_tensors, replace
 from .._version import __version__
 from ..errors import CheckpointError, RunError
 
@@ -207,9 +207,10 @@ def read_wirings(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """
     check_readable(path, "file")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            count = sum(name.startswith("real_") for name in arrays.files)
-            return [_wiring(*(arrays[f"{name}_{n}"] for name in ("real", "edges", "weight")))
+        with path.open("rb") as file:
+            arrays = Arrays(file)
+            count = sum(name.startswith("real_") for name in arrays.names)
+            return [_wiring(*(arrays.read(f"{name}_{n}") for name in ("real", "edges", "weight")))
                     for n in range(count)]
     except Exception as error:  # NumPy's reader passes on whatever its parsers raise
         raise CheckpointError(f"{path} is damaged or holds no wirings: {error}") from error
