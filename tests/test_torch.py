@@ -10,7 +10,6 @@ from graphs import random_dag, random_dynamic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
 import neuralgraph as ng
 from neuralgraph import NodeFunction
 from neuralgraph.backends import BACKENDS
