@@ -26,7 +26,7 @@ class StaticNeuralGraph(NeuralGraph):
     Args:
         wiring: acyclic; inputs without parents, outputs without children.
         selector: which edges are real, e.g. ``TopK(k=1000)``.
-        backend: "dense", "dgl" or "auto".
+        backend: "dense", "sparse", "dgl" or "auto".
         seed: of the initial weights and the selector's draws; an integer or a generator.
         dtype: of weights and node values; by default torch's default.
         dims: dimensions of a map: 0 for numbers, 1 for signals, 2 for images, 3 for volumes.
