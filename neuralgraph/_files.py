@@ -39,18 +39,18 @@ def printable(name: object) -> str:
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(name))
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, *, follow: bool = True) -> None:
     """Writes ``content`` to ``path`` as :func:`replacing` does.
 
     Raises:
         OSError: if it cannot be written; what stood there is untouched.
     """
-    with replacing(path) as file:
+    with replacing(path, follow=follow) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of ``path`` in one step if the block ends without an error.
 
     On any failure, a kill too, the old file stays. Several processes may write at once: readers see one
@@ -58,19 +58,23 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     symbolic link stays and its target is replaced. Pipes, terminals and other character devices, and the
     file that standard output goes to, are written to as they are.
 
+    Args:
+        follow: without it, a symbolic link itself is replaced and nothing else is touched: for files in a
+            folder that is this library's own.
+
     Raises:
         OSError: if the disk is full, the folder gone, the old file write-protected, or the path that of
             a folder, a socket or a disk; nothing else is left there.
     """
     try:
-        old = os.stat(path)
+        old = os.stat(path) if follow or not path.is_symlink() else None
     except FileNotFoundError:
         old = None
     if old is not None and not stat.S_ISREG(old.st_mode) or _is_standard_output(old):
         with _as_it_is(path, old) as file:
             yield file
         return
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path)) if follow else path
     if old is not None and not os.access(target, os.W_OK):
         raise _error(errno.EACCES, path)
     partial = target.with_name(f"{_prefix(target)}{secrets.token_hex(6)}.partial")

@@ -247,15 +247,22 @@ def test_files_that_may_not_be_read(new, name, read, monkeypatch):
 # What is known at the start
 
 
+def few(side):
+    images = torch.randint(256, (5, 1, side, side), dtype=torch.uint8)
+    return ImageData("few", images, torch.arange(5) % 2, images, torch.arange(5) % 2, ("a", "b"))
+
+
 def test_a_batch_that_cannot_be_trained_is_refused_at_the_start(tmp_path):
-    images = torch.randint(256, (5, 1, 1, 1), dtype=torch.uint8)
-    points = ImageData("points", images, torch.arange(5) % 2, images, torch.arange(5) % 2, ("a", "b"))
-    recipe = dataclasses.replace(QUICK, batch_size=2, pool="global")
+    recipe = dataclasses.replace(RECIPES["mobilenet-dnw"], epochs=1, batch_size=2)  # of 16 pixels it makes one
     with pytest.raises(InputError, match="batch_size=2 leaves a batch of one image"):
-        Run.create(recipe, tmp_path / "run", points)
+        Run.create(recipe, tmp_path / "run", few(16))
     assert not (tmp_path / "run").exists()
-    fine = dataclasses.replace(points, train_images=images[:4], train_labels=points.train_labels[:4])
-    assert len(Run.create(recipe, tmp_path / "run", fine).train()) == 1
+
+
+def test_images_too_small_for_a_model_are_refused_at_the_start(tmp_path):
+    with pytest.raises(InputError, match="instance norm needs maps of more than one pixel"):
+        Run.create(dataclasses.replace(QUICK, batch_size=5, pool="global", crop_padding=0), tmp_path / "run", few(1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_without_a_test_part_are_refused(tmp_path, monkeypatch):
@@ -267,7 +274,7 @@ def test_images_without_a_test_part_are_refused(tmp_path, monkeypatch):
             Image.new("RGB", (8, 8)).save(tmp_path / "data" / name / f"{number}.png")
     monkeypatch.setattr(sources, "IN_MEMORY", 1)
     recipe = dataclasses.replace(QUICK, data=str(tmp_path / "data"), image_size=8, batch_size=2)
-    with pytest.raises(DataError, match="6 training and 0 test images"):
+    with pytest.raises(DataError, match="the class cat has 3 images, but every fifth"):
         Run.create(recipe, tmp_path / "run", workers=0)
     assert not (tmp_path / "run").exists()
 

@@ -213,7 +213,7 @@ def _plan_from_json(entry: dict, name: str, arrays: dict) -> Plan:
         value = arrays.get(f"{name}.{key}")
         return None if value is None else value.numpy()
 
-    def step(place: str, e: dict) -> Lowered:
+    def read_step(place: str, e: dict) -> Lowered:
         kind = LOWERED[e["kind"]]
         values = {f.name: e.get(f.name, array(f"{place}.{f.name}")) for f in fields(kind)}
         return kind(**values)
@@ -223,7 +223,7 @@ def _plan_from_json(entry: dict, name: str, arrays: dict) -> Plan:
             steps = [step for number, part in enumerate(e["parts"])
                      for step in _from_part(part, f"{place}.{number}", array)]
         else:
-            steps = [step(f"{place}.{number}", inner) for number, inner in enumerate(e["steps"])]
+            steps = [read_step(f"{place}.{number}", inner) for number, inner in enumerate(e["steps"])]
         return Group(e["level"], array(f"{place}.nodes"), e["kind"], e["scale"], steps,
                      array(f"{place}.channels"), array(f"{place}.outputs"))
 

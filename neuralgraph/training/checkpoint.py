@@ -30,7 +30,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         RunError: if the disk is full or the folder gone.
     """
     try:
-        replace(path, content)
+        replace(path, content, follow=False)
     except OSError as error:
         if not path.parent.is_dir():
             raise RunError(f"cannot write {path}: the folder is gone; what was saved there went with "

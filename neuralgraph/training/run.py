@@ -55,7 +55,7 @@ class Run:
             self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
             weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
         self.task = Classification(recipe, data, self.ranks, self.device)
-        self._check_smallest_batch()
+        self._check_images_fit()
         self.model.eval()
         self.loop = Loop(self.model, self.task, self.optimizer, folder, epochs=recipe.epochs,
                          schedule=recipe.factor, ranks=self.ranks, device=self.device,
@@ -158,16 +158,21 @@ class Run:
             raise InputError(f"crop_padding={recipe.crop_padding} is more than the "
                              f"{min(data.size)} pixels of an image; choose less.")
 
-    def _check_smallest_batch(self) -> None:
-        """Refuses a batch of one image where batch norms then see a single value, before an epoch is over."""
+    def _check_images_fit(self) -> None:
+        """Refuses images that are too small for the model, and a batch of one image where batch norms then
+        see a single value, before an epoch is over."""
         recipe = self.recipe
-        last = self.data.num_train % recipe.batch_size or recipe.batch_size
-        if min(last, recipe.batch_size) // self.ranks.size > 1 or recipe.epochs == 0:
+        if recipe.epochs == 0:
             return
-        one = torch.zeros(1, self.data.channels, *self.data.size, device=self.device)
+        one, model = torch.zeros(1, self.data.channels, *self.data.size, device=self.device), copy.deepcopy(self.model)
+        with torch.no_grad():
+            model.eval()(one)
+        last = self.data.num_train % recipe.batch_size or recipe.batch_size
+        if min(last, recipe.batch_size) // self.ranks.size > 1:
+            return
         try:
             with torch.no_grad():
-                copy.deepcopy(self.model).train()(one)
+                model.train()(one)
         except ValueError as error:
             if "more than" not in str(error):
                 raise
