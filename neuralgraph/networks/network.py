@@ -112,6 +112,7 @@ class NeuralGraph(nn.Module, ABC):
         """The selection of one forward: made anew in training, kept in evaluation."""
         if self.training:
             self._chosen = None
+            self.selector.check_served(self.weight)
             return self._weighted(self._mask(self.selector.sample), {})
         chosen = self._evaluation()
         return self._weighted(chosen.real, chosen.cache)
@@ -137,8 +138,7 @@ class NeuralGraph(nn.Module, ABC):
         return real
 
     def _weighted(self, real: torch.Tensor, cache: dict) -> Selection:
-        rule = self.selector.rule
-        return Selection(real, rule.effective(self.weight, real), rule.reaches_all, cache)
+        return self.selector.weighted(self.weight, real, cache)
 
     @property
     def graph(self) -> dgl.DGLGraph:
