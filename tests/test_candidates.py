@@ -282,3 +282,40 @@ def test_a_selector_is_one_registered_class():
             ng.selectors.register("smallest")(ng.TopK)
     finally:
         del ng.selectors.SELECTORS["smallest"]
+
+
+def mask_of(*edges, n=12):
+    return torch.zeros(n).index_fill_(0, torch.tensor(edges), 1).bool()
+
+
+@pytest.mark.parametrize("name", ["dnw", "no-update", "rigl", "edge-popup"])
+@pytest.mark.parametrize("per", ["layer", "node"])
+def test_always_and_never(name, per):
+    """Some are real whatever their score, some are not, and k is met."""
+    always, never = mask_of(0, 7), mask_of(1, 5, 10)
+    selector = ng.selectors.create(name, 6, per=per, always=always, never=never)
+    weight = torch.tensor([0.0, 9, 1, 2, 3, 9, 1, 0, 2, 3, 9, 1])
+    bind(selector, Weights((3, 4)), weight)
+    for step in range(1, 4):
+        real = selector.select(weight)
+        assert real.sum() == 6 and real[always].all() and not real[never].any()
+        if name in ("dnw", "no-update"):
+            wanted = mask_of(0, 7, 9, 4, 8, 3) if per == "layer" else mask_of(0, 3, 4, 7, 8, 9)
+            assert torch.equal(real, wanted)
+        if name == "rigl":
+            selector.every = 1
+            selector.advance(step, 10, weight, torch.randn(12))
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: ng.TopK(3, always=mask_of(1, 2), never=mask_of(2, 3)), "both name 2"),
+    (lambda: ng.TopK(3, always=[True]), "must be a bool tensor"),
+    (lambda: bind(ng.TopK(1, always=mask_of(1, 2)), Weights((3, 4)), torch.zeros(12)), "always has 2 of 12.*1 are kept"),
+    (lambda: bind(ng.TopK(11, never=mask_of(1, 2)), Weights((3, 4)), torch.zeros(12)), "never has 2 of 12"),
+    (lambda: bind(ng.TopK(3, per="node", always=mask_of(1, 2)), Weights((3, 4)), torch.zeros(12)), "always has 2 of 4"),
+    (lambda: bind(ng.TopK(3, always=mask_of(1, n=5)), Weights((3, 4)), torch.zeros(12)), "a mask of the 12 weights"),
+    (lambda: bind(ng.TopK(4, per="group", group=2, always=mask_of(1, n=16)), Weights((4, 4)), torch.zeros(16)), "another competition"),
+])
+def test_masks_that_cannot_be(make, message):
+    with pytest.raises(SelectionError, match=message):
+        make()

@@ -335,3 +335,62 @@ def test_removed_and_rewired_again():
     train(whole, steps, first=10)
     train(net, optimizer, first=10)
     assert same(net, whole)
+
+
+@pytest.mark.parametrize("name", [name for name in SELECTORS if name != "targeted-dropout-regular"])
+def test_frozen_edges_stay_and_are_thawed(name):
+    """The same outputs, gradients of real edges only, and a training that goes on where it was."""
+    net = network(name)
+    optimizer = torch.optim.SGD(list(net.parameters()), lr=0.05)
+    ng.rewire(net, optimizer, total_steps=STEPS)
+    train(net, optimizer, last=4)
+    net.eval()
+    x, selection, before = batch(0)[0], net.selection(), net.selector
+    y = net(x)
+    net.freeze()
+    assert torch.equal(net(x), y) and torch.equal(net.selection().real, selection.real)
+    assert net.weight.requires_grad
+    net.train()
+    train(net, optimizer, first=4, last=8)
+    assert torch.equal(net.selection().real, selection.real)
+    net.zero_grad()
+    net(x).sum().backward()
+    assert torch.equal(net.weight.grad[~selection.real], torch.zeros(int((~selection.real).sum())))
+    assert all(parameter.grad is None for parameter in before.parameters())
+    again = network(name, seed=3)
+    again.freeze()
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again.eval()(x), net.eval()(x))
+    with pytest.raises(SelectionError, match=r"thaw\(\) them first"):
+        net.freeze()
+    net.train().thaw()
+    assert net.selector is before and net.weight.requires_grad == (name != "edge-popup")
+    if before.scheduled:
+        assert before.done == (8, STEPS)
+    with pytest.raises(SelectionError, match="not frozen"):
+        net.thaw()
+    train(net, optimizer, first=8)
+    if name != "complete":
+        assert net.selection().real.sum() == 30
+
+
+def test_a_selector_that_is_assigned_is_bound_or_refused():
+    net, other = network("dnw"), network("dnw")
+    net.selector = ng.TopK(7)
+    assert net.selection().real.sum() == 7 and net(batch(0)[0]).shape == (16, 3)
+    net.selector = ng.selectors.RigL(5)
+    assert net.selection().real.sum() == 5
+    with pytest.raises(SelectionError, match="serves another network"):
+        net.selector = other.selector
+    with pytest.raises(SelectionError, match="at most the 188"):
+        net.selector = ng.TopK(1000)
+    assert net.selection().real.sum() == 5
+
+
+def test_k_may_change_as_it_goes_on():
+    net = network("dnw")
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    for step in range(6):
+        net.selector.k = 60 - 10 * step
+        train(net, optimizer, step, step + 1)
+        assert net.selection().real.sum() == 60 - 10 * step

@@ -150,7 +150,6 @@ def _load_edges(network: NeuralGraph, state: _State, prefix: str, first_row: int
         network.selector = TopK(int(real.sum()))
     else:
         network.selector = RandomGraph(int(real.sum()))
-    network.selector.bind(wiring, network.weight, torch.Generator())
     if mask is not None:
         network.selector.keep(real)
 

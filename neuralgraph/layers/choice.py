@@ -70,8 +70,7 @@ class Choice:
             anew = len(self.places) == 1 or type(selector).sample is not Selector.sample
             return self._weighted(self._chosen(selector.sample) if anew else self._evaluation(), number)
         real = self._evaluation()
-        learned = parameter.requires_grad or any(p.requires_grad for p in selector.parameters())
-        if is_traced() or (torch.is_grad_enabled() and learned):
+        if is_traced() or torch.is_grad_enabled():
             return self._weighted(real, number)
         if number not in self._weights:
             with torch.inference_mode(False), torch.no_grad():
@@ -115,11 +114,13 @@ class Choice:
         """The real candidates of evaluation (n,), kept as long as nothing changes."""
         if is_traced():
             return self._chosen(self.selector.select)
-        tensors = [*self.parameters(), *self.selector.parameters(), *self.selector.buffers()]
-        versions = (self.selector.settings(), *((tensor.data_ptr(), tensor._version, tensor.dtype)
-                                                for tensor in tensors))
-        probes = [tensor.detach().reshape(-1)[::max(1, tensor.numel() // PROBED)] if tensor.is_contiguous()
-                  else tensor.detach() for tensor in tensors]
+        own = self.selector  # its dicts, as Module.parameters() takes longer than some layers
+        tensors = [tensor.detach() for tensor in (*self.parameters(), *own._parameters.values(), *own._buffers.values())
+                   if tensor is not None]
+        versions = (own.settings(), [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, tensor.dtype)
+                                     for tensor in tensors])
+        probes = [tensor.view(-1)[::max(1, tensor.numel() // PROBED)] if tensor.is_contiguous() else tensor
+                  for tensor in tensors]
         if self._kept is None or self._kept[0] != versions or not all(map(torch.equal, self._kept[1], probes)):
             self._weights = {}
             self._kept = versions, [probe.clone() for probe in probes], self._chosen(self.selector.select)

@@ -90,7 +90,7 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, s
     layer    real  of weights        %
     0                     216  dense: the first layer
     2         288         576    50.00
-    together  288         576    50.00, 36.36 of all 792 with the dense layers
+    together  288         576    50.00, 63.64 of all 792 with the dense layers
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}.")

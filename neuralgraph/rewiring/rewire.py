@@ -64,10 +64,14 @@ class _Site:
     """A selector and the parameters whose entries are its candidates."""
 
     name: str
-    selector: Selector
+    owner: object  # whose ``selector`` may change, when a network is frozen
     weights: list[nn.Parameter]
     step: int = 0
     gradient: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def selector(self) -> Selector:
+        return self.owner.selector
 
     @property
     def learned(self) -> list[nn.Parameter]:
@@ -170,9 +174,9 @@ class Rewiring:
 def _sites(model: nn.Module) -> Iterator[_Site]:
     for name, module in model.named_modules():
         if isinstance(module, NeuralGraph):
-            yield _Site(name or "the network", module.selector, [module.weight])
+            yield _Site(name or "the network", module, [module.weight])
     for name, choice in choices_of(model):
-        yield _Site(name, choice.selector, choice.parameters())
+        yield _Site(name, choice, choice.parameters())
 
 
 def _assigned(sites: list[_Site], optimizers: Sequence[Optimizer]) -> dict[Optimizer, list[_Site]]:

@@ -13,6 +13,7 @@ for _module in sorted(module.name for module in iter_modules(__path__)):
     import_module(f"{__name__}.{_module}")  # a selector is one file in this folder
 
 from .fixed import Complete, Frozen, RandomGraph, Ticket  # noqa: E402
+from .held import Held, hold, let_go  # noqa: E402
 from .popup import EdgePopup  # noqa: E402
 from .feather import Feather  # noqa: E402
 from .pruning import L1Anneal, TargetedDropout  # noqa: E402
@@ -23,6 +24,6 @@ from .topk import NoUpdate, RankingSelector, TopK  # noqa: E402
 FROM_TRAINED = ("lottery-ticket", "fine-tune")
 
 __all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "SELECTORS", "Candidates", "Complete", "EdgePopup", "Edges",
-           "Feather", "Frozen", "GradientRule", "Joined", "L1Anneal", "MaskSelector", "NoUpdate", "RandomGraph",
+           "Feather", "Frozen", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector", "NoUpdate", "RandomGraph",
            "RankingSelector", "RigL", "Selection", "Selector", "TargetedDropout", "Ticket", "TopK", "Weights",
-           "check_finite", "create", "options_of", "register", "soft_gate", "top_k"]
+           "check_finite", "create", "hold", "let_go", "options_of", "register", "soft_gate", "top_k"]

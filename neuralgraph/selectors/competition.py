@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
 from .. import kernels
-from ..errors import SelectionError, lookup
+from ..errors import SelectionError, listed, lookup
 from .candidates import Candidates
 
 MANY = 2**17  # scores from which on one compiled pass is faster than numpy's partition
@@ -20,14 +22,41 @@ class Groups:
         keep: how many candidates each group keeps, (G,).
     """
 
+    always: torch.Tensor | None = None  # candidates that are real whatever their score, (n,)
+    never: torch.Tensor | None = None   # candidates that are not
+
     def __init__(self, group: torch.Tensor, keep: torch.Tensor):
         self.group, self.keep, self.num_kept = group, keep, int(keep.sum())
         self.size = torch.bincount(group, minlength=len(keep))
         self._is_kept = self._marks(keep)
 
+    def constrain(self, always: torch.Tensor | None, never: torch.Tensor | None) -> None:
+        """Takes out of the competition what is real always and what is never; both masks (n,)."""
+        for name, mask in (("always", always), ("never", never)):
+            if mask is not None and mask.any():
+                count = torch.zeros_like(self.size).index_add_(0, self.members(), mask.long())
+                bad = count > (self.keep if name == "always" else self.size - self.keep)
+                if bad.any():
+                    at = int(bad.nonzero()[0])
+                    raise SelectionError(
+                        f"{name} has {int(count[at])} of {int(self.size[at])} candidates that compete, of which "
+                        f"{int(self.keep[at])} are kept: choose another k, or fewer.")
+        self.always, self.never = always, never
+
+    def members(self) -> torch.Tensor:
+        """The number of each candidate's group, (n,)."""
+        return self.group
+
+    def _ranked(self, score: torch.Tensor) -> torch.Tensor:
+        """The scores, with those of candidates that are out of the competition at either end."""
+        for mask, end in ((self.never, -math.inf), (self.always, math.inf)):
+            if mask is not None:
+                score = score.masked_fill(mask.to(score.device), end)
+        return score
+
     def top(self, score: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """A mask (n,) of the largest scores of each group, ties as in :func:`top_k`; ``keep``: others."""
-        by_score = score.argsort(stable=True)
+        by_score = self._ranked(score).argsort(stable=True)
         order = by_score[self.group.to(score.device)[by_score].argsort(stable=True)]
         marks = (self._is_kept if keep is None else self._marks(keep)).to(score.device)
         return torch.empty_like(score, dtype=torch.bool).scatter_(0, order, marks)
@@ -55,7 +84,11 @@ class Whole(Groups):
         self.num, self.keep, self.size = num, torch.tensor([k]), torch.tensor([num])
         self.num_kept = k
 
+    def members(self):
+        return torch.zeros(self.num, dtype=torch.long)
+
     def top(self, score, keep=None):
+        score = self._ranked(score)
         if keep is not None and is_traced():
             order = score.argsort(stable=True)
             number = score.shape[0]
@@ -86,6 +119,10 @@ class SharedParents(Groups):
 
     def count(self, keep):
         return super().count(keep) * self.nodes
+
+    def constrain(self, always, never):
+        raise SelectionError("per='group' keeps or drops all candidates of a parent together: always and never need "
+                             "another competition.")
 
     def top(self, score, keep=None):
         pair = self.pair.to(score.device)
@@ -172,14 +209,32 @@ def _fan_in(per: str, k: int, nodes: int, candidates: Candidates) -> int:
 COMPETITIONS = {"graph": _whole, "layer": _whole, "block": _by_block, "node": _by_node, "group": _by_group}
 
 
-def compete(per: str, candidates: Candidates, k: int, group: int | None = None) -> Groups:
+def compete(per: str, candidates: Candidates, k: int, group: int | None = None,
+            always: torch.Tensor | None = None, never: torch.Tensor | None = None) -> Groups:
     """What candidates compete within: a key of :data:`COMPETITIONS`.
 
     "graph" or "layer": everything that one selector serves; "block": k is divided among the destination
     blocks in proportion to their candidates; "node": every node that can have in-edges keeps k / nodes of
     them (constant fan-in); "group": so does it, and every ``group`` nodes in a row have the same parents.
     """
-    return lookup("competition", per, COMPETITIONS)(candidates, k, group)
+    groups = lookup("competition", per, COMPETITIONS)(candidates, k, group)
+    for name, mask in (("always", always), ("never", never)):
+        if mask is not None and mask.shape != (candidates.num,):
+            raise SelectionError(f"{name} must be a mask of the {candidates.num} {candidates.word}, got the shape "
+                                 f"{tuple(mask.shape)}.")
+    if always is not None or never is not None:
+        groups.constrain(always, never)
+    return groups
+
+
+def check_masks(always: torch.Tensor | None, never: torch.Tensor | None) -> None:
+    """Refuses what are no masks, or masks that contradict each other."""
+    for name, mask in (("always", always), ("never", never)):
+        if mask is not None and not (isinstance(mask, torch.Tensor) and mask.dtype == torch.bool):
+            raise SelectionError(f"{name} must be a bool tensor, one entry per candidate, got {mask!r}.")
+    if always is not None and never is not None and always.shape == never.shape and (always & never).any():
+        both = (always & never).nonzero().flatten().tolist()
+        raise SelectionError(f"always and never both name {listed(both)}.")
 
 
 def top_k(score: torch.Tensor, k: int, by_magnitude: bool = False) -> torch.Tensor:

@@ -38,13 +38,14 @@ class EdgePopup(RankingSelector):
         k: number of real edges, 0 to the number of candidates.
         weights: "as-they-are", or "signed-constant": sgn(w) sqrt(2 / (n k / E)), whose variance survives the
             k of E candidates.
-        per, group: what candidates compete within, as for :class:`TopK`.
+        per, group, always, never: as for :class:`TopK`.
     """
 
     freezes_weight = True
 
-    def __init__(self, k: int, weights: str = "as-they-are", per: str = "graph", group: int | None = None):
-        super().__init__(k, "ste", per, group)
+    def __init__(self, k: int, weights: str = "as-they-are", per: str = "graph", group: int | None = None,
+                 always: torch.Tensor | None = None, never: torch.Tensor | None = None):
+        super().__init__(k, "ste", per, group, always, never)
         lookup("weights", weights, dict.fromkeys(("as-they-are", "signed-constant")))
         self.weights = weights
 

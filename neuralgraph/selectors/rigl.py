@@ -7,7 +7,7 @@ import math
 import torch
 
 from ..errors import lookup
-from .competition import COMPETITIONS, compete
+from .competition import COMPETITIONS, check_masks, compete
 from .registry import register
 from .selector import MaskSelector, check_every, check_k, check_number
 
@@ -30,7 +30,7 @@ class RigL(MaskSelector):
         drop: the share that is dropped at first.
         every: steps between changes.
         end: the share of all steps after which nothing changes.
-        per, group: what candidates compete within, as for :class:`TopK`.
+        per, group, always, never: as for :class:`TopK`.
 
     >>> RigL(k=100).fraction(25, 100)
     0.22499999999999998
@@ -39,16 +39,18 @@ class RigL(MaskSelector):
     scheduled = True
 
     def __init__(self, k: int, drop: float = 0.3, every: int = 100, end: float = 0.75, per: str = "graph",
-                 group: int | None = None):
+                 group: int | None = None, always: torch.Tensor | None = None, never: torch.Tensor | None = None):
         super().__init__(k)
         self.drop, self.end = check_number("drop", drop, 0, 1), check_number("end", end, 0, 1)
         self.every = check_every(every)
         lookup("competition", per, COMPETITIONS)
+        check_masks(always, never)
         self.per, self.group = per, group
+        self._always, self._never = always, never
 
     def prepare(self, candidates, weight, generator):
         check_k(self.k, candidates.num, candidates.word)
-        self._groups = compete(self.per, candidates, self.k, self.group)
+        self._groups = compete(self.per, candidates, self.k, self.group, self._always, self._never)
         self.keep(self._groups.top(torch.rand(candidates.num, generator=generator, dtype=torch.float64)))
 
     def fraction(self, step: int, total_steps: int) -> float:

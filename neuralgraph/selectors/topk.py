@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import torch
 
 from ..errors import lookup
-from .competition import COMPETITIONS, Groups, Whole, compete, is_traced, top_k
+from .competition import COMPETITIONS, Groups, Whole, check_masks, compete, is_traced, top_k
 from .registry import register
 from .selection import GradientRule
 from .selector import Selector, check_k
@@ -21,25 +21,30 @@ class RankingSelector(Selector):
         gradient: a key of :data:`GRADIENTS`, or a :class:`GradientRule`.
         per: what candidates compete within, a key of :data:`~neuralgraph.selectors.COMPETITIONS`.
         group: for ``per="group"``, the number of nodes that share their parents.
+        always, never: masks (n,) of candidates that are real, or not, whatever their score; those that are
+            always real count among the k.
     """
 
     def __init__(self, k: int, gradient: str | GradientRule = "ste", per: str = "graph",
-                 group: int | None = None):
+                 group: int | None = None, always: torch.Tensor | None = None, never: torch.Tensor | None = None):
         super().__init__(gradient)
         lookup("competition", per, COMPETITIONS)
+        check_masks(always, never)
         self.k, self.per, self.group = check_k(k), per, group
+        self._always, self._never = always, never
         self._fitted: tuple[Hashable, Groups | None] = (None, None)
 
     def fit(self) -> Groups:
         """What candidates compete within under the present settings."""
-        return compete(self.per, self.candidates, self.k, self.group)
+        return compete(self.per, self.candidates, self.k, self.group, self._always, self._never)
 
     def prepare(self, candidates, weight, generator):
         self.groups()
 
     def select(self, weight):
         groups, weight = self.groups(), weight.detach()
-        if type(groups) is Whole and self.candidates.num == self.candidates.num_weights:
+        is_free = type(groups) is Whole and groups.always is None and groups.never is None
+        if is_free and self.candidates.num == self.candidates.num_weights:
             return top_k(weight, groups.num_kept, by_magnitude=True)  # in one pass over the weights
         return groups.top(self.candidates.magnitude(weight))
 
@@ -80,6 +85,8 @@ class TopK(RankingSelector):
             in-edges keeps k / nodes of them (constant fan-in), which must be a whole number; "group": so
             does it, and every ``group`` nodes in a row have the same parents, ranked by the sum of |w|.
         group: see there.
+        always, never: masks (n,) of candidates that are real, or not, whatever their |w|; those that are
+            always real count among the k.
 
     >>> import neuralgraph as ng
     >>> selector = TopK(k=2)
@@ -104,8 +111,9 @@ class NoUpdate(TopK):
 
     Args:
         k: number of real edges.
-        per, group: as for :class:`TopK`.
+        per, group, always, never: as for :class:`TopK`.
     """
 
-    def __init__(self, k: int, per: str = "graph", group: int | None = None):
-        super().__init__(k, "masked", per, group)
+    def __init__(self, k: int, per: str = "graph", group: int | None = None, always: torch.Tensor | None = None,
+                 never: torch.Tensor | None = None):
+        super().__init__(k, "masked", per, group, always, never)
