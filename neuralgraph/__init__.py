@@ -32,6 +32,7 @@ _PUBLIC = {
     "SparseLinear": ("layers", "SparseLinear"),
     "sparsify": ("layers", "sparsify"),
     "densify": ("layers", "densify"),
+    "rewire": ("rewiring", "rewire"),
     "models": ("models", None),
     "inference": ("inference", None),
     "compile": ("inference", "compile"),

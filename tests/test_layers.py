@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import neuralgraph as ng
 from neuralgraph.errors import InputError, SelectionError, UnknownNameError
@@ -211,3 +212,300 @@ def test_subclasses_stay_dense_only_if_asked():
 def test_nothing_left_to_make_sparse(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+class Branches(nn.Module):
+    """Its classifier is registered first, and two convolutions meet the input."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Linear(8, 5)
+        self.left, self.right = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2, groups=2)
+
+    def forward(self, x):
+        x = torch.relu(self.left(x) + self.right(x))
+        return self.head(torch.relu(self.up(torch.relu(self.body(x)))).mean((2, 3)))
+
+
+class Looping(Branches):
+    """What torch.fx cannot trace."""
+
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+
+IMAGES = torch.rand(4, 3, 8, 8)
+
+
+def test_the_first_layers_are_those_that_the_input_meets():
+    sparse = ng.sparsify(Branches(), 0.5)
+    assert [name for name, layer in sparse.named_modules() if isinstance(layer, ng.layers.Sparse)] == \
+        ["head", "body", "up"]
+    run = ng.sparsify(Looping(), 0.5, example=IMAGES)
+    assert [type(layer) for layer in run.children()] == [type(layer) for layer in sparse.children()]
+    with pytest.warns(UserWarning, match="cannot follow the data.*'head'"):
+        assert type(ng.sparsify(Looping(), 0.5).left) is ng.SparseConv2d
+    embedded = ng.sparsify(nn.Sequential(nn.Embedding(9, 8), nn.Linear(8, 4)), 0.5, example=torch.arange(5))
+    assert type(embedded[0]) is nn.Embedding
+
+
+def test_the_summary_says_what_stayed_dense_and_why():
+    table = ng.layers.summary(ng.sparsify(Branches(), 0.25, skip=["up"]))
+    assert [(row.name, row.weights, row.real, row.reason) for row in table.layers] == [
+        ("head", 40, 10, ""), ("left", 216, None, "the first layer"), ("right", 24, None, "the first layer"),
+        ("body", 576, 144, ""), ("up", 128, None, "in skip")]
+    assert (table.weights, table.real) == (616, 154)
+    assert table.density == (154 + 216 + 24 + 128) / 984
+    assert "together" in str(table) and "dense: in skip" in str(table)
+
+
+def test_patterns():
+    sparse = ng.sparsify(Branches(), {"*t": 0.5, "left": 0.25, "b*": 1})
+    assert [layer.k if isinstance(layer, ng.layers.Sparse) else None for layer in sparse.children()] == \
+        [None, 54, 12, 576, None]
+    with pytest.raises(UnknownNameError, match="unknown layer 'layers"):
+        ng.sparsify(Branches(), {"layers.*": 0.5})
+
+
+def test_erdos_renyi_budget():
+    """Densities in proportion to sum / product of the dimensions, capped at 1, 30 % of all weights together."""
+    sparse = ng.sparsify(Branches(), 0.3, budget="erdos-renyi-kernel", first_layer_dense=False)
+    layers = [layer for layer in sparse.children()]
+    size = [layer.num_weights for layer in layers]
+    raw = [sum(layer.weight.shape) / layer.num_weights for layer in layers]
+    # 40, 24 and 128 weights: by hand, the classifier and the 1x1 convolution are full
+    full = [True, False, True, False, False]
+    factor = (0.3 * sum(size) - 40 - 24) / sum(r * n for r, n, f in zip(raw, size, full) if not f)
+    for layer, r, is_full in zip(layers, raw, full):
+        assert factor * r > 1 if is_full else factor * r <= 1
+        assert layer.k == (layer.num_weights if is_full else count(factor * r, layer.num_weights))
+    assert abs(sum(layer.k for layer in layers) - 0.3 * sum(size)) < 3
+
+
+def test_all_layers_compete():
+    """per="model": the k largest of all, as of one vector."""
+    dense = Branches()
+    sparse = ng.sparsify(dense, 0.2, per="model", first_layer_dense=False)
+    names = ["head", "left", "right", "body", "up"]
+    flat = torch.cat([dense.get_submodule(name).weight.detach().flatten() for name in names])
+    mask = largest(flat, count(0.2, 984))
+    real = torch.cat([sparse.get_submodule(name).real().flatten() for name in names])
+    assert torch.equal(real, mask) and sum(sparse.get_submodule(name).k for name in names) == 197
+    y = sparse(IMAGES)
+    y.sum().backward()
+    with torch.no_grad():
+        for name, part in zip(names, mask.split([40, 216, 24, 576, 128])):
+            weight = dense.get_submodule(name).weight
+            weight.mul_(part.view(weight.shape))
+    assert torch.equal(y, dense(IMAGES))
+    dense(IMAGES).sum().backward()
+    for name in names:
+        torch.testing.assert_close(sparse.get_submodule(name).weight.grad, dense.get_submodule(name).weight.grad)
+    assert torch.equal(copy.deepcopy(sparse)(IMAGES), y)
+
+
+@pytest.mark.parametrize("per", ["layer", "node", "model"])
+@pytest.mark.parametrize("granularity", ["weight", "kernel"])
+@pytest.mark.parametrize("selector", ["dnw", "rigl", "edge-popup", "feather", "random", "l1-anneal", "targeted-dropout"])
+def test_every_selector_in_layers(selector, granularity, per):
+    """Trained in a plain loop, it evaluates, bakes in, traces and exports to the same numbers."""
+    options = {"every": 2} if selector in ("rigl", "l1-anneal") else {}
+    make = lambda: ng.sparsify(Branches(), 0.25, selector=selector, per=per, granularity=granularity,
+                               selector_options=options)
+    if per == "node" and selector in ("random", "l1-anneal", "targeted-dropout"):
+        with pytest.raises(InputError, match="knows no groups"):
+            make()
+        return
+    model = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    ng.rewire(model, optimizer, total_steps=8)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for step in range(8):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        (model(IMAGES) - 1).square().mean().backward()
+        optimizer.step()
+    changed = [name for name, value in model.named_parameters() if not torch.equal(value, before[name])]
+    assert ("body.weight" in changed) == (selector != "edge-popup")
+    assert any("scores" in name for name in changed) == (selector == "edge-popup")
+    model.eval()
+    with torch.no_grad():
+        y = model(IMAGES)
+        for layer in (model.head, model.body, model.up):
+            assert not layer.effective_weight()[~layer.real()].any()
+            assert selector in ("feather", "rigl") or layer.effective_weight()[layer.real()].all()
+        assert torch.equal(model(IMAGES), y)
+        assert torch.equal(model.requires_grad_(True)(IMAGES), y)
+        assert torch.equal(ng.densify(model)(IMAGES), y)
+    again = make()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.eval()(IMAGES), y)
+    if granularity == "kernel":
+        mask = model.body.real().view(64, 9)
+        assert torch.equal(mask.any(1), mask.all(1))
+    if per == "node":
+        assert len({int(row.sum()) for row in model.body.real().view(8, -1)}) == 1
+    if per == "layer":
+        traced = torch.jit.trace(model, IMAGES)
+        assert torch.equal(traced(IMAGES), y)
+        assert torch.equal(torch.export.export(model, (IMAGES,)).module()(IMAGES), y)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("selector", ["dnw", "rigl", "feather"])
+def test_compiled_without_a_break(selector, training):
+    torch._dynamo.reset()
+    model = ng.sparsify(Branches(), 0.25, selector=selector).train(training)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    ng.rewire(model, optimizer, total_steps=8)
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for net in (compiled, twin):
+        net(IMAGES).square().sum().backward()
+    torch.testing.assert_close(compiled(IMAGES), twin(IMAGES))
+    for one, other in zip(model.parameters(), twin.parameters()):
+        torch.testing.assert_close(one.grad, other.grad)
+    optimizer.step()
+
+
+def test_ties_are_broken_equally_when_traced():
+    layer = ng.SparseLinear(40, 30, density=0.1).eval()
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(30, 40, generator=torch.Generator().manual_seed(0)).mul(2).round())
+    x = torch.randn(5, 40)
+    assert torch.equal(torch.jit.trace(layer, x)(x), layer(x))
+    assert torch.equal(layer.real(), largest(layer.weight.detach(), 120))
+
+
+def test_large_layers_trace_to_the_same_numbers():
+    """More than 2^17 weights, which the compiled ranking serves when nothing is traced."""
+    layer = ng.SparseLinear(400, 400, density=0.1).eval()
+    x = torch.randn(2, 400)
+    assert torch.equal(torch.jit.trace(layer, x)(x), layer(x))
+
+
+def test_a_selection_is_kept_until_a_weight_changes(monkeypatch):
+    model, calls = ng.sparsify(Branches(), 0.25).eval(), []
+    select = ng.TopK.select
+    monkeypatch.setattr(ng.TopK, "select", lambda self, weight: calls.append(1) or select(self, weight))
+    with torch.no_grad():
+        y = model(IMAGES)
+        assert len(calls) == 3 and torch.equal(model(IMAGES), y) and len(calls) == 3
+        model.body.weight.mul_(-1)
+        assert not torch.equal(model(IMAGES), y) and len(calls) == 4
+        model.up.weight.data.neg_()  # of which PyTorch keeps no count
+        assert torch.equal(model(IMAGES), ng.densify(model)(IMAGES)) and len(calls) == 8
+        model.body.selector.k = 10
+        assert (model.body.effective_weight() != 0).sum() == 10 == model.body.k
+    model(IMAGES).sum().backward()
+    assert (model.body.weight.grad != 0).sum() > 10
+
+
+LAYERS = {
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3, padding=1, groups=2), (2, 4, 9)),
+    "conv2d": (lambda: nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (2, 4, 9, 8)),
+    "conv3d": (lambda: nn.Conv3d(4, 6, 2, stride=2), (2, 4, 6, 5, 4)),
+    "transposed1d": (lambda: nn.ConvTranspose1d(4, 6, 3, stride=2, output_padding=1), (2, 4, 9)),
+    "transposed2d": (lambda: nn.ConvTranspose2d(4, 6, 3, groups=2, dilation=2), (2, 4, 5, 6)),
+    "transposed3d": (lambda: nn.ConvTranspose3d(4, 6, 2), (2, 4, 3, 4, 5)),
+    "linear": (lambda: nn.Linear(4, 6, bias=False), (2, 3, 4)),
+    "embedding": (lambda: nn.Embedding(8, 6, padding_idx=0), None),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_each_kind_of_layer_equals_the_masked_one(kind, float64):
+    make, shape = LAYERS[kind]
+    dense = make()
+    sparse, twin = ng.sparsify(dense, 0.3, first_layer_dense=False), copy.deepcopy(dense)
+    x = torch.randn(shape) if shape else torch.tensor([[0, 3, 7], [2, 2, 1]])
+    k = count(0.3, dense.weight.numel())
+    with torch.no_grad():
+        twin.weight.mul_(largest(dense.weight.detach(), k))
+    assert list(sparse.state_dict()) == list(dense.state_dict()) and sparse.k == k
+    for training in (True, False):
+        y = sparse.train(training)(x)
+        assert torch.equal(y, twin(x))
+    sparse(x).sum().backward(), twin(x).sum().backward()
+    torch.testing.assert_close(sparse.weight.grad, twin.weight.grad)
+    baked = ng.densify(sparse)
+    assert type(baked) is type(dense) and torch.equal(baked.weight, twin.weight)
+
+
+@pytest.mark.parametrize("options", [{}, {"kdim": 6, "vdim": 4}, {"batch_first": True, "bias": False}])
+def test_attention_equals_the_masked_one(options, float64):
+    torch.manual_seed(0)
+    dense = nn.MultiheadAttention(8, 2, **options)
+    sparse, twin = ng.sparsify(dense, 0.25, first_layer_dense=False), copy.deepcopy(dense)
+    with torch.no_grad():
+        for name, weight in twin.named_parameters():
+            if "weight" in name:
+                weight.mul_(largest(weight, count(0.25, weight.numel())))
+    query, key, value = (torch.randn(3, 5, size) for size in (8, options.get("kdim", 8), options.get("vdim", 8)))
+    for training in (True, False):
+        for net in (sparse, twin):
+            net.train(training).zero_grad()
+        (y, attention), (wanted, also) = sparse(query, key, value), twin(query, key, value)
+        torch.testing.assert_close(y, wanted), torch.testing.assert_close(attention, also)
+        y.sum().backward(), wanted.sum().backward()
+        for one, other in zip(sparse.parameters(), twin.parameters()):
+            torch.testing.assert_close(one.grad, other.grad)
+    baked = ng.densify(sparse)
+    assert type(baked) is nn.MultiheadAttention and list(baked.state_dict()) == list(dense.state_dict())
+    torch.testing.assert_close(baked(query, key, value)[0], y)
+
+
+def tied():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[3].weight = model[2].weight
+    return model
+
+
+def changed(change):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    change(model[1])
+    return model
+
+
+@pytest.mark.parametrize("make, message", [
+    (tied, "'2' sparse: it shares its weight with 2.weight, 3.weight"),
+    (lambda: changed(nn.utils.parametrizations.weight_norm), "'1' sparse: it is parametrized"),
+    (lambda: changed(nn.utils.parametrizations.spectral_norm), "'1' sparse: it is parametrized"),
+    (lambda: changed(lambda layer: nn.utils.spectral_norm(layer)), "'1' sparse: it has a weight that spectral_norm"),
+    (lambda: changed(lambda layer: prune.l1_unstructured(layer, "weight", 0.5)),
+     "'1' sparse: it has a weight that torch.nn.utils.prune"),
+    (lambda: nn.Sequential(nn.Linear(4, 4), nn.Embedding(4, 4, max_norm=1.0)), "'1' sparse: it is an embedding with max_norm"),
+])
+def test_weights_that_are_not_the_layers_own_are_refused(make, message):
+    model = make()
+    with pytest.raises(InputError, match=message):
+        ng.sparsify(model, 0.5)
+    kept = [str(number) for number in range(1, len(model)) if not isinstance(model[number], nn.ReLU)]
+    with pytest.raises(InputError, match="nothing is left"):
+        ng.sparsify(model, 0.5, skip=kept)
+
+
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: ng.sparsify(Branches(), 0.5, per="nodes"), UnknownNameError, "did you mean 'node'"),
+    (lambda: ng.sparsify(Branches(), 0.5, granularity="filter"), UnknownNameError, "granularity 'filter'"),
+    (lambda: ng.sparsify(Branches(), 0.5, budget="erk"), UnknownNameError, "budget 'erk'"),
+    (lambda: ng.sparsify(Branches(), 0.5, selector="rigle"), UnknownNameError, "did you mean 'rigl'"),
+    (lambda: ng.sparsify(Branches(), 0.5, selector="complete"), InputError, "keeps everything"),
+    (lambda: ng.sparsify(Branches(), 0.5, selector_options={"dorp": 1}), UnknownNameError, "'dorp'"),
+    (lambda: ng.sparsify(Branches(), 0.5, per="group", selector_options={"group": 3}), SelectionError, "does not divide"),
+    (lambda: ng.sparsify(Branches(), {"body": 0.5, "up": 0.2}, per="model"), InputError, "a number, not a map"),
+    (lambda: ng.sparsify(Branches(), {"body": 0.5}, budget="erdos-renyi-kernel"), InputError, "one density"),
+])
+def test_bad_ways_to_choose(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_what_cannot_be_served_changes_nothing():
+    model = Branches()
+    with pytest.raises(SelectionError):
+        ng.sparsify(model, 0.5, per="group", selector_options={"group": 4}, skip=["body"], inplace=True)
+    assert not [layer for layer in model.modules() if hasattr(layer, "_choices") or hasattr(layer, "selector")]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..layers import SparseConv2d, SparseLinear
+from ..layers import Sparse
 from ..models import Classifier
 from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
 from ..nodes import Operation
@@ -202,10 +202,10 @@ def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
 def _layer_cost(layer: nn.Module, after: torch.Size, share: float) -> Cost:
     """Of a call of a convolution or fully connected layer, of whose weights only a share is live."""
     candidates = layer.weight.numel()
-    weights = round((layer.k if isinstance(layer, (SparseConv2d, SparseLinear)) else candidates) * share)
+    weights = round((layer.k if isinstance(layer, Sparse) else candidates) * share)
     positions = math.prod(after[1:-1] if isinstance(layer, nn.Linear) else after[2:])
     biases = 0 if layer.bias is None else layer.bias.numel()
-    if isinstance(layer, (SparseConv2d, SparseLinear)):
+    if isinstance(layer, Sparse):
         return Cost(weights * positions, weights, biases, math.ceil(candidates / 32), weights)
     return Cost(weights * positions, weights, biases)
 
@@ -241,7 +241,7 @@ def executed_multiply_adds(model: nn.Module, x: torch.Tensor) -> int:
         counted += number
 
     def layer_called(layer, args, out):
-        real = layer.k if isinstance(layer, (SparseConv2d, SparseLinear)) else layer.weight.numel()
+        real = layer.k if isinstance(layer, Sparse) else layer.weight.numel()
         add(real * math.prod(out.shape[1:-1] if isinstance(layer, nn.Linear) else out.shape[2:]))
 
     def operation_called(operation, args, out):

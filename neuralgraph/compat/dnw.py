@@ -150,9 +150,8 @@ def _load_edges(network: NeuralGraph, state: _State, prefix: str, first_row: int
         network.selector = TopK(int(real.sum()))
     else:
         network.selector = RandomGraph(int(real.sum()))
-    network.selector.bind(wiring, network.weight, torch.Generator())
     if mask is not None:
-        network.selector.real.copy_(real)
+        network.selector.keep(real)
 
 
 def _tiny(state: _State, setting, prune_rate, image_size, steps, backend) -> Classifier:

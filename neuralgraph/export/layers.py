@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..layers import SparseConv2d, SparseLinear
+from ..layers import Sparse, SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
 from ..models.tiny import CentrePool, GlobalPool
 from .graph import Graph
 
@@ -38,7 +38,7 @@ def add_layer(graph: Graph, layer: nn.Module, x: str, before: torch.Tensor, afte
 
 def _conv(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
     dims = len(layer.kernel_size)
-    weight = layer.effective_weight() if isinstance(layer, SparseConv2d) else layer.weight
+    weight = layer.effective_weight() if isinstance(layer, Sparse) else layer.weight
     if layer.padding == "valid":
         start = end = [0] * dims
     elif layer.padding == "same":  # the odd one out at the end, as torch has it
@@ -76,7 +76,7 @@ def _instance_norm(graph: Graph, layer: nn.Module, x: str, before, after) -> str
 
 
 def _linear(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
-    weight = layer.effective_weight() if isinstance(layer, SparseLinear) else layer.weight
+    weight = layer.effective_weight() if isinstance(layer, Sparse) else layer.weight
     x = graph.add("MatMul", x, graph.constant(weight.T))
     return x if layer.bias is None else graph.add("Add", x, graph.constant(layer.bias))
 
@@ -166,7 +166,8 @@ def _one(kind: str, **settings: str) -> Callable:
 
 LAYERS: dict[type[nn.Module], Callable] = {
     nn.Identity: _same, nn.Dropout: _same, nn.Dropout1d: _same, nn.Dropout2d: _same, nn.Dropout3d: _same,
-    nn.Conv1d: _conv, nn.Conv2d: _conv, nn.Conv3d: _conv, SparseConv2d: _conv,
+    nn.Conv1d: _conv, nn.Conv2d: _conv, nn.Conv3d: _conv,
+    SparseConv1d: _conv, SparseConv2d: _conv, SparseConv3d: _conv,
     nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm, nn.BatchNorm3d: _batch_norm,
     nn.InstanceNorm1d: _instance_norm, nn.InstanceNorm2d: _instance_norm, nn.InstanceNorm3d: _instance_norm,
     nn.Linear: _linear, SparseLinear: _linear, nn.Flatten: _flatten,

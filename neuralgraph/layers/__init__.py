@@ -1,5 +1,9 @@
 """Sparse layers for ordinary models."""
 
-from .sparse import SparseConv2d, SparseLinear, densify, sparsify
+from .sparse import (Sparse, SparseConv1d, SparseConv2d, SparseConv3d, SparseConvTranspose1d, SparseConvTranspose2d,
+                     SparseConvTranspose3d, SparseEmbedding, SparseLinear, SparseMultiheadAttention, choices_of)
+from .sparsify import LayerSummary, Summary, densify, sparsify, summary
 
-__all__ = ["SparseConv2d", "SparseLinear", "densify", "sparsify"]
+__all__ = ["LayerSummary", "Sparse", "SparseConv1d", "SparseConv2d", "SparseConv3d", "SparseConvTranspose1d",
+           "SparseConvTranspose2d", "SparseConvTranspose3d", "SparseEmbedding", "SparseLinear",
+           "SparseMultiheadAttention", "Summary", "choices_of", "densify", "sparsify", "summary"]

@@ -1,51 +1,104 @@
-"""Discovering the wiring inside ordinary layers: every weight is an edge (section 3.4 of the paper)."""
+"""Ordinary layers whose weights are candidates: every weight, or every kernel, is an edge."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Collection, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from ..errors import InputError, UnknownNameError, listed
-from ..selectors import GRADIENTS, check_finite, top_k
+from ..errors import InputError
+from ..selectors import TopK, Weights
+from .choice import Choice
 
 
-class _Sparse:
-    """Adds a selection to a layer that has ``weight``; the parameter stays dense and trainable."""
+class Sparse:
+    """A layer some of whose parameters are chosen from; they stay dense and trainable.
 
-    k: int
+    ``_choices``: by the name of each such parameter, the choice and its number there.
+    """
 
-    def real(self) -> torch.Tensor:
-        """The k weights of largest magnitude, a mask of the shape of ``weight``."""
-        flat = self.weight.detach().reshape(-1)
-        check_finite(flat)
-        return top_k(flat.abs(), self.k).view(self.weight.shape)
+    _choices: dict[str, tuple[Choice, int]]
 
-    def effective_weight(self) -> torch.Tensor:
-        """w 1{real}, with the gradient 1 for every weight (appendix F of the paper)."""
-        if self.k == self.weight.numel():
-            return self.weight
-        return GRADIENTS["ste"].effective(self.weight, self.real())
+    def effective_weight(self, name: str = "weight") -> torch.Tensor:
+        """The weights that are used, 0 where not real, with the selector's gradient."""
+        choice, number = self._choices[name]
+        return choice.weight(number, self.training)
+
+    def real(self, name: str = "weight") -> torch.Tensor:
+        """The weights that are real in evaluation, a mask of the shape of the parameter."""
+        choice, number = self._choices[name]
+        return choice.real(number)
+
+    @property
+    def k(self) -> int:
+        """The number of real weights."""
+        return sum(self._count(*place) for place in self._choices.values())
+
+    @staticmethod
+    def _count(choice: Choice, number: int) -> int:
+        if len(choice.places) == 1:
+            candidates = choice.selector.candidates
+            return choice.selector.num_real * (candidates.num_weights // max(1, candidates.num))
+        return int(choice.real(number).sum())
+
+    def chosen_weights(self) -> dict[str, nn.Parameter]:
+        """The parameters that are chosen from, by name."""
+        return {name: choice.parameters()[number] for name, (choice, number) in self._choices.items()}
+
+    @property
+    def num_weights(self) -> int:
+        """The number of weights that are chosen from."""
+        return sum(weight.numel() for weight in self.chosen_weights().values())
 
     @property
     def density(self) -> float:
         """The share of weights that are real."""
-        return self.k / self.weight.numel()
+        return self.k / self.num_weights
 
     def extra_repr(self):
-        return f"{super().extra_repr()}, k={self.k} of {self.weight.numel()}"
+        return f"{super().extra_repr()}, k={self.k} of {self.num_weights}"
+
+    def _choose(self, density: float) -> None:
+        """Each weight its own, the largest magnitudes: what the classes' constructors do."""
+        for name, options in CHOSEN[type(self)](self).items():
+            module, own = place_of(self, name)
+            candidates = Weights(getattr(module, own).shape, **options)
+            choice = Choice(TopK(count(density, candidates.num)), [(module, own)], [candidates], torch.Generator())
+            adopt(choice, [(self, name)])
 
 
-class SparseConv2d(_Sparse, nn.Conv2d):
+def place_of(layer: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """The module that has the parameter, and its name there."""
+    path, _, own = name.rpartition(".")
+    return layer.get_submodule(path), own
+
+
+def adopt(choice: Choice, places: list[tuple[nn.Module, str]]) -> None:
+    """Gives layers a choice of these parameters of theirs; the selector's state is saved with the first."""
+    for number, (layer, name) in enumerate(places):
+        layer.__dict__.setdefault("_choices", {})[name] = (choice, number)
+    layer, name = places[0]
+    layer.add_module("selector" if name == "weight" else f"{name.replace('.', '_')}_selector", choice.selector)
+
+
+class _SparseConv(Sparse):
+    """y = conv(x, effective weight) + bias."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(x, self.effective_weight(), self.bias)
+
+
+class SparseConv1d(_SparseConv, nn.Conv1d):
+    """A sparse 1-D convolution; see :class:`SparseConv2d`."""
+
+
+class SparseConv2d(_SparseConv, nn.Conv2d):
     """A convolution of whose weights the k of largest magnitude are used, chosen at every forward.
 
     y = conv(x, w 1{real}) + bias; gradients reach all weights. The bias stays dense. Its state dict is
-    that of :class:`torch.nn.Conv2d`.
+    that of :class:`torch.nn.Conv2d`. :func:`sparsify` makes such layers with other selectors too.
 
     Args:
         in_channels, out_channels, kernel_size: as for :class:`torch.nn.Conv2d`, as are all further
@@ -60,13 +113,38 @@ class SparseConv2d(_Sparse, nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size, *, density: float = 0.1,
                  **options):
         super().__init__(in_channels, out_channels, kernel_size, **options)
-        self.k = count(density, self.weight.numel())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._conv_forward(x, self.effective_weight(), self.bias)
+        self._choose(density)
 
 
-class SparseLinear(_Sparse, nn.Linear):
+class SparseConv3d(_SparseConv, nn.Conv3d):
+    """A sparse 3-D convolution; see :class:`SparseConv2d`."""
+
+
+class _SparseConvTranspose(Sparse):
+    """y = transposed conv(x, effective weight) + bias."""
+
+    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        dims = len(self.kernel_size)
+        output_padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, dims,
+                                              self.dilation)
+        convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
+        return convolve(x, self.effective_weight(), self.bias, self.stride, self.padding, output_padding,
+                        self.groups, self.dilation)
+
+
+class SparseConvTranspose1d(_SparseConvTranspose, nn.ConvTranspose1d):
+    """A sparse transposed 1-D convolution, made by :func:`sparsify`."""
+
+
+class SparseConvTranspose2d(_SparseConvTranspose, nn.ConvTranspose2d):
+    """A sparse transposed 2-D convolution, made by :func:`sparsify`."""
+
+
+class SparseConvTranspose3d(_SparseConvTranspose, nn.ConvTranspose3d):
+    """A sparse transposed 3-D convolution, made by :func:`sparsify`."""
+
+
+class SparseLinear(Sparse, nn.Linear):
     """A fully connected layer of whose weights the k of largest magnitude are used.
 
     Arguments as for :class:`torch.nn.Linear`, and ``density`` as for :class:`SparseConv2d`.
@@ -78,26 +156,64 @@ class SparseLinear(_Sparse, nn.Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *,
                  density: float = 0.1, **options):
         super().__init__(in_features, out_features, bias, **options)
-        self.k = count(density, self.weight.numel())
+        self._choose(density)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.effective_weight(), self.bias)
 
 
-class _PlainEncoderLayer(nn.TransformerEncoderLayer):
-    """Without the fast path of evaluation, which reads the weights of the layers and calls none."""
+class SparseEmbedding(Sparse, nn.Embedding):
+    """A table of whose entries some are used, made by :func:`sparsify`."""
 
-    activation_relu_or_gelu = property(lambda self: 0)
-
-
-class _PlainEncoder(nn.TransformerEncoder):
-    """Without the nested tensors that only the fast path of its layers understands."""
-
-    use_nested_tensor = property(lambda self: False)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.embedding(x, self.effective_weight(), self.padding_idx,
+                           scale_grad_by_freq=self.scale_grad_by_freq)
 
 
-SPARSE = {nn.Conv2d: SparseConv2d, nn.Linear: SparseLinear}
-PLAIN = {nn.TransformerEncoderLayer: _PlainEncoderLayer, nn.TransformerEncoder: _PlainEncoder}
+class SparseMultiheadAttention(Sparse, nn.MultiheadAttention):
+    """Attention of whose projections some weights are used, made by :func:`sparsify`."""
+
+    def forward(self, query, key, value, key_padding_mask=None, need_weights=True, attn_mask=None,
+                average_attn_weights=True, is_causal=False):
+        swaps = self.batch_first and query.dim() == 3
+        if swaps:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        weights = {name: self.effective_weight(name) for name in self._choices}
+        output, attention = F.multi_head_attention_forward(
+            query, key, value, self.embed_dim, self.num_heads, weights.get("in_proj_weight"), self.in_proj_bias,
+            self.bias_k, self.bias_v, self.add_zero_attn, self.dropout, weights["out_proj.weight"],
+            self.out_proj.bias, training=self.training, key_padding_mask=key_padding_mask,
+            need_weights=need_weights, attn_mask=attn_mask, average_attn_weights=average_attn_weights,
+            is_causal=is_causal, use_separate_proj_weight=not self._qkv_same_embed_dim,
+            **{name: weights.get(name) for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")})
+        return output.transpose(0, 1) if swaps else output, attention
+
+
+def _convolution(layer):
+    return {"weight": {"groups": layer.groups}}
+
+
+def _transposed(layer):
+    return {"weight": {"groups": layer.groups, "rows_are": "sources"}}
+
+
+def _attention(layer):
+    names = ("in_proj_weight",) if layer._qkv_same_embed_dim else (
+        "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return {name: {} for name in (*names, "out_proj.weight")}
+
+
+# What becomes of a layer of torch, and which of its parameters are chosen from, with what Weights must know.
+KINDS = {
+    nn.Conv1d: (SparseConv1d, _convolution), nn.Conv2d: (SparseConv2d, _convolution),
+    nn.Conv3d: (SparseConv3d, _convolution), nn.ConvTranspose1d: (SparseConvTranspose1d, _transposed),
+    nn.ConvTranspose2d: (SparseConvTranspose2d, _transposed),
+    nn.ConvTranspose3d: (SparseConvTranspose3d, _transposed), nn.Linear: (SparseLinear, lambda layer: {"weight": {}}),
+    nn.Embedding: (SparseEmbedding, lambda layer: {"weight": {"rows_are": "sources"}}),
+    nn.MultiheadAttention: (SparseMultiheadAttention, _attention),
+}
+SPARSE = {dense: sparse for dense, (sparse, _) in KINDS.items()}
+CHOSEN = {kind: chosen for dense, (sparse, chosen) in KINDS.items() for kind in (dense, sparse)}
 
 
 def count(density: float, weights: int) -> int:
@@ -111,122 +227,15 @@ def count(density: float, weights: int) -> int:
     return max(min(1, weights), weights - math.floor((1 - density) * weights + 1e-9))
 
 
-def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *,
-             first_layer_dense: bool = True, skip: Collection[str] = (),
-             inplace: bool = False) -> nn.Module:
-    """Turns the 2-D convolutions and fully connected layers of any model into sparse ones.
-
-    Parameters keep their names, so that state dicts go both ways; biases, norms and the projections
-    inside :class:`torch.nn.MultiheadAttention`, which are no layers of their own, stay dense. Every
-    layer keeps its own share ("Discovering Neural Wirings", section 3.4 and Table 4).
-    :class:`torch.nn.TransformerEncoder` and its layers lose their fast path until :func:`densify`.
-
-    Args:
-        module: the model.
-        density: share of real weights of every layer, above 0 and at most 1; or a map from the names
-            of layers to theirs, all others staying dense.
-        first_layer_dense: leave the first convolution or fully connected layer (in the order of
-            ``module.named_modules()``) dense, as the better rows of the paper's Table 4 do; a density
-            map that names it has the last word.
-        skip: names of layers to leave dense.
-        inplace: change ``module`` itself instead of a copy.
-
-    Returns:
-        The sparse model.
-
-    Raises:
-        InputError: for a density outside (0, 1], a model in which no such layer is left, and
-            layers that would stay dense unasked because they are of a class of their own.
-        UnknownNameError: if ``density`` or ``skip`` names no convolution or fully connected layer.
-
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
-    >>> sparsify(model, density=0.5)[2].k
-    288
-    """
-    if not isinstance(module, nn.Module):
-        raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}.")
-    if isinstance(skip, str):
-        raise InputError(f"skip must be a list of names, got {skip!r}.")
-    layers = {name: layer for name, layer in module.named_modules() if _can_be_sparse(layer)}
-    if not layers:
-        raise InputError("the model has no torch.nn.Conv2d or torch.nn.Linear to make sparse"
-                         + (" (some are sparse already)." if _sparse_layers(module) else "."))
-    is_map = isinstance(density, Mapping)
-    for name in [*(density if is_map else ()), *skip]:
-        if name not in layers:
-            raise UnknownNameError("layer", name, layers)
-    wanted = dict(density) if is_map else dict.fromkeys(layers, density)
-    for share in wanted.values():
-        count(share, 1)  # also of a layer that stays dense
-    wanted = {name: share for name, share in wanted.items() if name not in skip}
-    if first_layer_dense and not is_map:
-        wanted.pop(next(iter(layers)), None)
-    if not wanted:
-        raise InputError("nothing is left to make sparse: " + (
-            "the density map names no layer that is not in skip." if is_map else
-            "all layers are in skip." if set(layers) <= set(skip) else
-            "only one layer is not in skip and it is the first; use first_layer_dense=False."))
-    _check_classes(module, {name: layers[name] for name in wanted})
-    ks = {name: count(share, layers[name].weight.numel()) for name, share in wanted.items()}
-    if not inplace:
-        module = copy.deepcopy(module)
-    for name, layer in list(module.named_modules()):
-        if name in ks:
-            layer.k = ks[name]
-            layer.__class__ = SPARSE[type(layer)]
-    for part in module.modules():
-        if type(part) in PLAIN and _sparse_layers(part):
-            part.__class__ = PLAIN[type(part)]
-    return module
+def sparse_layers(module: nn.Module) -> list[nn.Module]:
+    """The layers inside that are sparse."""
+    return [layer for layer in module.modules() if isinstance(layer, Sparse)]
 
 
-def _can_be_sparse(layer: nn.Module) -> bool:
-    return isinstance(layer, tuple(SPARSE)) and \
-        not isinstance(layer, (_Sparse, NonDynamicallyQuantizableLinear))
-
-
-def _check_classes(module: nn.Module, wanted: Mapping[str, nn.Module]) -> None:
-    """Refuses layers whose class may compute anything, and parts that may not call their layers."""
-    foreign = [f"{name!r} ({type(layer).__name__})" for name, layer in wanted.items()
-               if type(layer) not in SPARSE]
-    if foreign:
-        raise InputError(
-            f"cannot make {listed(foreign)} sparse: only torch.nn.Conv2d and torch.nn.Linear themselves, "
-            "not classes derived from them; name these layers in skip to leave them dense.")
-    for part in module.modules():
-        if isinstance(part, tuple(PLAIN)) and type(part) not in (*PLAIN, *PLAIN.values()):
-            inside = [repr(name) for name, layer in wanted.items() if layer in set(part.modules())]
-            if inside:
-                raise InputError(
-                    f"{type(part).__name__} derives from torch's transformer encoder, whose fast path in "
-                    f"evaluation bypasses its layers {listed(inside)}; name them in skip.")
-
-
-@torch.no_grad()
-def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """Bakes the selection in: ordinary layers whose unused weights are 0, with the same outputs.
-
-    Args:
-        module: a model with sparse layers.
-        inplace: change ``module`` itself instead of a copy.
-
-    >>> model = densify(sparsify(nn.Linear(10, 10), 0.2, first_layer_dense=False))
-    >>> type(model).__name__, int((model.weight != 0).sum())
-    ('Linear', 20)
-    """
-    if not inplace:
-        module = copy.deepcopy(module)
-    for layer in _sparse_layers(module):
-        layer.weight.mul_(layer.real())
-        dense = next(base for base, sparse in SPARSE.items() if isinstance(layer, sparse))
-        layer.__class__ = dense
-        del layer.k
-    for part in module.modules():
-        for base, plain in PLAIN.items():
-            if type(part) is plain:
-                part.__class__ = base
-    return module
-
-
-def _sparse_layers(module: nn.Module) -> list[nn.Module]:
-    return [layer for layer in module.modules() if isinstance(layer, _Sparse)]
+def choices_of(module: nn.Module) -> list[tuple[str, Choice]]:
+    """Every choice inside, by the name of the first parameter that it is of."""
+    found = {}
+    for name, layer in module.named_modules():
+        for own, (choice, _) in getattr(layer, "_choices", {}).items():
+            found.setdefault(choice, f"{name}.{own}".lstrip("."))
+    return [(name, choice) for choice, name in found.items()]

@@ -15,7 +15,7 @@ from ..backends import Backend, Shared
 from ..backends.layout import Layout
 from ..backends.transforms import has_numbers, is_transformed, untransformed, without_transforms
 from ..errors import InputError, SelectionError
-from ..selectors import Selection, Selector, check_finite
+from ..selectors import Selection, Selector, check_finite, hold, let_go
 from ..wiring import Stage, Wiring
 from ..wiring.wiring import OUTPUT
 from .functions import NodeFunctions
@@ -115,6 +115,7 @@ class NeuralGraph(nn.Module, ABC):
         with without_transforms():
             if self.training:
                 self._chosen = None
+                self.selector.check_served(self.weight)
                 real, cache = self._mask(self.selector.sample), {}
             else:
                 chosen = self._evaluation()
@@ -149,8 +150,46 @@ class NeuralGraph(nn.Module, ABC):
         return real
 
     def _weighted(self, real: torch.Tensor, cache: dict) -> Selection:
-        rule = self.selector.rule
-        return Selection(real, rule.effective(self.weight, real), rule.reaches_all, cache)
+        return self.selector.weighted(self.weight, real, cache)
+
+    def freeze(self) -> None:
+        """Keeps the real edges of now until :meth:`thaw`: gradients reach them only, and schedules rest.
+
+        The network computes what it did; a frozen one has another state dict: freeze before loading it.
+
+        >>> import neuralgraph as ng
+        >>> net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 8, 2]), ng.TopK(k=20))
+        >>> net.freeze()
+        >>> net.selector
+        Held(
+          (other): TopK(k=20, gradient='ste')
+        )
+        >>> net.thaw()
+        >>> net.selector
+        TopK(k=20, gradient='ste')
+
+        Raises:
+            SelectionError: if they are frozen already.
+        """
+        self.selector = hold(self.selector, self.weight)
+
+    def thaw(self) -> None:
+        """The end of :meth:`freeze`: the selector chooses again.
+
+        Raises:
+            SelectionError: if the real edges are not frozen.
+        """
+        self.selector = let_go(self.selector, self.weight)
+
+    def __setattr__(self, name, value):
+        if name == "selector" and isinstance(value, Selector):
+            if value.candidates is None:
+                value.bind(self.wiring, self.weight, as_generator(0))
+                value.to(self.weight.device)
+            elif value.wiring is not self.wiring:
+                raise SelectionError(f"this {type(value).__name__} serves another network, of {value.num_edges} "
+                                     "candidate edges; make a new one for each network.")
+        super().__setattr__(name, value)
 
     @property
     def graph(self) -> dgl.DGLGraph:
@@ -168,8 +207,9 @@ class NeuralGraph(nn.Module, ABC):
         return graph
 
     def learned_wiring(self) -> Wiring:
-        """A :class:`Wiring` of the real edges only, carrying weights and the nodes' learned values."""
-        return self.wiring.subgraph(self.selection().real, self.weight, self._node_values())
+        """A :class:`Wiring` of the real edges only, carrying effective weights and the nodes' learned values."""
+        selection = self.selection()
+        return self.wiring.subgraph(selection.real, selection.weight, self._node_values())
 
     def complete_wiring(self) -> Wiring:
         """The :class:`Wiring` of all candidate edges, carrying weights and learned values."""

@@ -1,51 +1,29 @@
-"""From scores to a selection of real edges: which k, and which gradient reaches the others."""
+"""From candidates to a selection: which are real, with which weight, and where gradients go."""
 
-import inspect
-from functools import partial
+from importlib import import_module
+from pkgutil import iter_modules
 
-from ..errors import SelectionError, UnknownNameError, lookup
-from .fixed import Complete, Frozen, RandomGraph, Ticket
-from .pruning import L1Anneal, TargetedDropout
+from .candidates import GRANULARITIES, Candidates, Edges, Joined, Weights
+from .competition import COMPETITIONS, top_k
+from .registry import SELECTORS, create, options_of, register
 from .selection import GRADIENTS, GradientRule, Selection, soft_gate
-from .selector import Selector, check_finite
-from .topk import NoUpdate, TopK, top_k
+from .selector import MaskSelector, Selector, check_finite
 
-SELECTORS = {
-    "dnw": TopK,
-    "random": RandomGraph,
-    "complete": Complete,
-    "no-update": NoUpdate,
-    "l1-anneal": L1Anneal,
-    "targeted-dropout": TargetedDropout,
-    "targeted-dropout-regular": partial(TargetedDropout, regular=True),
-    "lottery-ticket": Ticket,
-    "fine-tune": Ticket,
-}
+for _module in sorted(module.name for module in iter_modules(__path__)):
+    import_module(f"{__name__}.{_module}")  # a selector is one file in this folder
+
+from .fixed import Complete, Frozen, RandomGraph, Ticket  # noqa: E402
+from .held import Held, hold, let_go  # noqa: E402
+from .popup import EdgePopup  # noqa: E402
+from .feather import Feather  # noqa: E402
+from .pruning import L1Anneal, TargetedDropout  # noqa: E402
+from .rigl import RigL  # noqa: E402
+from .topk import NoUpdate, RankingSelector, TopK  # noqa: E402
+
 # selectors whose edges come from a network that was trained before
 FROM_TRAINED = ("lottery-ticket", "fine-tune")
 
-
-def create(name: str, k: int | None = None, **options) -> Selector:
-    """The selector of that name with k real edges.
-
-    Args:
-        name: a key of :data:`SELECTORS`.
-        k: number of real edges; None for "complete" only.
-        options: further arguments of the selector's class.
-
-    >>> create("targeted-dropout", k=100, drop=0.9)
-    TargetedDropout(k=100, drop=0.9)
-    """
-    build = lookup("selector", name, SELECTORS)
-    known = inspect.signature(build).parameters
-    for option in options:
-        if option not in known or option == "k":
-            raise UnknownNameError(f"option of the selector {name!r}", option, set(known) - {"k"})
-    if k is None and name != "complete":
-        raise SelectionError(f"the selector {name!r} needs k, the number of real edges.")
-    return build(k, **options)
-
-
-__all__ = ["FROM_TRAINED", "GRADIENTS", "SELECTORS", "Complete", "Frozen", "GradientRule", "L1Anneal",
-           "NoUpdate", "RandomGraph", "Selection", "Selector", "TargetedDropout", "Ticket", "TopK",
-           "check_finite", "create", "soft_gate", "top_k"]
+__all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "SELECTORS", "Candidates", "Complete", "EdgePopup", "Edges",
+           "Feather", "Frozen", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector", "NoUpdate", "RandomGraph",
+           "RankingSelector", "RigL", "Selection", "Selector", "TargetedDropout", "Ticket", "TopK", "Weights",
+           "check_finite", "create", "hold", "let_go", "options_of", "register", "soft_gate", "top_k"]

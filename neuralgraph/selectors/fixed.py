@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..errors import SelectionError
+from .competition import top_k
+from .registry import register
 from .selector import MaskSelector, Selector, check_finite, check_k
-from .topk import top_k
 
 
 class Frozen(MaskSelector):
@@ -20,6 +21,7 @@ class Frozen(MaskSelector):
         return f"k={self.k}"
 
 
+@register("random")
 class RandomGraph(Frozen):
     """k edges drawn uniformly once and kept: the paper's baseline RG (section 3.3).
 
@@ -36,13 +38,14 @@ class RandomGraph(Frozen):
         super().__init__(k)
         self.coupled = coupled
 
-    def prepare(self, wiring, weight, generator):
-        check_k(self.k, self.num_edges)
-        draw = weight.abs() if self.coupled else torch.rand(
-            self.num_edges, generator=generator, dtype=torch.float64)
-        self.real = top_k(draw, self.k)
+    def prepare(self, candidates, weight, generator):
+        check_k(self.k, candidates.num, candidates.word)
+        draw = candidates.magnitude(weight) if self.coupled else torch.rand(
+            candidates.num, generator=generator, dtype=torch.float64)
+        self.keep(top_k(draw, self.k))
 
 
+@register("lottery-ticket", "fine-tune")
 class Ticket(Frozen):
     """The k largest |w| of a trained network, kept for ever: lottery ticket and fine-tuning.
 
@@ -54,21 +57,22 @@ class Ticket(Frozen):
         k: number of real edges, 0 to the number of candidates.
     """
 
-    def prepare(self, wiring, weight, generator):
-        check_k(self.k, self.num_edges)
-        self.real = top_k(weight.abs(), self.k)
+    def prepare(self, candidates, weight, generator):
+        check_k(self.k, candidates.num, candidates.word)
+        self.keep(top_k(candidates.magnitude(weight), self.k))
 
     def draw(self, weight: torch.Tensor) -> None:
-        """Keeps the k largest magnitudes of these weights, (E,)."""
-        if self.real is None:
+        """Keeps the k largest of these weights, (W,)."""
+        if self.candidates is None:
             raise SelectionError("this Ticket serves no network yet: make the network first, then draw.")
-        if weight.shape != self.real.shape:
-            raise SelectionError(f"expected the weights of {len(self.real)} candidate edges, got shape "
+        if weight.shape != (self.candidates.num_weights,):
+            raise SelectionError(f"expected the weights of {self.candidates.num} {self.candidates.word}, got shape "
                                  f"{tuple(weight.shape)}.")
         check_finite(weight)
-        self.real.copy_(top_k(weight.detach().abs(), self.k))
+        self.keep(top_k(self.candidates.magnitude(weight.detach()), self.k))
 
 
+@register("complete")
 class Complete(Selector):
     """Every candidate edge is real: the dense network."""
 
@@ -89,10 +93,7 @@ class Complete(Selector):
             )
 
     def select(self, weight):
-        return torch.ones_like(weight, dtype=torch.bool)
-
-    def fingerprint(self):
-        return ()
+        return torch.ones(self.num_edges, dtype=torch.bool, device=weight.device)
 
     @property
     def num_real(self):

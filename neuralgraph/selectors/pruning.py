@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 
 from ..errors import SelectionError, lookup
-from .selector import MaskSelector, check_k, check_number
-from .topk import Groups, RankingSelector, top_k
+from .competition import Groups, top_k
+from .registry import register
+from .selector import MaskSelector, check_every, check_k, check_number
+from .topk import RankingSelector
 
 
+@register("l1-anneal")
 class L1Anneal(MaskSelector):
     """Start complete, remove the smallest |w| step by step until k remain, with an L1 term.
 
         k_t = k + (E - k) (1 - tau)^3,   tau = (t - t0) / (t1 - t0) clipped to [0, 1]
 
     (or linear in tau), updated every ``every`` steps; what is removed stays removed. The loss gains
-    ``strength`` times the sum of |w| over the edges that are left, until t1. The paper's Table 2 has a
+    ``strength`` times the sum of |w| (of a kernel, its norm) over what is left, until t1. The paper's Table 2 has a
     row "L1 + Anneal" but neither schedule nor strength: both are this library's choice.
 
     Args:
@@ -30,6 +32,9 @@ class L1Anneal(MaskSelector):
         shape: "cubic" or "linear".
     """
 
+    scheduled = True
+    retired = ("finished",)
+
     def __init__(self, k: int, strength: float = 1e-5, start: float = 0.0, end: float = 0.75,
                  every: int = 100, shape: str = "cubic"):
         super().__init__(k)
@@ -37,46 +42,50 @@ class L1Anneal(MaskSelector):
         if not check_number("start", start, 0, 1) < check_number("end", end, 0, 1):
             raise SelectionError(f"expected 0 <= start < end <= 1, got start={start}, end={end}.")
         check_number("strength", strength, 0)
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise SelectionError(f"expected an integer every >= 1, got {every!r}.")
-        self.strength, self.start, self.end, self.every = strength, start, end, every
-        self.register_buffer("finished", torch.zeros((), dtype=torch.bool))
+        self.strength, self.start, self.end, self.every = strength, start, end, check_every(every)
 
-    def prepare(self, wiring, weight, generator):
-        check_k(self.k, self.num_edges)
-        self.real = torch.ones(self.num_edges, dtype=torch.bool)
+    def prepare(self, candidates, weight, generator):
+        check_k(self.k, candidates.num, candidates.word)
+        self.keep(torch.ones(candidates.num, dtype=torch.bool))
+
+    def upgrade(self, state, prefix):
+        if prefix + "finished" in state:  # of a training that knew itself how many steps were done
+            state.setdefault(prefix + "clock", torch.zeros(2))
+        super().upgrade(state, prefix)
 
     def remaining(self, progress: float) -> int:
         """k_t when this share of all steps is done."""
         tau = min(1.0, max(0.0, (progress - self.start) / (self.end - self.start)))
         return self.k + math.ceil((self.num_edges - self.k) * (1 - tau)**self._power - 1e-9)
 
-    def advance(self, step, total_steps, weight):
+    def update(self, step, total_steps, weight, gradient):
         progress = step / total_steps
-        ends_now = progress >= self.end and not self.finished
-        if self.finished or (step % self.every and not ends_now):
+        ends_now = progress >= self.end > (step - 1) / total_steps
+        if step % self.every and not ends_now:
             return
         keep = self.remaining(progress)
-        if keep < self.num_real:
-            score = weight.detach().abs().where(self.real, weight.new_full((), -1.0))
-            self.real.copy_(top_k(score, keep))
-        self.finished.fill_(ends_now)
+        real = self.mask
+        if keep < int(real.sum()):
+            score = self.candidates.magnitude(weight)
+            self.keep(top_k(score.where(real, score.new_full((), -1.0)), keep))
 
     def penalty(self, weight):
-        if self.finished or not self.strength:
+        if self.progress >= self.end or not self.strength:
             return None
-        return self.strength * weight[self.real].abs().sum()
+        return self.strength * self.candidates.magnitude(weight)[self.mask].sum()
 
     def extra_repr(self):
         return f"k={self.k}, strength={self.strength}, end={self.end}"
 
 
+@register("targeted-dropout")
+@register("targeted-dropout-regular", regular=True)
 class TargetedDropout(RankingSelector):
     """While training, drop each of the smallest |w| with probability rho; afterwards all of them.
 
     The E - k edges of smallest magnitude are targeted (gamma = 1 - k / E); in training each of them is
-    left out independently with probability ``drop`` at every forward, in evaluation all are. Nothing
-    is rescaled, weights keep their sign, and gradients reach the edges that took part ("Learning
+    left out independently with probability ``drop`` at every forward, by draws of torch's global generator as
+    those of dropout; in evaluation all are. Nothing is rescaled, weights keep their sign, and gradients reach the edges that took part ("Learning
     Sparse Networks Using Targeted Dropout", Gomez et al., 2019; "Discovering Neural Wirings", appendix
     B and Table 6).
 
@@ -87,35 +96,25 @@ class TargetedDropout(RankingSelector):
             whole graph; the number of real edges in evaluation may then exceed k.
     """
 
+    retired = ("seed", "draws")
+
     def __init__(self, k: int, drop: float = 0.95, regular: bool = False):
         super().__init__(k, "masked")
         check_number("drop, a probability,", drop, 0, 1)
         self.drop, self.regular = drop, regular
-        # the draws of each forward follow from these, so that a run can be continued exactly
-        self.register_buffer("seed", torch.zeros((), dtype=torch.long))
-        self.register_buffer("draws", torch.zeros((), dtype=torch.long))
-
-    def prepare(self, wiring, weight, generator):
-        super().prepare(wiring, weight, generator)
-        self.seed.fill_(int(torch.randint(2**31, (), generator=generator)))
 
     def fit(self):
         if not self.regular:
-            return None
-        size = torch.bincount(self.wiring.dst, minlength=self.wiring.num_nodes)
+            return super().fit()
+        target = self.candidates.target()
+        size = torch.bincount(target, minlength=self.candidates.num_targets)
         # integers, so that floor(gamma n) does not depend on rounding
         targeted = size * (self.num_edges - self.k) // max(1, self.num_edges)
-        return Groups(self.wiring.dst, size - targeted)
+        return Groups(target, size - targeted)
 
     def sample(self, weight):
-        words = np.random.SeedSequence((int(self.seed), int(self.draws))).generate_state(2)
-        generator = torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
-        self.draws += 1
-        survives = torch.rand(len(weight), generator=generator) >= self.drop
-        return self.select(weight) | survives.to(weight.device)
-
-    def fingerprint(self):
-        return (self.k, self.regular)
+        survives = torch.rand(self.num_edges, device=weight.device) >= self.drop
+        return self.select(weight) | survives
 
     def extra_repr(self):
         return f"k={self.k}, drop={self.drop}" + (", regular" if self.regular else "")

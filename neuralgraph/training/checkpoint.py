@@ -18,6 +18,7 @@ from torch import nn
 from .._files import Arrays, read_tensors, replace
 from .._version import __version__
 from ..errors import CheckpointError, RunError
+from ..selectors import Selector
 
 FORMAT = 3  # since which the digest covers the state too and optimizers of all kinds are kept
 CHECKPOINT, RECIPE = "checkpoint.safetensors", "recipe.json"
@@ -179,6 +180,9 @@ def check_fits(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch
 def load_model(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Gives a model the values of a checkpoint."""
     values = part(tensors, "model")
+    for name, module in model.named_modules():
+        if isinstance(module, Selector):
+            module.upgrade(values, f"{name}.")
     check_fits(values, model.state_dict(), path)
     model.load_state_dict(values)
 

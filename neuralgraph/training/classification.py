@@ -12,7 +12,7 @@ from ..data import Augmentation, Images, training_order
 from .distributed import Ranks
 from .progress import Progress
 from .recipe import Recipe
-from .task import Learned, Task
+from .task import Learned, Task, draw_from
 
 EVALUATION_BATCH = 500
 
@@ -47,7 +47,8 @@ class Classification(Task):
         # a process without a share computes an image that does not count, to keep in step
         own = [share if len(share) else batch[:1] for share, batch in zip(own, batches)]
         read = self.data.train_batches(own, self.augmentation, self.recipe.seed, epoch)
-        for batch, (images, labels) in zip(batches, read):
+        for step, (batch, (images, labels)) in enumerate(zip(batches, read), start=first):
+            draw_from(self.device, self.recipe.seed, epoch, step)  # what the model draws, on all processes
             yield batch, images, labels
 
     def learn(self, model, batch):

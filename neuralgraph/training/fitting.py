@@ -140,7 +140,7 @@ def fit(model: nn.Module, loader: Batches, *, folder: str | Path, epochs: int,
         run.seen = seen
         old, changes = _resume(run, described, accept_changes)
         content["changes"] = changes
-    with run.alone(), torch.random.fork_rng([place] if place.type == "cuda" else []):
+    with run.alone():
         if old != described:
             write_json(folder / RECIPE, content)
             run.seen.remember()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..analysis import cost, dead_nodes
-from ..layers import SparseConv2d, SparseLinear
+from ..layers import Sparse
 from ..models import Classifier
 from ..networks import NeuralGraph
 from .checkpoint import check_fits, part, write_wirings
@@ -27,7 +27,7 @@ class History:
     def __init__(self, model: nn.Module):
         self.model = model
         self.parts = [module for module in model.modules()
-                      if isinstance(module, (NeuralGraph, SparseConv2d, SparseLinear))]
+                      if isinstance(module, (NeuralGraph, Sparse))]
         self.begin()
 
     @property
@@ -41,7 +41,8 @@ class History:
     def real(self) -> list[torch.Tensor]:
         """The real edges of each part as evaluation has them, bool (E,), on the CPU."""
         return [(module.selection().real if isinstance(module, NeuralGraph)
-                 else module.real().flatten()).cpu() for module in self.parts]
+                 else torch.cat([module.real(name).flatten() for name in module.chosen_weights()])).cpu()
+                for module in self.parts]
 
     def finish_epoch(self) -> dict[str, float]:
         """Takes the real edges as they are for those after an epoch; the metrics that follow from them."""
@@ -83,11 +84,17 @@ class History:
 
     def write(self, path: Path) -> None:
         """The real edges after the last epoch and the weights as they are now, as one file."""
-        write_wirings(path, self.last, [module.weight.flatten() for module in self.parts])
+        write_wirings(path, self.last, [_weight(module) for module in self.parts])
 
 
 def _threshold(module: nn.Module, real: torch.Tensor) -> float:
     """The smallest magnitude of a real edge; nan without real edges."""
-    weight = module.weight.detach().flatten()
+    weight = _weight(module)
     kept = weight[real.to(weight.device)].abs()
     return kept.min().item() if len(kept) else float("nan")
+
+
+def _weight(module: nn.Module) -> torch.Tensor:
+    """The weights of the candidates of a part, (E,)."""
+    weights = [module.weight] if isinstance(module, NeuralGraph) else module.chosen_weights().values()
+    return torch.cat([weight.detach().flatten() for weight in weights])

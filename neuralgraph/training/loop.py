@@ -12,6 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError, RunError
+from ..rewiring import rewire
+from ..selectors import Selector
 from .checkpoint import CHECKPOINT, digest, load_model, part, write_checkpoint
 from .distributed import Ranks
 from .folder import WIRINGS, Seen, alone_in
@@ -36,8 +38,8 @@ class Interrupted(RunError):
 class Loop:
     """Epochs of steps that are saved as they go and continued where they stopped.
 
-    One step: the loss of a batch plus the penalties of the selectors, its gradient, the optimizer's step
-    at the schedule's rate, and the selectors' :meth:`~neuralgraph.selectors.Selector.advance`.
+    One step: the loss of a batch, its gradient and the optimizer's step at the schedule's rate, beside which
+    the selectors inside the model do what they do in any loop (:func:`neuralgraph.rewire`).
 
     Args:
         model: on its device.
@@ -99,7 +101,8 @@ class Loop:
         Raises:
             Interrupted: after Ctrl-C, SIGTERM or SIGHUP, once the current step is done and all is saved.
         """
-        with deferred_interrupt() as interrupted, _repeatable(), self.ranks.watched():
+        with deferred_interrupt() as interrupted, _repeatable(), self.ranks.watched(), self._rewired(), \
+                torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             if self.ranks.is_first:
                 self.log.write(self.progress.rows)  # a kill may have come before it
             model = self.ranks.parallel(self.model, self.device)
@@ -131,22 +134,16 @@ class Loop:
 
     def _step(self, model: nn.Module, batch: object, interrupted: bool) -> tuple[int, bool]:
         """The samples of one step, and whether any process was asked to stop."""
-        progress, networks = self.progress, self.history.networks
-        per_epoch = self.steps_per_epoch
-        done, total = progress.epoch * per_epoch + progress.step, self.epochs * per_epoch
-        factor = self.schedule(done, per_epoch, self.epochs)
+        progress = self.progress
+        factor = self.schedule(self._done, self.steps_per_epoch, self.epochs)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * factor
         self.model.train()
         learned = self.task.learn(model, batch)
-        terms = [network.selector.penalty(network.weight) for network in networks]
         self.optimizer.zero_grad()
         # averaged over the processes, this is the mean over the whole batch
-        share = learned.loss * (learned.own * self.ranks.size / learned.count)
-        sum((term for term in terms if term is not None), start=share).backward()
+        (learned.loss * (learned.own * self.ranks.size / learned.count)).backward()
         self.optimizer.step()
-        for network in networks:
-            network.selector.advance(done + 1, total, network.weight)
         loss, *sums, stop = self.ranks.sum(learned.loss.item() * learned.own, *learned.sums.values(),
                                            interrupted)
         progress.add(learned.count, loss, dict(zip(learned.sums, sums)))
@@ -154,6 +151,23 @@ class Loop:
         progress.seconds += now - self._since
         self._since = now
         return learned.count, stop > 0
+
+    @property
+    def _done(self) -> int:
+        """The number of steps that are done."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+
+    @contextlib.contextmanager
+    def _rewired(self):
+        """Selectors take part in the training as long as it lasts."""
+        if self.is_finished or not any(isinstance(module, Selector) for module in self.model.modules()):
+            yield
+            return
+        rewiring = rewire(self.model, self.optimizer, self.epochs * self.steps_per_epoch, done=self._done)
+        try:
+            yield
+        finally:
+            rewiring.remove()
 
     def _hash_of_selection(self) -> str:
         """A hash of the real edges in evaluation and of the selectors' own state."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from .task import Learned, Task
+from .task import Learned, Task, draw_from
 
 Batches = Iterable | Callable[[int], Iterable]
 
@@ -39,10 +39,10 @@ class Supervised(Task):
         return self._steps
 
     def batches(self, epoch, first):
-        self._draw_from(epoch, 0)
+        draw_from(self.device, self.seed, epoch, 0)
         batches = iter(_of_epoch(self.loader, epoch))
         for step in range(self._steps):
-            self._draw_from(epoch, step)
+            draw_from(self.device, self.seed, epoch, step)
             try:
                 batch = next(batches)
             except StopIteration:
@@ -73,7 +73,7 @@ class Supervised(Task):
     def test_row(self, model, epoch):
         if self.test is None:
             return {}
-        self._draw_from(epoch, self._steps)
+        draw_from(self.device, self.seed, epoch, self._steps)
         sums, seen = dict.fromkeys(("loss", *self.metrics), 0.0), 0
         for batch in _of_epoch(self.test, epoch):
             x, target, count = self._taken(batch)
@@ -120,14 +120,6 @@ class Supervised(Task):
                 raise InputError(f"the metric {name!r} must return one number, the mean over the batch, got "
                                  f"{value!r}.") from None
         return values
-
-    def _draw_from(self, epoch: int, step: int) -> None:
-        """Sets torch's global generator; see :func:`fit`."""
-        words = np.random.SeedSequence((self.seed, epoch, step)).generate_state(1, np.uint64)
-        seed = int(words[0] >> np.uint64(1))
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.default_generators[self.device.index].manual_seed(seed)
 
 
 def _of_epoch(batches: Batches, epoch: int) -> Iterable:

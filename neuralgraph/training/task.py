@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -58,3 +59,12 @@ class Task(ABC):
     @abstractmethod
     def columns(self) -> list[str]:
         """The names in :meth:`training_row` and :meth:`test_row`, in this order."""
+
+
+def draw_from(device: torch.device, seed: int, epoch: int, step: int) -> None:
+    """Sets torch's global generators for what is drawn at a step, so that it can be repeated."""
+    words = np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)
+    number = int(words[0] >> np.uint64(1))
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(number)
