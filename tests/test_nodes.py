@@ -11,7 +11,7 @@ from torch import nn
 import neuralgraph as ng
 from neuralgraph import NodeFunction
 from neuralgraph.errors import InputError, UnknownNameError, WiringError
-from neuralgraph.nodes import (ACTIVATIONS, LOWERED, NORMS, OPERATIONS, LearnedActivation, Operation, Scalar, decode_steps,
+from neuralgraph.nodes import (ACTIVATIONS, LOWERED, NORMS, OPERATIONS, LearnedActivation, Operation, Scalar, check_acts, decode_steps,
                                encode_steps, used_values, value_shapes)
 from neuralgraph.plan import lower, run
 
@@ -77,6 +77,7 @@ def registered():
         family.clear()
         family.update(before)
     value_shapes.cache_clear()
+    check_acts.cache_clear()
 
 
 def wiring_of(function):
@@ -344,3 +345,31 @@ def test_instance_norms_refuse_maps_of_one_pixel():
     for net in (network, ng.compile(network)):
         with pytest.raises(InputError, match="more than one pixel, got 1x1"), torch.no_grad():
             net(torch.zeros(2, 2, 1, 1))
+
+
+def wrong(forward=None, **attributes):
+    """A gain that does something else, as a step of a network of images."""
+    ng.register_operation(type("Wrong", (Gain,), {"name": "wrong", "learned": {}, "weights": (), **attributes,
+                                                  **({"forward": forward} if forward else {})}))
+    return ng.StaticNeuralGraph(wiring_of(NodeFunction("wrong")), ng.TopK(20))
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: wrong(lambda self, x, rows: x.flatten(2)), "'wrong' makes .2, 3, 81. of a tensor of shape .2, 3, 9, 9."),
+    (lambda: wrong(lambda self, x, rows: x[:, :1]), "expected .2, 3, 9, 9. with dims=2"),
+    (lambda: wrong(shrinks=classmethod(lambda cls, function: 2)), "expected .2, 3, 5, 5."),
+    (lambda: wrong(lambda self, x, rows: x @ torch.ones(4, 4)), "cannot act on maps of 2 dimensions: .*RuntimeError"),
+    (lambda: wrong(lambda self, x, rows: None), "makes NoneType"),
+    (lambda: wrong(learned={"mean": "nothing"}), "cannot act .* AttributeError"),
+])
+def test_operations_that_do_not_keep_what_they_promise(make, message):
+    state = torch.get_rng_state()
+    with pytest.raises(WiringError, match=f"node 0: the operation .*{message}"):
+        make()
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("function", [NodeFunction("conv"), NodeFunction("norm", norm="instance")])
+def test_built_in_operations_say_what_they_cannot(function):
+    with pytest.raises(WiringError, match="node 0: .* with dims=0 there"):
+        ng.StaticNeuralGraph(wiring_of(function), ng.TopK(20), dims=0)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import WiringError
-from ..nodes import NodeFunction, Operation, Rows, operations_of, value_name
+from ..nodes import NodeFunction, Operation, Rows, check_acts, operations_of, value_name
 from ..wiring import Wiring
 from ..wiring.reading import middle
 
@@ -22,7 +22,7 @@ class NodeGroup(nn.Module):
         for side in ("receive", "send"):
             operations = operations_of(function, side)
             for operation in operations:
-                operation.check(function, dims)
+                check_acts(operation, function, dims)
             setattr(self, side, nn.ModuleList(operation(function, len(nodes), dims) for operation in operations))
 
     def learned(self) -> Iterator[tuple[str, Operation, str]]:

@@ -8,7 +8,7 @@ from .learned_activation import LearnedActivation
 from .lowered import LOWERED, Affine, Convolve, Lowered, Normalize, Pointwise, array
 from .norm import EPSILON, MOMENTUM, NORMS, BatchNorm, InstanceNorm, Norm
 from .operation import Operation, Rows
-from .registry import (OPERATIONS, activation_code, activation_name, decode_steps, encode_steps, is_learned,
+from .registry import (OPERATIONS, activation_code, activation_name, check_acts, decode_steps, encode_steps, is_learned,
                        learned_names, operations_of, register_activation, register_operation, scalar,
                        used_values, value_name, value_shapes)
 
@@ -16,6 +16,6 @@ __all__ = ["ACTIVATIONS", "AGGREGATES", "EPSILON", "IDENTITY", "LOWERED", "MOMEN
            "Activation", "Affine", "BatchNorm", "Bias", "Convolve", "DepthwiseConv", "InstanceNorm", "LearnedActivation",
            "Lowered",
            "NodeFunction", "Norm", "Normalize", "Operation", "Pointwise", "Rows", "Scalar", "activation_code",
-           "activation_name", "array", "decode_steps", "encode_steps", "is_learned", "learned_names",
+           "activation_name", "array", "check_acts", "decode_steps", "encode_steps", "is_learned", "learned_names",
            "operations_of", "register_activation", "register_operation", "scalar", "used_values", "value_name",
            "value_shapes"]

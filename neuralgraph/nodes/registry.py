@@ -123,6 +123,39 @@ def operations_of(function: NodeFunction, side: str) -> list[type[Operation]]:
     return [OPERATIONS[step].of(function) for step in getattr(function, side).split()]
 
 
+@functools.cache
+def check_acts(operation: type[Operation], function: NodeFunction, dims: int) -> None:
+    """Refuses an operation that cannot act on maps of so many dimensions, or does not keep what it promises.
+
+    One that users registered is tried on small maps: it must give maps of the sides that its ``shrinks`` says,
+    and learned values with a row per channel.
+
+    Raises:
+        WiringError: that names it.
+    """
+    operation.check(function, dims)
+    if operation.name in list(OPERATIONS)[:BUILT_IN_OPERATIONS]:
+        return
+    x, rows = torch.linspace(-2, 2, 2 * 3 * 9**dims).view(2, 3, *[9] * dims), slice(0, 3)
+    wanted = (2, 3, *[-(-9 // operation.shrinks(function))] * dims)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            instance = operation(function, 3, dims)
+            instance.reset(torch.Generator().manual_seed(0))
+            y, values = instance(x, rows), {name: instance.value(at) for name, at in operation.learned.items()}
+    except Exception as error:
+        raise WiringError(f"the operation {operation.name!r} cannot act on maps of {dims} dimensions: on a tensor of "
+                          f"shape {tuple(x.shape)} it raises {type(error).__name__}: {error}.") from error
+    if not isinstance(y, torch.Tensor) or tuple(y.shape) != wanted:
+        got = tuple(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+        raise WiringError(f"the operation {operation.name!r} makes {got} of a tensor of shape {tuple(x.shape)}; "
+                          f"expected {wanted} with dims={dims}.")
+    for name, value in values.items():
+        if not isinstance(value, torch.Tensor) or value.dim() < 1 or len(value) != 3:
+            raise WiringError(f"the learned value {name!r} of the operation {operation.name!r} must have a row for "
+                              "each channel.")
+
+
 def scalar(name: str) -> Scalar:
     """The elementwise function of an activation, or of an operation that has one (``scalar``).
 
