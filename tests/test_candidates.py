@@ -1,6 +1,7 @@
 """What selectors choose among: one class serves graphs, layers and several layers, within all groups."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import neuralgraph as ng
-from neuralgraph.errors import SelectionError
+from neuralgraph.errors import CheckpointError, SelectionError
 from neuralgraph.selectors import Edges, Joined, Weights
+from neuralgraph.training.checkpoint import load_model
 
 KINDS = {
     "graph": lambda: Edges(ng.wirings.blocks([4, 4, 4])),
@@ -319,3 +321,14 @@ def test_always_and_never(name, per):
 def test_masks_that_cannot_be(make, message):
     with pytest.raises(SelectionError, match=message):
         make()
+
+
+def test_checkpoints_of_earlier_versions_open():
+    """Their names are brought up to date before they are compared with the model's."""
+    net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 4, 2]), ng.selectors.create("l1-anneal", 7))
+    old = {name: value for name, value in net.state_dict().items() if name != "selector.clock"}
+    old |= {"selector.finished": torch.tensor(False), "selector.real": torch.arange(26) < 9}
+    load_model(net, {f"model.{name}": value for name, value in old.items()}, Path("old"))
+    assert net.selection().real.sum() == 9
+    with pytest.raises(CheckpointError, match="selector.real.*missing"):
+        load_model(net, {f"model.{name}": value for name, value in old.items() if "real" not in name}, Path("old"))

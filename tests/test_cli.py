@@ -268,3 +268,10 @@ def test_timings_are_medians_of_turns():
     times = alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, warm_up=1)
     assert order == ["a", "b"] * 4
     assert set(times) == {"a", "b"} and all(t.low <= t.median <= t.high for t in times.values())
+
+
+def test_the_settings_of_a_recipe_are_listed():
+    lines = call("recipes", "tiny-discrete").output.splitlines()
+    assert any(re.match(r"steps +5? *.*\(an integer or none\) of a discrete-time model", line) for line in lines)
+    assert any(re.match(r"selector\.per +graph +\(a word\) what the edges compete within", line) for line in lines)
+    assert not any("always" in line.split("(")[0] for line in lines)

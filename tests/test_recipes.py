@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from neuralgraph.data import ImageData
-from neuralgraph.errors import CheckpointError, InputError
+from neuralgraph.errors import CheckpointError, InputError, UnknownNameError
 from neuralgraph.models import mobilenet
 from neuralgraph.networks import static
 from neuralgraph.training import RECIPES, Recipe, Run
+from neuralgraph.training.opening import make_model
 from neuralgraph.training.recipes import GROUPS
+from neuralgraph.training.reproduce import _text
 
 K = {0.15: 70_643, 0.225: 158_944, 0.3: 282_565, 0.49: 753_816}  # edges of the five graphs together
 
@@ -131,7 +134,8 @@ def test_every_field_can_be_set_from_text(field):
     recipe = dataclasses.replace(RECIPES["imagenet-dnw-0.3"], resized_crop=False)
     values = {"milestones": ("3,5", (3, 5)), "schedule": ("constant", "constant"),
               "precision": ("bfloat16", "bfloat16"), "tied": ("false", False), "adjoint": ("true", True),
-              "solver_options": ('{"step_size": 0.1}', {"step_size": 0.1})}
+              **dict.fromkeys(("solver_options", "model_options", "selector_options"),
+                              ('{"step_size": 0.1}', {"step_size": 0.1}))}
     value = getattr(recipe, field)
     text, expected = values.get(field) or {
         bool: ("false", False) if value else ("true", True), float: ("0.25", 0.25), int: ("7", 7),
@@ -171,3 +175,54 @@ def test_milestones_keep_their_share():
     recipe = RECIPES["table1-static-dnw"].shortened(20)
     assert (recipe.epochs, recipe.milestones) == (20, (10, 15))
     assert RECIPES["table2-dnw"].shortened(3).milestones == ()
+
+
+def test_every_option_can_be_set_from_text():
+    """Of every selector and model, by its name there, with the value read as its type."""
+    recipe = RECIPES["tiny-discrete"].with_settings(
+        {"model.steps": "3", "selector": "rigl", "selector.every": "7", "selector.per": "node", "selector.drop": "0.2"})
+    assert (recipe.steps, recipe.drop) == (3, 0.2) and recipe.selector_options == {"every": 7, "per": "node"}
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert recipe.with_settings({"selector.group": "none"}).selector_options["group"] is None
+    mobile = Recipe("m", "", model="mobilenet-dnw")
+    assert mobile.with_settings({"model.head_edges": "300", "selector.gradient": "soft_g"}).model_options == \
+        {"head_edges": 300}
+    model = make_model(dataclasses.replace(recipe, k=1600), {"name": "d", "classes": ["a", "b"], "channels": 1, "size": (8, 8)})
+    selector = model.networks[0].selector
+    assert (selector.every, selector.per, selector.drop, model.networks[0].steps) == (7, "node", 0.2, 3)
+
+
+@pytest.mark.parametrize("settings, error, message", [
+    ({"selector.pre": "node"}, UnknownNameError, "option of the selector 'dnw' 'pre'; did you mean 'per'"),
+    ({"model.stesp": "3"}, UnknownNameError, "option of the model 'tiny-static'"),
+    ({"wiring.k": "3"}, UnknownNameError, "unknown setting 'wiring'"),
+    ({"selector": "rigl", "selector.every": "often"}, InputError, "selector.every must be an integer, got 'often'"),
+    ({"k": "3", "selector.k": "4"}, InputError, "the same setting"),
+    ({"selector.always": "1"}, UnknownNameError, "'always'"),
+])
+def test_options_that_do_not_exist(settings, error, message):
+    with pytest.raises(error, match=message):
+        RECIPES["tiny-static"].with_settings(settings)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_listed_settings_are_those_that_can_be_set(name):
+    recipe = RECIPES[name]
+    for key, value, kind, meaning in recipe.settings():
+        assert kind and meaning, key
+        text = "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else \
+            json.dumps(value) if isinstance(value, dict) else str(value)
+        again = recipe.with_settings({key: text})
+        part, _, option = key.rpartition(".")
+        if part:  # given, with the value it had
+            assert getattr(again, f"{part}_options")[option] == value
+        else:
+            assert again == recipe, key
+
+
+def test_a_recorded_command_can_be_pasted_back():
+    settings = {"solver_options": '{"step_size": 0.5}', "selector_options": '{"per": "block"}', "epochs": "1"}
+    recipe = RECIPES["tiny-static"].with_settings(settings)
+    text = {name: _text(value) for name, value in vars(recipe).items() if name in settings}
+    pasted = dict(part.split("=", 1) for part in shlex.split(" ".join(f"{k}={v}" for k, v in text.items())))
+    assert RECIPES["tiny-static"].with_settings(pasted) == recipe

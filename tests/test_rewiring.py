@@ -394,3 +394,30 @@ def test_k_may_change_as_it_goes_on():
         net.selector.k = 60 - 10 * step
         train(net, optimizer, step, step + 1)
         assert net.selection().real.sum() == 60 - 10 * step
+
+
+def test_lightning_trains_the_same():
+    """Its trainer hands the optimizer a closure, in which gradients are made."""
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = network("rigl")
+
+        def training_step(self, batch, number):
+            return (self.net(batch[0]) - batch[1]).square().mean()
+
+        def configure_optimizers(self):
+            optimizer = OPTIMIZERS["sgd"](self.parameters())
+            ng.rewire(self, optimizer, total_steps=STEPS)
+            return optimizer
+
+    module, plain = Module(), network("rigl")
+    trainer = lightning.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, accelerator="cpu",
+                                enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(module, torch.utils.data.DataLoader([batch(step) for step in range(STEPS)], batch_size=None))
+    optimizer = OPTIMIZERS["sgd"](plain.parameters())
+    ng.rewire(plain, optimizer, total_steps=STEPS)
+    train(plain, optimizer)
+    assert same(module.net, plain)

@@ -73,11 +73,12 @@ def with_place(function):
 
 
 @main.command()
-def recipes():
-    """List what can be trained."""
+@click.argument("recipe", required=False)
+def recipes(recipe):
+    """List what can be trained, or every setting of RECIPE: its value, type and meaning."""
     from . import training
 
-    training.recipes()
+    training.recipes(recipe)
 
 
 @main.command()
@@ -86,7 +87,7 @@ def recipes():
               help="Images: digits (embedded), a folder of class folders, CIFAR-10's archive, a .npz.")
 @click.option("--epochs", type=click.IntRange(min=0), help="Passes over the training images.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-              help="Change a field of the recipe; may be repeated.")
+              help="Change a setting, as `neuralgraph recipes RECIPE` lists them; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run; default runs/RECIPE.")
 @click.option("--resume", is_flag=True,
               help="Continue the run in --out, or the latest one of the recipe.")

@@ -40,7 +40,15 @@ class Display(ProgressBar):
         self.say(" ".join(shape.format(row[name]) for name, _, shape in COLUMNS))
 
 
-def recipes() -> None:
+def recipes(name: str | None) -> None:
+    if name is not None:
+        rows = _recipe(name).settings()
+        widths = [max(len(str(row[column])) for row in rows) for column in (0, 1)]
+        for key, value, kind, meaning in rows:
+            value = "none" if value is None else str(value).lower() if isinstance(value, bool) else value
+            value = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            click.echo(f"{key:{widths[0]}}  {str(value):{widths[1]}}  ({kind}) {meaning}")
+        return
     width = max(map(len, RECIPES))
     for title, group in GROUPS.items():
         click.echo(f"\n{title}")

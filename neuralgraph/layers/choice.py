@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..errors import InputError
 from ..selectors import Candidates, Joined, Selector, TopK, check_finite
 from ..selectors.competition import is_traced
 
@@ -35,11 +36,16 @@ class Choice:
         self._candidates = candidates
         parameters = self.parameters()
         with torch.no_grad():
-            flat = self._flat().cpu()
+            flat = self._flat()
+            is_meta = flat.is_meta  # values come later
+            flat = torch.zeros(flat.shape, dtype=flat.dtype) if is_meta else flat.cpu()
             selector.bind(joined, flat, generator)
             for parameter, values in zip(parameters, flat.split([p.numel() for p in parameters])):
-                if not torch.equal(parameter.reshape(-1).cpu(), values):
+                if not is_meta and not torch.equal(parameter.reshape(-1).cpu(), values):
                     parameter.copy_(values.view(parameter.shape))
+        if is_meta and selector.state_dict():
+            raise InputError(f"weights on the device 'meta' have no values for a {type(selector).__name__} to "
+                             "begin with: make the layers on another device.")
         selector.to(parameters[0].device)
         if selector.freezes_weight:
             for parameter in parameters:
@@ -115,10 +121,10 @@ class Choice:
         if is_traced():
             return self._chosen(self.selector.select)
         own = self.selector  # its dicts, as Module.parameters() takes longer than some layers
-        tensors = [tensor.detach() for tensor in (*self.parameters(), *own._parameters.values(), *own._buffers.values())
-                   if tensor is not None]
-        versions = (own.settings(), [(tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, tensor.dtype)
-                                     for tensor in tensors])
+        tensors = [tensor.detach() for tensor in (*self.parameters(), *own._parameters.values(),
+                                                  *own._buffers.values()) if tensor is not None]
+        versions = (own.settings(), [(tensor.data_ptr(), tensor.dtype,
+                                      0 if tensor.is_inference() else tensor._version) for tensor in tensors])
         probes = [tensor.view(-1)[::max(1, tensor.numel() // PROBED)] if tensor.is_contiguous() else tensor
                   for tensor in tensors]
         if self._kept is None or self._kept[0] != versions or not all(map(torch.equal, self._kept[1], probes)):

@@ -29,8 +29,8 @@ def first_layers(model: nn.Module, layers: Mapping[str, nn.Module], example: obj
     found = _by_tracing(model, layers)
     if found is None:
         name = next(iter(layers))
-        warnings.warn(f"cannot follow the data through this model without an example of its input, so {name!r}, the "
-                      "layer that was registered first, is taken for the first: give example=x, or "
+        warnings.warn(f"cannot follow the data through this model without an example of its input, so {name!r}, "
+                      "the layer that was registered first, is taken for the first: give example=x, or "
                       "first_layer_dense=False and the layers to leave dense in skip.", stacklevel=3)
         return [name]
     return found

@@ -208,7 +208,8 @@ KINDS = {
     nn.Conv1d: (SparseConv1d, _convolution), nn.Conv2d: (SparseConv2d, _convolution),
     nn.Conv3d: (SparseConv3d, _convolution), nn.ConvTranspose1d: (SparseConvTranspose1d, _transposed),
     nn.ConvTranspose2d: (SparseConvTranspose2d, _transposed),
-    nn.ConvTranspose3d: (SparseConvTranspose3d, _transposed), nn.Linear: (SparseLinear, lambda layer: {"weight": {}}),
+    nn.ConvTranspose3d: (SparseConvTranspose3d, _transposed),
+    nn.Linear: (SparseLinear, lambda layer: {"weight": {}}),
     nn.Embedding: (SparseEmbedding, lambda layer: {"weight": {"rows_are": "sources"}}),
     nn.MultiheadAttention: (SparseMultiheadAttention, _attention),
 }

@@ -40,7 +40,8 @@ NAMES = "Conv1d to Conv3d, ConvTranspose1d to 3d, Linear, Embedding or Multihead
 def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, selector: str = "dnw",
              per: str = "layer", granularity: str = "weight", budget: str = "uniform",
              selector_options: Mapping[str, object] | None = None, first_layer_dense: bool = True,
-             skip: Collection[str] = (), example: object = None, seed: int = 0, inplace: bool = False) -> nn.Module:
+             skip: Collection[str] = (), example: object = None, seed: int = 0,
+             inplace: bool = False) -> nn.Module:
     """Turns convolutions, fully connected layers, embeddings and attention of any model into sparse ones.
 
     Parameters keep their names, so that state dicts go both ways where the selector keeps no state; biases and
@@ -101,8 +102,8 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, s
     lookup("granularity", granularity, selectors.GRANULARITIES)
     layers = {name: layer for name, layer in module.named_modules() if _can_be_sparse(layer)}
     if not layers:
-        raise InputError(f"the model has no torch.nn.Conv2d or torch.nn.Linear (nor other of {NAMES}) to make sparse"
-                         + (" (some are sparse already)." if sparse_layers(module) else "."))
+        raise InputError(f"the model has no torch.nn.Conv2d or torch.nn.Linear (nor other of {NAMES}) to make "
+                         "sparse" + (" (some are sparse already)." if sparse_layers(module) else "."))
     shares, dense = _shares(module, density, layers, skip, first_layer_dense, example)
     _check_classes(module, {name: layers[name] for name in shares})
     _check_plain(module, {name: layers[name] for name in shares})
@@ -112,8 +113,8 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, s
     candidates = {name: _candidates(layers[name], granularity) for name in shares}
     if budget != "uniform":
         if isinstance(density, Mapping) or per == "model":
-            raise InputError(f"budget={budget!r} divides one density among the layers: not with a density map, nor with "
-                             "per='model', where they compete for it.")
+            raise InputError(f"budget={budget!r} divides one density among the layers: not with a density map, "
+                             "nor with per='model', where they compete for it.")
         shares = BUDGETS[budget](density, {name: [getattr(*place_of(layers[name], own)).shape for own in found]
                                            for name, found in candidates.items()})
     made = _selectors(candidates, shares, selector, per, dict(selector_options or {}))
@@ -227,8 +228,8 @@ def _candidates(layer: nn.Module, granularity: str) -> dict[str, Weights]:
             for path, options in CHOSEN[type(layer)](layer).items()}
 
 
-def _selectors(candidates, shares, selector, per, options) -> list[tuple[list[tuple[str, str]], selectors.Selector]]:
-    """The selectors, each with the layers and the names of the parameters that it serves."""
+def _selectors(candidates, shares, selector, per, options):
+    """The selectors, each behind the layers and the names of the parameters that it serves."""
     known = selectors.options_of(selector)
     if per in ("node", "group"):
         if "per" not in known:
@@ -346,8 +347,8 @@ class Summary:
                 lines.append(f"{layer.name:{width}} {layer.real:9} {layer.weights:11} "
                              f"{100 * layer.real / layer.weights:8.2f}")
         every = sum(layer.weights for layer in self.layers)
-        lines.append(f"{'together':{width}} {self.real:9} {self.weights:11} {100 * self.real / max(1, self.weights):8.2f}, "
-                     f"{100 * self.density:.2f} of all {every} with the dense layers")
+        lines.append(f"{'together':{width}} {self.real:9} {self.weights:11} "
+                     f"{100 * self.real / max(1, self.weights):8.2f}, {100 * self.density:.2f} of all {every} with the dense layers")
         return "\n".join(lines)
 
 

@@ -131,8 +131,8 @@ class Rewiring:
     def _before(self, optimizer: Optimizer, arguments: tuple, options: dict) -> tuple[tuple, dict] | None:
         for site in self._by_optimizer[optimizer]:
             if site.step >= self.total_steps:
-                raise SelectionError(f"this is step {site.step + 1} of total_steps={self.total_steps}: give rewire the "
-                                     "number of steps of the whole training.")
+                raise SelectionError(f"this is step {site.step + 1} of total_steps={self.total_steps}: give rewire "
+                                     "the number of steps of the whole training.")
         closure = arguments[1] if len(arguments) > 1 else options.get("closure")  # 0 is the optimizer itself
         if closure is None:
             self._prepare(optimizer)
@@ -142,7 +142,8 @@ class Rewiring:
             loss = closure()
             self._prepare(optimizer)
             return loss
-        return (optimizer, prepared, *arguments[2:]), {name: value for name, value in options.items() if name != "closure"}
+        rest = {name: value for name, value in options.items() if name != "closure"}
+        return (optimizer, prepared, *arguments[2:]), rest
 
     @torch.no_grad()
     def _prepare(self, optimizer: Optimizer) -> None:
@@ -187,8 +188,8 @@ def _assigned(sites: list[_Site], optimizers: Sequence[Optimizer]) -> dict[Optim
     for site in sites:
         owners = [held.get(id(parameter)) for parameter in site.learned]
         if None in owners or any(owner is not owners[0] for owner in owners):
-            missing = "holds no weights" if all(owner is None for owner in owners) else "holds only a part of the weights"
-            raise InputError(f"the optimizer {missing} of {site.name}: make one from model.parameters() (after "
+            held_part = "no weights" if all(owner is None for owner in owners) else "only a part of the weights"
+            raise InputError(f"the optimizer holds {held_part} of {site.name}: make one from model.parameters() (after "
                              "selectors are in place), or give all optimizers as a list, each with all weights and "
                              "scores of a selector.")
         found.setdefault(owners[0], []).append(site)
@@ -221,8 +222,8 @@ def _add_penalty(site: _Site, scale: torch.Tensor | None) -> None:
 def _take_dense(site: _Site) -> None:
     """Keeps the gradient of every candidate for the selector, and leaves the optimizer that of real ones."""
     if any(weight.grad is None for weight in site.weights):
-        raise SelectionError(f"{site.name} changes its real edges at this step and needs gradients for it, but there "
-                             "are none: call loss.backward() before optimizer.step().")
+        raise SelectionError(f"{site.name} changes its real edges at this step and needs gradients for it, but "
+                             "there are none: call loss.backward() before optimizer.step().")
     site.gradient = torch.cat([weight.grad.reshape(-1) for weight in site.weights])
     selector = site.selector
     if selector.rule.reaches_all:

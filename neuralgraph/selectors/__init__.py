@@ -23,7 +23,8 @@ from .topk import NoUpdate, RankingSelector, TopK  # noqa: E402
 # selectors whose edges come from a network that was trained before
 FROM_TRAINED = ("lottery-ticket", "fine-tune")
 
-__all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "SELECTORS", "Candidates", "Complete", "EdgePopup", "Edges",
-           "Feather", "Frozen", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector", "NoUpdate", "RandomGraph",
-           "RankingSelector", "RigL", "Selection", "Selector", "TargetedDropout", "Ticket", "TopK", "Weights",
-           "check_finite", "create", "hold", "let_go", "options_of", "register", "soft_gate", "top_k"]
+__all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "SELECTORS", "Candidates", "Complete",
+           "EdgePopup", "Edges", "Feather", "Frozen", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector",
+           "NoUpdate", "RandomGraph", "RankingSelector", "RigL", "Selection", "Selector", "TargetedDropout", "Ticket",
+           "TopK", "Weights", "check_finite", "create", "hold", "let_go", "options_of", "register", "soft_gate",
+           "top_k"]

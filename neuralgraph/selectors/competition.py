@@ -121,8 +121,8 @@ class SharedParents(Groups):
         return super().count(keep) * self.nodes
 
     def constrain(self, always, never):
-        raise SelectionError("per='group' keeps or drops all candidates of a parent together: always and never need "
-                             "another competition.")
+        raise SelectionError("per='group' keeps or drops all candidates of a parent together: always and never "
+                             "need another competition.")
 
     def top(self, score, keep=None):
         pair = self.pair.to(score.device)

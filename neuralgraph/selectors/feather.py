@@ -57,8 +57,8 @@ class Feather(RankingSelector):
     def remaining(self) -> torch.Tensor:
         """How many candidates each group keeps now, (G,)."""
         groups, clock = self.groups(), self.clock.cpu().double()
-        left = (1 - clock[0] / clock[1].clamp(min=1) / self.ramp).clamp(min=0) if self.ramp else clock.new_zeros(())
-        absent = (groups.size - groups.keep) * left**3
+        left = 1 - clock[0] / clock[1].clamp(min=1) / self.ramp if self.ramp else clock.new_zeros(())
+        absent = (groups.size - groups.keep) * left.clamp(min=0)**3
         return groups.keep + (absent - 1e-9).ceil().long()
 
     def select(self, weight):

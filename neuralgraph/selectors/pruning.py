@@ -20,8 +20,8 @@ class L1Anneal(MaskSelector):
         k_t = k + (E - k) (1 - tau)^3,   tau = (t - t0) / (t1 - t0) clipped to [0, 1]
 
     (or linear in tau), updated every ``every`` steps; what is removed stays removed. The loss gains
-    ``strength`` times the sum of |w| (of a kernel, its norm) over what is left, until t1. The paper's Table 2 has a
-    row "L1 + Anneal" but neither schedule nor strength: both are this library's choice.
+    ``strength`` times the sum of |w| (of a kernel, its norm) over what is left, until t1. The paper's Table 2
+    has a row "L1 + Anneal" but neither schedule nor strength: both are this library's choice.
 
     Args:
         k: number of real edges in the end.
@@ -83,11 +83,11 @@ class L1Anneal(MaskSelector):
 class TargetedDropout(RankingSelector):
     """While training, drop each of the smallest |w| with probability rho; afterwards all of them.
 
-    The E - k edges of smallest magnitude are targeted (gamma = 1 - k / E); in training each of them is
-    left out independently with probability ``drop`` at every forward, by draws of torch's global generator as
-    those of dropout; in evaluation all are. Nothing is rescaled, weights keep their sign, and gradients reach the edges that took part ("Learning
-    Sparse Networks Using Targeted Dropout", Gomez et al., 2019; "Discovering Neural Wirings", appendix
-    B and Table 6).
+    The E - k edges of smallest magnitude are targeted (gamma = 1 - k / E); in training each of them is left
+    out independently with probability ``drop`` at every forward, by draws of torch's global generator as
+    those of dropout; in evaluation all are. Nothing is rescaled, weights keep their sign, and gradients reach
+    the edges that took part ("Learning Sparse Networks Using Targeted Dropout", Gomez et al., 2019;
+    "Discovering Neural Wirings", appendix B and Table 6).
 
     Args:
         k: number of edges that are never targeted, the real ones in evaluation.

@@ -11,13 +11,9 @@ from ..data import Images
 from ..errors import CheckpointError, InputError
 from ..models import Classifier, Preprocessing
 from .checkpoint import CHECKPOINT, RECIPE, load_model, newer_version, read_checkpoint, read_json
+from .options import MODEL_OPTIONS, SELECTOR_OPTIONS
 from .progress import Progress, read_progress
 from .recipe import Recipe
-
-# recipe fields that models take if they have them, and those that selectors take, by their names there
-MODEL_OPTIONS = ("k", "width", "pool", "steps", "tied", "solver", "rtol", "atol", "time", "adjoint",
-                 "max_evaluations", "solver_options")
-SELECTOR_OPTIONS = {"drop": "drop", "l1": "strength"}
 
 
 def describe(data: Images) -> dict:
@@ -96,9 +92,9 @@ def make_model(recipe: Recipe, images: dict) -> Classifier:
                          "take square ones: give image_size to resize.")
     known = models.options_of(recipe.model)
     options = {name: getattr(recipe, name) for name in MODEL_OPTIONS
-               if getattr(recipe, name) is not None}
+               if getattr(recipe, name) is not None} | (recipe.model_options or {})
     selector_options = {option: getattr(recipe, name) for name, option in SELECTOR_OPTIONS.items()
-                        if getattr(recipe, name) is not None}
+                        if getattr(recipe, name) is not None} | (recipe.selector_options or {})
     if "selector" in known:
         options |= {"selector": recipe.selector, "selector_options": selector_options}
     elif recipe.selector != "complete" or selector_options:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError, UnknownNameError, lookup
 from .checkpoint import RECIPE, newer_version, read_json
+from .options import FIELDS, arguments, options, split
 from .schedules import SCHEDULES, Schedule, steps
 
 
@@ -46,6 +47,8 @@ class Recipe:
         adjoint: gradients from the adjoint equation.
         max_evaluations: of the derivative per solve.
         solver_options: what torchdiffeq's solver takes beside these, as text a JSON object.
+        model_options: further arguments of the model by name; as settings ``model.NAME``.
+        selector_options: further arguments of the selector by name; as settings ``selector.NAME``.
         drop: of targeted dropout, its probability.
         l1: of l1-anneal, the strength of the penalty.
         source: folder of a finished run of the same model, for the selectors "lottery-ticket" and
@@ -87,6 +90,8 @@ class Recipe:
     adjoint: bool | None = None
     max_evaluations: int | None = None
     solver_options: dict | None = None
+    model_options: dict | None = None
+    selector_options: dict | None = None
     drop: float | None = None
     l1: float | None = None
     source: str | None = None
@@ -131,18 +136,46 @@ class Recipe:
     def with_settings(self, settings: dict[str, str]) -> Recipe:
         """This recipe with fields replaced by values given as text.
 
+        ``model.NAME`` and ``selector.NAME`` are arguments of the recipe's model and selector.
+
         Raises:
-            UnknownNameError: for a field that does not exist, with the nearest one.
+            UnknownNameError: for a field or an argument that does not exist, with the nearest one.
             InputError: for a text that is no value of the field's type.
 
         >>> Recipe("mine", "", k=300).with_settings({"lr": "0.05", "k": "none"}).k
+        >>> Recipe("mine", "").with_settings({"selector": "rigl", "selector.every": "50"}).selector_options
+        {'every': 50}
         """
         types_ = typing.get_type_hints(Recipe)
         for key in settings:
-            if key not in types_ or key in ("name", "description"):
+            if "." not in key and (key not in types_ or key in ("name", "description")):
                 raise UnknownNameError("setting", key, set(types_) - {"name", "description"})
-        values = {key: _parse(key, text, types_[key]) for key, text in settings.items()}
-        return dataclasses.replace(self, **values)
+        values = {key: _parse(key, text, types_[key]) for key, text in settings.items() if "." not in key}
+        chosen = dataclasses.replace(self, **values)
+        for key, text in settings.items():
+            if "." in key:
+                field, name, option = split(key, chosen.model, chosen.selector)
+                if option is None:
+                    if field in settings:
+                        raise InputError(f"{key} and {field} are the same setting: give one of them.")
+                    value = _parse(key, text, types_[field])
+                else:
+                    value = {**(getattr(chosen, field) or {}), name: option.parse(key, text)}
+                chosen = dataclasses.replace(chosen, **{field: value})
+        return chosen
+
+    def settings(self) -> list[tuple[str, object, str, str]]:
+        """Every key that :meth:`with_settings` takes: key, value, type and meaning."""
+        rows = []
+        for name, option in arguments(Recipe).items():
+            if name not in ("name", "description", "model_options", "selector_options"):
+                rows.append((name, getattr(self, name), option.type or "integers with commas between them",
+                             option.meaning))
+        for part in FIELDS:
+            given = getattr(self, f"{part}_options") or {}
+            rows += [(f"{part}.{name}", given.get(name, option.default), option.type, option.meaning)
+                     for name, option in options(part, getattr(self, part)).items() if name not in FIELDS[part]]
+        return rows
 
     def to_json(self) -> dict:
         """The fields as JSON values; :meth:`from_json` is the inverse."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shlex
 import statistics
@@ -237,4 +238,6 @@ def _text(value: object) -> str:
     """A field as --set takes it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return shlex.quote(json.dumps(value))
     return shlex.quote("none" if value is None else str(value))
