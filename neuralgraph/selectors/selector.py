@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import SelectionError, lookup
 from ..wiring import Wiring
 from .candidates import Candidates, Edges
-from .competition import is_traced, top_k
+from .competition import is_traced
 from .selection import GRADIENTS, GradientRule, Selection
 
 MOST_STEPS = 2**24  # up to here float32 counts exactly
