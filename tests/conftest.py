@@ -15,7 +15,18 @@ needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden numbers
 
 hypothesis.settings.register_profile("default", max_examples=40, deadline=None)
 hypothesis.settings.load_profile("default")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# as many processes as cores run the tests; each of them alone may use two threads
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+torch.set_num_threads(max(1, min(2, (os.cpu_count() or 1) // WORKERS)))
+
+
+@pytest.fixture
+def two_threads():
+    """Two threads of torch, for what works in a team."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

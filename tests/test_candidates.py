@@ -332,3 +332,18 @@ def test_checkpoints_of_earlier_versions_open():
     assert net.selection().real.sum() == 9
     with pytest.raises(CheckpointError, match="selector.real.*missing"):
         load_model(net, {f"model.{name}": value for name, value in old.items() if "real" not in name}, Path("old"))
+
+
+@pytest.mark.parametrize("name", ng.selectors.SELECTORS)
+def test_what_is_learned_goes_elsewhere_with_its_effective_weights(name):
+    """As a wiring of the real edges, compiled and in ONNX, whatever the effective weights are."""
+    wiring = ng.wirings.blocks([3, 6, 6, 2])
+    network = ng.StaticNeuralGraph(wiring, ng.selectors.create(name, None if name == "complete" else 30)).eval()
+    if hasattr(network.selector, "draw"):
+        network.selector.draw(network.weight)
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        expected = network(x)
+        twin = ng.StaticNeuralGraph(network.learned_wiring(), ng.Complete()).eval()
+        for y in (twin(x), ng.compile(network)(x)):
+            torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)

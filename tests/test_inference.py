@@ -27,6 +27,8 @@ from neuralgraph.kernels.program import FOUR_SUMS
 
 sizes = st.sampled_from([(1, 1), (5, 5), (6, 4), (2, 3), (17, 9), (1, 8)])
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 def perturb(module, seed=0):
     """Values of trained norms: constants are not 0, so nothing that is folded goes unseen."""

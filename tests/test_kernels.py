@@ -28,6 +28,8 @@ sizes = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 49, 64, 65,
 sides = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 14, 16, 17, 33])
 dtypes = st.sampled_from([torch.float32, torch.float64])
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 
 @pytest.fixture(autouse=True)
 def canaries(monkeypatch):
