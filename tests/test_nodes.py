@@ -373,3 +373,12 @@ def test_operations_that_do_not_keep_what_they_promise(make, message):
 def test_built_in_operations_say_what_they_cannot(function):
     with pytest.raises(WiringError, match="node 0: .* with dims=0 there"):
         ng.StaticNeuralGraph(wiring_of(function), ng.TopK(20), dims=0)
+
+
+@pytest.mark.parametrize("field", ["send", "receive", "norm", "activation", "kernel_size", "stride", "aggregate",
+                                   "zero_pad"])
+@pytest.mark.parametrize("value", [torch.ones(2), [1], {}, 2.5, b"norm", "x", -3, float("nan")],
+                         ids=lambda value: type(value).__name__ + str(value)[:3])
+def test_settings_of_a_node_have_their_types(field, value):
+    with pytest.raises((WiringError, UnknownNameError)):
+        NodeFunction(**{"send": "norm activation conv", field: value})

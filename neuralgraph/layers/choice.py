@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..selectors import Candidates, Joined, Selector, TopK, check_finite
 from ..selectors.competition import is_traced
 
-PROBED = 256  # entries of a weight that are compared by value
+PROBED = 32  # entries of a weight that are compared by value; each is a cache line to fetch
 
 
 class Choice:

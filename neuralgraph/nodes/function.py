@@ -84,22 +84,19 @@ class NodeFunction:
                 f"a node has one kernel, but 'conv' stands {steps.count('conv')} times in "
                 f"send={self.send!r}, receive={self.receive!r}: split it over two nodes."
             )
+        for name, least in (("kernel_size", 0), ("stride", 1)):
+            if getattr(self, name) is not None or name == "stride":
+                object.__setattr__(self, name, _whole(name, getattr(self, name), least))
+        if not isinstance(self.zero_pad, (bool, int)) or self.zero_pad not in (0, 1):
+            raise WiringError(f"zero_pad must be True or False, got {self.zero_pad!r}.")
+        object.__setattr__(self, "zero_pad", bool(self.zero_pad))
+        lookup("aggregate", self.aggregate, dict.fromkeys(AGGREGATES))
+        for name, family, more in (("norm", NORMS, ""), ("activation", ACTIVATIONS, REGISTER.format("activation"))):
+            if getattr(self, name) is not None:
+                lookup(name, getattr(self, name), family, more)
         self._settle("norm", "norm", steps, present="batch", absent="none")
         self._settle("activation", "activation", steps, present="relu", absent="identity")
         self._settle("kernel_size", "conv", steps, present=3, absent=0)
-        lookup("aggregate", self.aggregate, dict.fromkeys(AGGREGATES))
-        lookup("norm", self.norm, NORMS)
-        lookup("activation", self.activation, ACTIVATIONS, REGISTER.format("activation"))
-        for name, least in (("kernel_size", 0), ("stride", 1)):
-            value = getattr(self, name)
-            try:
-                number = -1 if isinstance(value, bool) else operator.index(value)
-            except TypeError:
-                number = -1
-            if not least <= number < LARGEST:
-                raise WiringError(f"{name} must be an integer of at least {least} and below {LARGEST}, got "
-                                  f"{value!r}.")
-            object.__setattr__(self, name, number)
         if self.kernel_size and self.kernel_size % 2 == 0:
             raise WiringError(
                 f"kernel_size must be odd (so that the output is centred) or 0, got {self.kernel_size}."
@@ -108,7 +105,7 @@ class NodeFunction:
             raise WiringError(
                 f"stride={self.stride} needs a convolution; without one (kernel_size=0) use stride=1."
             )
-        if self.zero_pad not in (True, False) or (self.zero_pad and self.stride == 1):
+        if self.zero_pad and self.stride == 1:
             raise WiringError(f"zero_pad={self.zero_pad!r} needs a stride above 1; without one leave "
                               "it False.")
         idle = {"norm": self.norm == "none", "activation": self.activation == "identity",
@@ -140,6 +137,17 @@ class NodeFunction:
 
     def _stride(self, side: str) -> int:
         return math.prod(operation.shrinks(self) for operation in operations_of(self, side))
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    """The value as an integer in its bounds."""
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not least <= number < LARGEST:
+        raise WiringError(f"{name} must be an integer of at least {least} and below {LARGEST}, got {value!r}.")
+    return number
 
 
 STATIC = NodeFunction("norm activation conv")
