@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable
 
 
@@ -67,6 +68,14 @@ def lookup(kind: str, name: str, family: dict, more: str = ""):
         return family[name]
     except (KeyError, TypeError):
         raise UnknownNameError(kind, name, family, more) from None
+
+
+def whole(value: object) -> int | None:
+    """The value as an int, of NumPy's types too; None if it is no whole number (True and False are none)."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def listed(items: Iterable[object], most: int = 5) -> str:

@@ -430,6 +430,13 @@ def test_what_joining_would_make_of_wrong_files(tmp_path, change, message):
         ng.inference.load(tmp_path / "fast.ng")
 
 
+def test_torch_compile_passes_a_compiled_network_by():
+    network = perturb(ng.StaticNeuralGraph(ng.wirings.chain([2, 3]), ng.TopK(4)))
+    x = torch.randn(2, 2, 5, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(ng.compile(network), backend="eager")(x), network(x))
+
+
 def test_only_the_last_sizes_are_kept():
     fast = ng.compile(ng.StaticNeuralGraph(ng.wirings.chain([2, 3]), ng.TopK(4)))
     for side in range(1, 3 * KEPT):

@@ -159,3 +159,22 @@ def test_drawing_leaves_the_network_alone():
     ng.plots.adjacency(net)
     ng.plots.weight_histogram(net)
     assert net.training and torch.equal(net.weight.detach(), before)
+
+
+def test_any_name_of_a_run_is_drawn_as_text(tmp_path):
+    """Formulas, labels that matplotlib would leave out, bytes that are no text."""
+    rows = [{"epoch": 1, "test_accuracy": 50.0, "train_loss": 1.0, "threshold": 0.1, "swapped_edges": 3}]
+    names = ["cost $5", "$\\frac{", "_hidden", "caf\udce9", "plain"]
+    figure = ng.plots.learning_curves({name: rows for name in names})
+    figure.savefig(tmp_path / "curves.png")
+    shown = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert shown == [r"cost \$5", r"\$\frac{", "_hidden", r"caf\udce9", "plain"]
+
+
+def test_blocks_may_have_any_numbers():
+    graph = ng.wirings.blocks([2, 3, 1]).graph
+    graph.ndata["block"] = torch.tensor([0, 10**6, 2**31 - 1])[graph.ndata["block"]]
+    wiring = ng.Wiring(graph)
+    assert ng.analysis.block_counts(wiring) == {(0, 10**6): 6, (0, 2**31 - 1): 2, (10**6, 2**31 - 1): 3}
+    axes, = ng.plots.adjacency(wiring).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1000000", "2147483647"]

@@ -3,6 +3,7 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from conftest import double_precision
@@ -208,3 +209,31 @@ def test_backends_of_others_may_not_know_what_is_shared():
     expected = copy.deepcopy(network)(x)
     network.backend = Theirs()
     torch.testing.assert_close(network(x), expected)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_wirings_and_networks_are_made_on_the_cpu(device):
+    matrix, numbers = torch.eye(3).roll(1, 0).tril(-1).T, torch.randn(2, 2, 4, 4)
+    with torch.device(device):
+        made = [ng.wirings.blocks([2, 3, 1]), ng.wirings.chain([2, 1]), ng.wirings.complete(4, inputs=1, outputs=1),
+                ng.wirings.complete_dag(4, inputs=1, outputs=1), ng.wirings.from_edges([(0, 1), (1, 2)]),
+                ng.wirings.from_adjacency(matrix), ng.wirings.mlp([2, 3, 1]), ng.wirings.rnn(2, 3), ng.wirings.lstm(2, 2)]
+        again = ng.from_networkx(ng.to_networkx(made[0]))
+        network = ng.StaticNeuralGraph(made[0], ng.TopK(5)).eval()
+        learned = network.learned_wiring()
+    assert all(t.device.type == "cpu" for wiring in (*made, again, learned) for t in (wiring.src, wiring.role))
+    assert network(numbers).shape == (2, 1, 4, 4)
+
+
+def test_integers_of_numpy_are_integers():
+    two = np.int64(2)
+    network = ng.DiscreteTimeNeuralGraph(ng.wirings.complete(two + 2, inputs=two, outputs=np.int8(1)), ng.TopK(np.int32(5)),
+                                         seed=np.uint8(3), steps=two, dims=two)
+    assert network.selector.k == 5 and network(torch.zeros(1, 2, 4, 4)).shape == (1, 1, 4, 4)
+    assert ng.models.create("tiny-static", k=np.int64(30), num_classes=two, image_size=np.int64(8)).num_real_edges == 30
+    assert ng.analysis.cost(network, np.int64(4), 4).multiply_adds > 0
+    for wrong in (True, np.bool_(True), 2.0, np.float64(2), "2", None, -1):
+        with pytest.raises(ng.errors.NeuralGraphError):
+            ng.TopK(wrong)
+        with pytest.raises(InputError):
+            ng.StaticNeuralGraph(WIRING, ng.TopK(3), dims=wrong)

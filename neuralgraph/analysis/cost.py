@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, whole
 from ..layers import Sparse
 from ..models import Classifier
 from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
@@ -82,7 +82,7 @@ def cost(model: Classifier | NeuralGraph, *space: int, skip_dead: bool = True) -
     """
     if isinstance(model, NeuralGraph):
         sides = ("", "length", "height and width", "depth, height and width")[model.dims]
-        if len(space) != model.dims or not all(isinstance(side, int) and side > 0 for side in space):
+        if len(space) != model.dims or not all((whole(side) or 0) > 0 for side in space):
             raise InputError("the cost of a network depends on the size of its maps: give "
                              f"{sides or 'no sides with dims=0'} in pixels, at least 1, got {space!r}.")
         return _network_cost(model, space, skip_dead)

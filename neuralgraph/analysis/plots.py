@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from .._files import printable
 from ..errors import InputError, MissingPackageError
 from ..networks import NeuralGraph
 from ..wiring import Wiring
@@ -32,6 +33,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]):
     """
     if not runs:
         raise InputError("there is no run to draw.")
+    runs = {_text(name): rows for name, rows in runs.items()}
     columns = max(1, min(len(runs), LEGEND_WIDTH // (max(map(len, runs)) + 8)))
     figure = _figure(10, 4.2 + 0.2 * -(-len(runs) // columns))
     for axes, name, title in zip(figure.subplots(1, 2), ("test_accuracy", "train_loss"),
@@ -86,13 +88,12 @@ def adjacency(wiring: Wiring | NeuralGraph):
     size = max((320 / wiring.num_nodes)**2, min(6.0, 12_000 / max(1, wiring.num_edges)), 0.5)
     axes.scatter(place[wiring.src], place[wiring.dst], s=size, marker="s", linewidths=0,
                  color=COLOURS[0], rasterized=True)
-    sizes = torch.bincount(wiring.block)
+    blocks, sizes = wiring.block.unique(return_counts=True)  # numbers of blocks may be anything
     ends = sizes.cumsum(0)
     for end in ends[:-1].tolist():
         axes.axhline(end - 0.5, color="0.6", linewidth=0.6)
         axes.axvline(end - 0.5, color="0.6", linewidth=0.6)
-    blocks = sizes.nonzero().flatten()
-    middles = (ends - sizes / 2)[blocks].tolist()
+    middles = (ends - sizes / 2).tolist()
     for set_ticks in (axes.set_xticks, axes.set_yticks):
         set_ticks(middles, [str(b) for b in blocks.tolist()])
     axes.set(xlim=(-0.5, wiring.num_nodes - 0.5), ylim=(wiring.num_nodes - 0.5, -0.5), aspect="equal",
@@ -176,6 +177,12 @@ def _epochs(axes, count: int) -> None:
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, max(1, count) + 0.5)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+def _text(name: str) -> str:
+    """A name as matplotlib draws it: no formula, and no label that it leaves out."""
+    name = printable(name).replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def _learned(wiring: Wiring | NeuralGraph) -> Wiring:

@@ -65,7 +65,6 @@ def block_counts(wiring: Wiring) -> dict[tuple[int, int], int]:
     >>> block_counts(ng.wirings.blocks([2, 3, 1]))
     {(0, 1): 6, (0, 2): 2, (1, 2): 3}
     """
-    blocks = int(wiring.block.max()) + 1
-    pairs = wiring.block[wiring.src] * blocks + wiring.block[wiring.dst]
-    counts = torch.bincount(pairs, minlength=blocks * blocks)
-    return {divmod(pair, blocks): int(counts[pair]) for pair in counts.nonzero().flatten().tolist()}
+    ends = torch.stack([wiring.block[wiring.src], wiring.block[wiring.dst]], dim=1)
+    pairs, counts = ends.unique(dim=0, return_counts=True)
+    return {tuple(pair): count for pair, count in zip(pairs.tolist(), counts.tolist())}

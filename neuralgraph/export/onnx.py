@@ -12,7 +12,7 @@ from torch import nn
 
 from .._files import replace
 from .._version import __version__
-from ..errors import InputError, MissingPackageError
+from ..errors import InputError, MissingPackageError, whole
 from ..models import Classifier, Preprocessing
 from ..networks import NeuralGraph
 from ..plan import evaluating, joined, lower, lower_all, refuse_special, special
@@ -107,10 +107,10 @@ def _network_shape(network: NeuralGraph, space: tuple[int, ...] | None) -> tuple
     if network.dims == 0 and space is None:
         space = ()
     if not isinstance(space, (tuple, list)) or len(space) != network.dims or not all(
-            isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in space):
+            (whole(side) or 0) > 0 for side in space):
         raise InputError(f"an ONNX file is for maps of one size: give space as {network.dims} sides in pixels, such "
                          f"as space={(16,) * network.dims}, got {space!r}.")
-    return len(network.wiring.inputs), *space
+    return len(network.wiring.inputs), *map(whole, space)
 
 
 def _classifier(graph: Graph, model: Classifier, x: str, shape: tuple[int, ...]) -> tuple[str, torch.Tensor]:

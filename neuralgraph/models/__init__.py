@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from ..errors import InputError, UnknownNameError, lookup
+from ..errors import InputError, UnknownNameError, lookup, whole
 from .classifier import Classifier
 from .mobilenet import mobilenet_dnw, mobilenet_dnw_small, mobilenet_v1
 from .preprocessing import Preprocessing
@@ -45,9 +45,10 @@ def create(name: str, **options) -> Classifier:
         if option not in known:
             raise UnknownNameError(f"option of {name!r}", option, known)
     for option in ("num_classes", "in_channels", "image_size"):
-        value = options.get(option, 1)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{option} must be a positive integer, got {value!r}.")
+        if option in options:
+            if (whole(options[option]) or 0) < 1:
+                raise InputError(f"{option} must be a positive integer, got {options[option]!r}.")
+            options[option] = whole(options[option])
     return build(**options)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import selectors
-from ..errors import InputError
+from ..errors import InputError, whole
 from ..networks import StaticNeuralGraph
 from ..networks.network import as_generator
 from ..wiring import NodeFunction
@@ -91,8 +91,9 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
     """
     if image_size < 16:
         raise InputError(f"image_size must be at least 16 pixels, got {image_size}.")
-    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
+    if (whole(nodes) or 0) < 1:
         raise InputError(f"nodes must be a positive integer, got {nodes!r}.")
+    nodes = whole(nodes)
     if selector == "complete" and (width is not None or head_edges is not None):
         raise InputError("the selector 'complete' keeps every edge and takes no width; leave it out.")
     if not stages:

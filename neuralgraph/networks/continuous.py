@@ -20,8 +20,9 @@ from ..backends.transforms import has_numbers
 from ..errors import InputError, NeuralGraphError, SolverError, UnknownNameError, lookup
 from ..selectors import Selection, Selector
 from ..wiring import Wiring
+from ..wiring.devices import on_cpu
 from .dynamic import DynamicNeuralGraph
-from .network import check_bool, on_cpu
+from .network import check_bool
 from .state import State
 
 FIXED_STEPS = 8  # of a solver with a fixed grid, unless options say otherwise

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from ..backends import Backend
-from ..errors import InputError
+from ..errors import InputError, whole
 from ..selectors import Selector
 from ..wiring import Wiring
+from ..wiring.devices import on_cpu
 from .dynamic import DynamicNeuralGraph
 from .functions import NodeFunctions
-from .network import as_generator, check_bool, on_cpu
+from .network import as_generator, check_bool
 from .state import State
 
 
@@ -64,7 +65,7 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
                  seed: int | torch.Generator = 0, *, steps: int | None = 5, tied: bool = True,
                  dtype: torch.dtype | None = None, dims: int = 2):
         if steps is not None:
-            _check_steps(steps)
+            steps = _checked_steps(steps)
         check_bool(tied=tied)
         if steps is None and not tied:
             raise InputError("untied steps need a number: tied=False with steps=None makes no sense.")
@@ -124,7 +125,7 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
     def _num_steps(self, steps, before, length, goes_on) -> int:
         """How many steps to make now, ``before`` of them being done; ``length``: of the sequence."""
         if steps is not None:
-            _check_steps(steps)
+            steps = _checked_steps(steps)
             if length not in (None, steps):
                 raise InputError(f"the sequence has {length} steps but steps={steps}: leave steps out.")
         elif length is not None:
@@ -163,6 +164,7 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
         return f"{super().extra_repr()}, steps={self.steps}" + ("" if self.tied else ", untied")
 
 
-def _check_steps(steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+def _checked_steps(steps: int) -> int:
+    if (whole(steps) or 0) < 1:
         raise InputError(f"steps must be an integer of at least 1, got {steps!r}.")
+    return whole(steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -14,7 +13,7 @@ from .._dgl import dgl
 from ..backends import Backend, Shared
 from ..backends.layout import Layout
 from ..backends.transforms import has_numbers, is_transformed, untransformed, without_transforms
-from ..errors import InputError, SelectionError
+from ..errors import InputError, SelectionError, whole
 from ..selectors import Selection, Selector, check_finite, hold, let_go
 from ..wiring import Stage, Wiring
 from ..wiring.wiring import OUTPUT
@@ -22,15 +21,6 @@ from .functions import NodeFunctions
 
 # by the number of dimensions, the sides of a map
 SPACES = ((), ("length",), ("height", "width"), ("depth", "height", "width"))
-
-
-def on_cpu(make: Callable) -> Callable:
-    """A constructor whose tensors are on the CPU, whatever torch's default device is."""
-    @functools.wraps(make)
-    def made_on_cpu(self, *arguments, **options):
-        with torch.device("cpu"):
-            make(self, *arguments, **options)
-    return made_on_cpu
 
 
 class NeuralGraph(nn.Module, ABC):
@@ -61,9 +51,10 @@ class NeuralGraph(nn.Module, ABC):
                 f"expected a selector such as neuralgraph.TopK(k=...), got {selector!r}; "
                 "neuralgraph.selectors.create makes one from its name."
             )
-        if isinstance(dims, bool) or not isinstance(dims, int) or not 0 <= dims < len(SPACES):
+        if whole(dims) not in range(len(SPACES)):
             raise InputError("dims, the dimensions of a map, must be 0 (numbers), 1 (signals), 2 (images) or 3 "
                              f"(volumes), got {dims!r}.")
+        dims = whole(dims)
         generator = as_generator(seed)
         self.wiring, self.dims = wiring, dims
         dtype = _checked_dtype(dtype)
@@ -324,9 +315,10 @@ def as_generator(seed: int | torch.Generator) -> torch.Generator:
     """A generator from a seed; a generator is used as it is."""
     if isinstance(seed, torch.Generator):
         return seed
-    if isinstance(seed, bool) or not isinstance(seed, int) or not -2**63 <= seed < 2**64:
+    number = whole(seed)
+    if number is None or not -2**63 <= number < 2**64:
         raise InputError(f"expected an integer seed of 64 bits or a torch.Generator, got {seed!r}.")
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(number)
 
 
 def check_bool(**settings: bool) -> None:

@@ -7,8 +7,9 @@ import torch
 from ..backends import Backend
 from ..selectors import Selector
 from ..wiring import Stage, Wiring, topological_stages
+from ..wiring.devices import on_cpu
 from .messages import Messages, Places
-from .network import NeuralGraph, on_cpu
+from .network import NeuralGraph
 
 
 class StaticNeuralGraph(NeuralGraph):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..errors import InputError, SelectionError, listed
+from ..errors import InputError, SelectionError, listed, whole
 from ..layers import choices_of
 from ..networks import NeuralGraph
 from ..selectors import Selector
@@ -240,5 +240,6 @@ def _is_left_out(optimizer: Optimizer) -> bool:
 
 
 def _check_steps(name: str, steps: int, least: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or not least <= steps <= MOST_STEPS:
+    number = whole(steps)
+    if number is None or not least <= number <= MOST_STEPS:
         raise InputError(f"{name} must be an integer from {least} to {MOST_STEPS}, got {steps!r}.")

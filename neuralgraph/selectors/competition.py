@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .. import kernels
-from ..errors import SelectionError, listed, lookup
+from ..errors import SelectionError, listed, lookup, whole
 from .candidates import Candidates
 
 MANY = 2**17  # scores from which on one compiled pass is faster than numpy's partition
@@ -167,9 +167,10 @@ def _by_node(candidates: Candidates, k: int, group: int | None) -> Groups:
 
 def _by_group(candidates: Candidates, k: int, group: int | None) -> Groups:
     """As many parents for every ``group`` nodes in a row, which all of these nodes have."""
-    if isinstance(group, bool) or not isinstance(group, int) or group < 1:
+    if (whole(group) or 0) < 1:
         raise SelectionError(f"per='group' needs group, the number of nodes that share their parents, an integer "
                              f"of at least 1, got {group!r}.")
+    group = whole(group)
     nodes, node = candidates.target().unique(return_inverse=True)
     if len(nodes) % group:
         raise SelectionError(f"per='group' with group={group} does not divide the {len(nodes)} nodes that have "

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ..errors import SelectionError, lookup
+from ..errors import SelectionError, lookup, whole
 from ..wiring import Wiring
 from .candidates import Candidates, Edges
 from .competition import is_traced
@@ -311,8 +311,9 @@ class MaskSelector(Selector):
 
 def check_k(k: int, num_edges: int | None = None, word: str = "candidate edges") -> int:
     """k as an integer within 0..num_edges, or an error."""
-    if isinstance(k, bool) or not isinstance(k, int):
+    if whole(k) is None:
         raise SelectionError(f"k, the number of real edges, must be an integer, got {k!r}.")
+    k = whole(k)
     if k < 0 or (num_edges is not None and k > num_edges):
         most = "" if num_edges is None else f" and at most the {num_edges} {word}"
         raise SelectionError(f"k must be at least 0{most}, got {k}.")
@@ -330,9 +331,9 @@ def check_number(what: str, value: float, least: float, most: float = math.inf) 
 
 def check_every(every: int) -> int:
     """A number of steps, or an error."""
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+    if (whole(every) or 0) < 1:
         raise SelectionError(f"expected an integer every >= 1, got {every!r}.")
-    return every
+    return whole(every)
 
 
 def check_finite(weight: torch.Tensor) -> None:

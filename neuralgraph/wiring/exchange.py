@@ -14,6 +14,7 @@ import torch
 from ..errors import WiringError, listed
 from ..nodes import IDENTITY, NodeFunction, is_learned, used_values, value_shapes
 from .assembling import Draft, assemble, default_function, generator_of, integer, node_list, numbers_of
+from .devices import on_cpu
 from .learned import initial_values, read_values, stacked
 from .reading import (EDGE_DATA, FUNCTION_CODES, HIDDEN, INPUT, LARGEST_SCALE, OUTPUT, ROLES, STRUCTURE,
                       channel_fault, dims_of, middle, refuse_near_misses)
@@ -82,6 +83,7 @@ def _learned(wiring: Wiring) -> list[dict[str, float | list[float]]]:
     return [dict(sorted(values.items())) for values in learned]
 
 
+@on_cpu
 def from_networkx(graph: nx.Graph, inputs: Iterable[Hashable] | None = None,
                   outputs: Iterable[Hashable] | None = None, *, prune_unreachable: bool = False,
                   order: Sequence[Hashable] | None = None, dims: int | None = None, seed: int = 0) -> Wiring:

@@ -16,6 +16,7 @@ import networkx as nx
 
 from .. import _files
 from ..errors import InputError, WiringError, listed, lookup
+from .devices import on_cpu
 from .exchange import from_networkx, to_networkx
 from .wiring import Wiring
 
@@ -52,6 +53,7 @@ def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
     return path
 
 
+@on_cpu
 def read(path: str | Path, format: str | None = None) -> Wiring:
     """Reads a wiring from a GraphML, GEXF or node-link JSON file; the inverse of :func:`write`.
 

@@ -10,6 +10,7 @@ import torch
 from ..errors import WiringError
 from ..nodes import IDENTITY, NodeFunction
 from .assembling import DYNAMIC, all_but_outputs, assemble, default_function, integer
+from .devices import on_cpu
 from .lists import from_adjacency, from_edges, from_table
 from .reading import HIDDEN, INPUT, OUTPUT
 from .units import lstm, mlp, rnn
@@ -19,6 +20,7 @@ __all__ = ["DYNAMIC", "blocks", "chain", "complete", "complete_dag", "from_adjac
            "from_table", "lstm", "mlp", "rnn"]
 
 
+@on_cpu
 def blocks(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction] | None = None, *,
            input_stride: int = 1, dims: int = 2) -> Wiring:
     """Every edge from an earlier to a later block: A = {(u,v): u in B_i, v in B_j, i < j}.
@@ -41,6 +43,7 @@ def blocks(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction]
     return _blocks(sizes, function, input_stride, dims, reach=None)
 
 
+@on_cpu
 def chain(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction] | None = None, *,
           input_stride: int = 1, dims: int = 2) -> Wiring:
     """Every edge from a block to the next one: an ordinary layered network.
@@ -55,6 +58,7 @@ def chain(sizes: Sequence[int], function: NodeFunction | Sequence[NodeFunction] 
     return _blocks(sizes, function, input_stride, dims, reach=1)
 
 
+@on_cpu
 def complete_dag(nodes: int, *, inputs: int, outputs: int, function: NodeFunction | None = None,
                  dims: int = 2) -> Wiring:
     """Every edge u -> v with u < v: the acyclic graph of the paper's Algorithm 1.
@@ -73,6 +77,7 @@ def complete_dag(nodes: int, *, inputs: int, outputs: int, function: NodeFunctio
     return assemble(src[keep], dst[keep], role, block, all_but_outputs(role, function))
 
 
+@on_cpu
 def complete(nodes: int, *, inputs: int, outputs: int, function: NodeFunction | None = None,
              dims: int = 2) -> Wiring:
     """Every ordered pair of nodes, self-loops and edges into the inputs too: A = V x V.

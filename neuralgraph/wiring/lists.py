@@ -12,6 +12,7 @@ import torch
 from ..errors import WiringError, listed
 from ..nodes import NodeFunction
 from .assembling import Draft, all_but_outputs, assemble, default_function, integer, node_list, numbers_of
+from .devices import on_cpu
 from .tables import read_table
 from .wiring import Wiring
 
@@ -19,6 +20,7 @@ Functions = NodeFunction | Mapping[Hashable, NodeFunction] | Sequence[NodeFuncti
 Blocks = Mapping[Hashable, int] | Sequence[int] | None
 
 
+@on_cpu
 def from_edges(edges: Iterable[tuple[Hashable, Hashable]] | torch.Tensor, *,
                inputs: Iterable[Hashable] | None = None, outputs: Iterable[Hashable] | None = None,
                num_nodes: int | None = None, functions: Functions = None, blocks: Blocks = None,
@@ -75,6 +77,7 @@ def from_edges(edges: Iterable[tuple[Hashable, Hashable]] | torch.Tensor, *,
                      prune_unreachable)
 
 
+@on_cpu
 def from_adjacency(matrix: object, inputs: Iterable[int] | None = None, outputs: Iterable[int] | None = None, *,
                    weight: bool = False, functions: Functions = None, blocks: Blocks = None, dims: int = 2,
                    prune_unreachable: bool = False) -> Wiring:
@@ -104,6 +107,7 @@ def from_adjacency(matrix: object, inputs: Iterable[int] | None = None, outputs:
                       prune_unreachable=prune_unreachable)
 
 
+@on_cpu
 def from_table(table: object, source: Hashable = "source", target: Hashable = "target", *,
                weight: Hashable | None = None, add_repeated: bool = False, delimiter: str | None = None,
                inputs: Iterable[Hashable] | None = None, outputs: Iterable[Hashable] | None = None,

@@ -9,10 +9,12 @@ import torch
 from ..errors import WiringError
 from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
+from .devices import on_cpu
 from .reading import HIDDEN, INPUT, OUTPUT
 from .wiring import Wiring
 
 
+@on_cpu
 def mlp(sizes: Sequence[int], activation: str = "relu", output_activation: str | None = None) -> Wiring:
     """A multi-layer perceptron: every edge from a layer to the next, a bias for every unit.
 
@@ -47,6 +49,7 @@ def mlp(sizes: Sequence[int], activation: str = "relu", output_activation: str |
     return layers.wiring()
 
 
+@on_cpu
 def rnn(inputs: int, hidden: int, outputs: int | None = None, activation: str = "tanh") -> Wiring:
     """A recurrent network of Elman's kind, for discrete time.
 
@@ -76,6 +79,7 @@ def rnn(inputs: int, hidden: int, outputs: int | None = None, activation: str = 
     return layers.wiring()
 
 
+@on_cpu
 def lstm(inputs: int, hidden: int, seed: int = 0) -> Wiring:
     """A long short-term memory for discrete time: gates are nodes, and products are nodes that multiply.
 

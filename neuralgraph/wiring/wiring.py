@@ -11,6 +11,7 @@ import torch
 from .._dgl import dgl
 from ..errors import WiringError
 from ..nodes import NodeFunction
+from .devices import on_cpu
 from .reading import HIDDEN, INPUT, OUTPUT, ROLES, STRUCTURE, Reading
 
 __all__ = ["HIDDEN", "INPUT", "OUTPUT", "ROLES", "STRUCTURE", "Wiring"]
@@ -63,6 +64,7 @@ class Wiring:
     """
 
     @torch.inference_mode(False)  # a wiring looked at while evaluating may be trained
+    @on_cpu
     def __init__(self, graph: dgl.DGLGraph, *, labels: Sequence[Hashable] | None = None):
         if not isinstance(graph, dgl.DGLGraph) or not graph.is_homogeneous:
             raise WiringError(
@@ -155,6 +157,7 @@ class Wiring:
 
     # Making others from it
 
+    @on_cpu
     def subgraph(self, edges: torch.Tensor, weight: torch.Tensor,
                  parameters: dict[str, torch.Tensor]) -> Wiring:
         """The wiring of the given edges only, carrying these learned values.
