@@ -73,7 +73,8 @@ def lookup(kind: str, name: str, family: dict, more: str = ""):
 def whole(value: object) -> int | None:
     """The value as an int, of NumPy's types too; None if it is no whole number (True and False are none)."""
     try:
-        return None if isinstance(value, bool) else operator.index(value)
+        is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")  # torch's is 1
+        return None if is_truth else operator.index(value)
     except TypeError:
         return None
 

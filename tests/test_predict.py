@@ -111,8 +111,6 @@ def test_what_cannot_predict_says_why(run, pictures, tmp_path):
 def test_a_compiled_model_predicts_the_same(run, pictures, tmp_path):
     _, model, _ = open_model(run.folder)
     ng.compile(model).save(tmp_path / "model.ng")
-    if getattr(ng.inference.load(tmp_path / "model.ng"), "preprocessing", None) is None:
-        pytest.skip("compiled files do not hold the preprocessing yet")
     assert predict(tmp_path / "model.ng", pictures).output == predict(run.folder, pictures).output
 
 

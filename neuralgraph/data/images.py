@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..errors import DataError, InputError
+from ..errors import DataError, InputError, whole
 from ..models.preprocessing import normalise
 
 
@@ -228,8 +226,7 @@ def whole_number(name: str, value: int, least: int, unit: str) -> int:
     Raises:
         InputError: for anything else, or less than ``least``.
     """
-    with contextlib.suppress(TypeError):
-        number = operator.index(value)
-        if number >= least and not isinstance(value, bool):
-            return number
+    number = whole(value)
+    if number is not None and number >= least:
+        return number
     raise InputError(f"{name} must be a whole number of {unit}, at least {least}, got {value!r}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -54,12 +55,7 @@ class DepthwiseConv(Operation):
     def forward(self, x, rows):
         y = CONVOLUTIONS[self.dims](x, self.weight[rows], stride=self.stride, padding=self.kernel_size // 2,
                                     groups=x.shape[1])
-        if not self.zero_pad:
-            return y
-        borders = []
-        for side, small in zip(reversed(x.shape[2:]), reversed(y.shape[2:])):  # F.pad wants the last first
-            borders += [(side - small) // 2, side - small - (side - small) // 2]
-        return F.pad(y, borders)
+        return padded_back(y, x.shape[2:]) if self.zero_pad else y
 
     def multiply_adds(self, space):
         return self.kernel_size**self.dims * math.prod(-(-side // self.stride) for side in space)
@@ -70,3 +66,11 @@ class DepthwiseConv(Operation):
     def extra_repr(self):
         return (f"{len(self.weight)}, kernel_size={self.kernel_size}, stride={self.stride}"
                 + (", zero_pad=True" if self.zero_pad else ""))
+
+
+def padded_back(y: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
+    """Maps with zeros around them up to these sides, the odd one out at the end."""
+    borders: list[int] = []
+    for side, small in zip(reversed(sides), reversed(y.shape[2:])):  # F.pad wants the last first
+        borders += [(side - small) // 2, side - small - (side - small) // 2]
+    return F.pad(y, borders)

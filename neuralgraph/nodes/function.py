@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 
-from ..errors import WiringError, lookup
+from ..errors import WiringError, lookup, whole
 from .activation import ACTIVATIONS
 from .norm import NORMS
 from .registry import OPERATIONS, REGISTER, operations_of
@@ -141,11 +140,8 @@ class NodeFunction:
 
 def _whole(name: str, value: object, least: int) -> int:
     """The value as an integer in its bounds."""
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if not least <= number < LARGEST:
+    number = whole(value)
+    if number is None or not least <= number < LARGEST:
         raise WiringError(f"{name} must be an integer of at least {least} and below {LARGEST}, got {value!r}.")
     return number
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from ..nodes import Affine, Convolve, Lowered, Normalize, Pointwise, scalar
+from ..nodes.conv import padded_back
 
 
 def simplified(steps: Iterable[Lowered]) -> list[Lowered]:
@@ -54,12 +55,7 @@ def convolve(step: Convolve, x: torch.Tensor, kernel: torch.Tensor, dims: int) -
     for tap in np.ndindex(*kernel.shape[1:]):
         shifted = padded[(..., *(slice(t, t + side, step.stride) for t, side in zip(tap, x.shape[2:])))]
         result = result + shifted * kernel[(slice(None), *tap)].view(-1, *[1] * dims)
-    if not step.zero_pad:
-        return result
-    borders = []
-    for side, small in zip(reversed(x.shape[2:]), reversed(result.shape[2:])):
-        borders += [(side - small) // 2, side - small - (side - small) // 2]
-    return torch.nn.functional.pad(result, borders)
+    return padded_back(result, x.shape[2:]) if step.zero_pad else result
 
 
 def is_zero_of_zero(steps: list[Lowered], count: int) -> np.ndarray:

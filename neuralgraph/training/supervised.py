@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import numpy as np
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, whole
 from .task import Learned, Task, draw_from
 
 Batches = Iterable | Callable[[int], Iterable]
@@ -184,5 +183,6 @@ def _tensors(thing: object) -> Iterator[torch.Tensor]:
 
 def check_integers(**values: tuple[object, int]) -> None:
     for name, (value, least) in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        number = whole(value)
+        if number is None or number < least:
             raise InputError(f"{name} must be an integer of at least {least}, got {value!r}.")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import compress
 
 import torch
 
 from .._dgl import dgl
-from ..errors import WiringError, listed
+from ..errors import WiringError, listed, whole
 from ..nodes import IDENTITY, STATIC, NodeFunction
 from .reading import FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, ROLES
 from .stages import longest_path_levels
@@ -167,12 +166,10 @@ def all_but_outputs(role: torch.Tensor, function: NodeFunction) -> list[NodeFunc
 
 def integer(what: str, value: object) -> int:
     """The number as an int, or an error: nothing is rounded, and True is not 1."""
-    try:
-        if isinstance(value, bool) or getattr(value, "dtype", None) == torch.bool:
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise WiringError(f"{what} must be an integer, got {value!r}.") from None
+    number = whole(value)
+    if number is None:
+        raise WiringError(f"{what} must be an integer, got {value!r}.")
+    return number
 
 
 def generator_of(seed: object) -> torch.Generator:
