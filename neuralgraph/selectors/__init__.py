@@ -5,7 +5,7 @@ from pkgutil import iter_modules
 
 from .candidates import GRANULARITIES, Candidates, Edges, Joined, Weights
 from .competition import COMPETITIONS, top_k
-from .registry import SELECTORS, create, options_of, register
+from .registry import SELECTORS, create, k_is, options_of, register
 from .selection import GRADIENTS, GradientRule, Selection, soft_gate
 from .selector import MaskSelector, Selector, check_finite
 
@@ -26,5 +26,5 @@ FROM_TRAINED = ("lottery-ticket", "fine-tune")
 __all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "SELECTORS", "Candidates", "Complete",
            "EdgePopup", "Edges", "Feather", "Frozen", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector",
            "NoUpdate", "RandomGraph", "RankingSelector", "RigL", "Selection", "Selector", "TargetedDropout", "Ticket",
-           "TopK", "Weights", "check_finite", "create", "hold", "let_go", "options_of", "register", "soft_gate",
+           "TopK", "Weights", "check_finite", "create", "hold", "k_is", "let_go", "options_of", "register", "soft_gate",
            "top_k"]
