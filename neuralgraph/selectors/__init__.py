@@ -14,7 +14,11 @@ for _module in sorted(module.name for module in iter_modules(__path__)):
 
 from .fixed import Complete, Frozen, RandomGraph, Ticket  # noqa: E402
 from .held import Held, hold, let_go  # noqa: E402
-from .popup import EdgePopup  # noqa: E402
+from .gates import L0, VariationalDropout  # noqa: E402
+from .popup import EdgePopup, Supermask, train_scores_only  # noqa: E402
+from .soft_threshold import SoftThreshold  # noqa: E402
+from .spartan import Spartan  # noqa: E402
+from .topkast import TopKAST  # noqa: E402
 from .feather import Feather  # noqa: E402
 from .pruning import L1Anneal, TargetedDropout  # noqa: E402
 from .rigl import RigL  # noqa: E402
@@ -23,8 +27,9 @@ from .topk import NoUpdate, RankingSelector, TopK  # noqa: E402
 # selectors whose edges come from a network that was trained before
 FROM_TRAINED = ("lottery-ticket", "fine-tune")
 
-__all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "SELECTORS", "Candidates", "Complete",
+__all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "L0", "SELECTORS", "Candidates", "Complete",
            "EdgePopup", "Edges", "Feather", "Frozen", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector",
-           "NoUpdate", "RandomGraph", "RankingSelector", "RigL", "Selection", "Selector", "TargetedDropout", "Ticket",
-           "TopK", "Weights", "check_finite", "create", "hold", "k_is", "let_go", "options_of", "register", "soft_gate",
-           "top_k"]
+           "NoUpdate", "RandomGraph", "RankingSelector", "RigL", "Selection", "Selector", "SoftThreshold",
+           "Spartan", "Supermask", "TargetedDropout", "Ticket", "TopK", "TopKAST", "VariationalDropout", "Weights",
+           "check_finite", "create", "hold", "k_is", "let_go", "options_of", "register", "soft_gate", "top_k",
+           "train_scores_only"]

@@ -57,6 +57,10 @@ class Groups:
 
     def top(self, score: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """A mask (n,) of the largest scores of each group, ties as in :func:`top_k`; ``keep``: others."""
+        return self.handed_on(self.best(self.pooled(score), keep))
+
+    def best(self, score: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        """The same of competitors, from their scores, (P,)."""
         by_score = self._ranked(score).argsort(stable=True)
         order = by_score[self.group.to(score.device)[by_score].argsort(stable=True)]
         marks = (self._is_kept if keep is None else self._marks(keep)).to(score.device)
@@ -87,6 +91,11 @@ class Groups:
         """The sum over the competitors of each group, (G,), from (P,)."""
         return values.new_zeros(len(self.keep)).index_add_(0, self.group.to(values.device), values)
 
+    def least(self, values: torch.Tensor) -> torch.Tensor:
+        """The smallest of the competitors of each group, (G,), from (P,); inf where there are none."""
+        least = values.new_full((len(self.keep),), math.inf)
+        return least.scatter_reduce_(0, self.group.to(values.device), values, "amin")
+
     def expanded(self, values: torch.Tensor) -> torch.Tensor:
         """To each competitor the value of its group, (P,), from (G,)."""
         return values[self.group.to(values.device)]
@@ -113,7 +122,7 @@ class Whole(Groups):
     def members(self):
         return torch.zeros(self.num, dtype=torch.long)
 
-    def top(self, score, keep=None):
+    def best(self, score, keep=None):
         score = self._ranked(score)
         if keep is not None and is_traced():
             order = score.argsort(stable=True)
@@ -127,6 +136,9 @@ class Whole(Groups):
 
     def sums(self, values):
         return values.sum(0, keepdim=True)
+
+    def least(self, values):
+        return values.min()[None] if self.num else values.new_full((1,), math.inf)
 
     def expanded(self, values):
         return values.expand(self.num)
@@ -155,9 +167,6 @@ class SharedParents(Groups):
     def constrain(self, always, never):
         raise SelectionError("per='group' keeps or drops all candidates of a parent together: always and never "
                              "need another competition.")
-
-    def top(self, score, keep=None):
-        return self.handed_on(super().top(self.pooled(score), keep))
 
     def pooled(self, values):
         return values.new_zeros(len(self.group)).index_add_(0, self.pair.to(values.device), values)

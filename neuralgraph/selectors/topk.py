@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..errors import SelectionError
 from .competition import Competing, Whole, check_k, top_k
 from .registry import register
 from .selection import GradientRule
@@ -14,7 +15,8 @@ class RankingSelector(Competing, Selector):
     """A selector that ranks scores anew at every selection: a setting that changes holds from the next one.
 
     Args:
-        k: number of real edges, 0 to the number of candidates.
+        k: number of real edges, 0 to the number of candidates; None where ``k_is`` "optional", and then a subclass
+            says what is real.
         gradient: a key of :data:`GRADIENTS`, or a :class:`GradientRule`.
         per: what candidates compete within, a key of :data:`~neuralgraph.selectors.COMPETITIONS`.
         group: for ``per="group"``, the number of nodes that share their parents.
@@ -22,14 +24,18 @@ class RankingSelector(Competing, Selector):
             always real count among the k.
     """
 
-    def __init__(self, k: int, gradient: str | GradientRule = "ste", per: str = "graph",
+    def __init__(self, k: int | None, gradient: str | GradientRule = "ste", per: str = "graph",
                  group: int | None = None, always: torch.Tensor | None = None, never: torch.Tensor | None = None):
         super().__init__(gradient)
-        self.k = check_k(k)
+        self.k = None if k is None and self.k_is == "optional" else check_k(k)
         self.compete_within(per, group, always, never)
+        if self.k is None and per != "graph":
+            raise SelectionError(f"without k nothing competes, so that per={per!r} means nothing: give k, or leave per "
+                                 "out.")
 
     def prepare(self, candidates, weight, generator):
-        self.groups()
+        if self.k is not None:
+            self.groups()
 
     def select(self, weight):
         groups, weight = self.groups(), weight.detach()
@@ -40,7 +46,7 @@ class RankingSelector(Competing, Selector):
 
     @property
     def num_real(self):
-        return self.k if self.candidates is None else self.groups().num_kept
+        return self.k if self.k is None or self.candidates is None else self.groups().num_kept
 
 
 @register("dnw")
