@@ -209,7 +209,7 @@ class Selector(nn.Module, ABC):
 
     def check_served(self, weight: torch.Tensor) -> None:
         """Warns, once, if the weights are trained and nobody tells the selector of it."""
-        is_penalised = type(self).penalty is not Selector.penalty
+        is_penalised = type(self).penalty is not Selector.penalty and getattr(self, "strength", 1)
         if not (self.scheduled or is_penalised) or self.is_served or self._seen == "warned" \
                 or not torch.is_grad_enabled() or is_traced():
             return

@@ -75,7 +75,8 @@ class Spartan(RankingSelector):
     :func:`~neuralgraph.selectors.spartan.soft_top_k` ("Spartan: Differentiable Sparsity via Regularized
     Transportation", Tai et al., 2022). k falls linearly from all candidates until the share ``ramp`` of all steps;
     b rises linearly from 1 to ``sharpest`` until the share ``end``, after which m and with it the mask are frozen
-    and gradients reach real candidates only. With ``sharpest`` towards infinity it becomes DNW. A kernel has one m.
+    and gradients reach real candidates only. With ``sharpest`` towards infinity m becomes 1{real}: the network is
+    DNW's then, and the gradient that of real edges only. A kernel has one m.
 
     Args:
         k: number of real edges in the end, 0 to the number of candidates.
