@@ -1,5 +1,6 @@
 """Learned gates, masks and thresholds against their written formulas."""
 
+import dataclasses
 import math
 
 import pytest
@@ -11,6 +12,8 @@ from torch import nn
 import neuralgraph as ng
 from neuralgraph.errors import InputError, SelectionError, UnknownNameError
 from neuralgraph.selectors import Joined, Weights, spartan, train_scores_only
+from neuralgraph.training import RECIPES, Run
+from neuralgraph.training.report import read_records
 
 UNIT = ng.NodeFunction(receive="bias activation", activation="tanh")
 LINEAR = ng.NodeFunction()
@@ -753,10 +756,11 @@ def test_a_discrete_network_draws_once_per_forward():
 def test_what_finds_k_itself_gets_sparser(kind):
     """By the penalty, or by the decay of the threshold; it is real that is reported."""
     made = {"l0": ng.selectors.L0(strength=0.3), "str": ng.selectors.SoftThreshold(start=-6.0),
-            "variational-dropout": ng.selectors.VariationalDropout(strength=0.6)}[kind]
+            "variational-dropout": ng.selectors.VariationalDropout(strength=0.02)}[kind]
     net = spread(graph(made))
     before = net.num_real
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.5, weight_decay=0.02 if kind == "str" else 0)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1) if kind == "variational-dropout" else \
+        torch.optim.SGD(net.parameters(), lr=0.5, weight_decay=0.02 if kind == "str" else 0)
     ng.rewire(net, optimizer, total_steps=40)
     go_on(net, optimizer, 0, 40)
     assert 0 < net.num_real == net.selection().real.sum() < 0.9 * before
@@ -812,3 +816,39 @@ def test_edges_and_layers_refuse_what_they_cannot_do():
 def test_models_know_who_takes_k():
     assert ng.models.create("tiny-static", selector="supermask").num_real_edges == 325_760
     assert ng.models.create("tiny-static", selector="top-kast").num_real_edges == 32_000
+
+
+# Recipes
+
+@pytest.fixture(scope="module")
+def digits():
+    full = ng.data.load("digits")
+    return dataclasses.replace(full, train_images=full.train_images[:10], train_labels=full.train_labels[:10],
+                               test_images=full.test_images[:5], test_labels=full.test_labels[:5])
+
+
+def test_recipes_train_selectors_without_k(digits, tmp_path):
+    base = dataclasses.replace(RECIPES["tiny-static"], epochs=1, batch_size=10, k=3000, crop_padding=1)
+    run = Run.create(base.with_settings({"selector": "str", "k": "none", "selector.start": "-4"}), tmp_path / "r", digits)
+    rows = run.train()
+    network, = run.model.networks
+    again = Run.open(run.folder, digits).model
+    assert again.num_real_edges == network.num_real == network.selection().real.sum() == read_records([run.folder])[0].k
+    assert torch.equal(again.networks[0].selection().real, network.selection().real) and len(rows) == 1
+    assert 0 < network.num_real < 325_760
+
+
+def test_a_ticket_is_drawn_by_its_criterion(digits, tmp_path):
+    """From the initial and the trained weights of a complete run; not trained, it is a found supermask."""
+    base = dataclasses.replace(RECIPES["tiny-static"], epochs=1, batch_size=10, k=None, crop_padding=1)
+    source = Run.create(dataclasses.replace(base, selector="complete"), tmp_path / "source", digits)
+    initial = source.model.networks[0].weight.detach().clone()
+    source.train()
+    trained = source.model.networks[0].weight.detach()
+    recipe = dataclasses.replace(base, selector="lottery-ticket", k=2000, source=str(source.folder), epochs=0)
+    ticket = Run.create(recipe.with_settings({"selector.criterion": "movement"}), tmp_path / "t", digits)
+    network, = ticket.model.networks
+    real, moved = network.selection().real, (trained - initial).abs()
+    assert torch.equal(network.weight, initial) and real.sum() == 2000
+    assert moved[real].min() >= moved[~real].max()
+    assert trained.abs()[real].min() < trained.abs()[~real].max()

@@ -131,7 +131,8 @@ class VariationalDropout(Noisy, RankingSelector):
     Differs from the paper: there the noise is that of the sums (local reparameterisation), drawn for every
     sample and output; here it is that of the weights and one draw serves the batch. Both have the same mean and
     the same variance for each sample, but with one draw the samples' noise is alike, so gradients vary more. The
-    noise of a kernel is common to its weights, and w^2 the sum of their squares.
+    noise of a kernel is common to its weights, and w^2 the sum of their squares. As the derivative of the
+    divergence grows with 1 / w, it wants an optimizer that bounds its steps, such as Adam.
 
     Args:
         k: number of real edges in evaluation; None where ``threshold`` decides.
