@@ -13,7 +13,7 @@ from neuralgraph.selectors.topk import top_k
 
 
 # num_real is not k at first
-STARTS_WITH_MORE = ("complete", "l1-anneal", "gradual", "targeted-dropout-regular", "feather")
+STARTS_WITH_MORE = ("complete", "l1-anneal", "gradual", "targeted-dropout-regular", "feather", "granet", "snip")
 
 
 def by_sorting(score, k):

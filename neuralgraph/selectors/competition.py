@@ -65,6 +65,10 @@ class Groups:
         """How many candidates these numbers of each group, (G,), are together."""
         return int(keep.sum())
 
+    def counts(self, mask: torch.Tensor) -> torch.Tensor:
+        """How many of each group are in a mask (n,), in the unit of ``keep``, (G,)."""
+        return torch.bincount(self.members()[mask.cpu()], minlength=len(self.keep))
+
     def greatest(self, score: torch.Tensor) -> torch.Tensor:
         """To each candidate the largest score of its group, (n,)."""
         group = self.group.to(score.device)
@@ -119,6 +123,9 @@ class SharedParents(Groups):
 
     def count(self, keep):
         return super().count(keep) * self.nodes
+
+    def counts(self, mask):
+        return torch.bincount(self.group[self.pair[mask.cpu()]], minlength=len(self.keep)) // self.nodes
 
     def constrain(self, always, never):
         raise SelectionError("per='group' keeps or drops all candidates of a parent together: always and never "
