@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from ..errors import lookup
@@ -83,7 +84,7 @@ class DropAndGrow(MaskSelector):
         return self.candidates.magnitude(weight)
 
     def growth(self, kept: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
-        """A score (n,): the largest of those that were not ``kept`` grow.
+        """A score, floating-point (n,): the largest of those that were not ``kept`` grow.
 
         Args:
             kept: a mask (n,).
@@ -107,9 +108,8 @@ class DropAndGrow(MaskSelector):
 
     def uniform(self, rows: int = 1) -> torch.Tensor:
         """Draws of U[0, 1), float64 (rows, n): those of this step, in whatever process and after any resume."""
-        generator = torch.Generator().manual_seed(int(self.seed) * MOST_STEPS + self.done[0])
-        draw = torch.rand(rows, self.candidates.num, generator=generator, dtype=torch.float64)
-        return draw.to(self.real.device)
+        generator = np.random.Generator(np.random.Philox(key=[int(self.seed), self.done[0]]))
+        return torch.from_numpy(generator.random((rows, self.candidates.num))).to(self.real.device)
 
     def extra_repr(self):
         return f"k={self.k}, drop={self.drop}, every={self.every}, end={self.end}" + (
