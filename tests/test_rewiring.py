@@ -21,7 +21,8 @@ OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-3),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
 }
-OPTIONS = {"rigl": {"every": 3}, "l1-anneal": {"every": 3, "strength": 1e-3}}
+OPTIONS = {"rigl": {"every": 3}, "l1-anneal": {"every": 3, "strength": 1e-3}, "gradual": {"every": 3},
+           **{name: {"every": 3} for name in ("set", "snfs", "granet", "srigl", "cht", "chts")}}
 UNIT = ng.NodeFunction(receive="bias activation", activation="tanh")
 STEPS = 24
 

@@ -13,6 +13,9 @@ from neuralgraph.selectors import GRADIENTS, SELECTORS, soft_gate
 from neuralgraph.selectors.topk import top_k
 
 
+# num_real is not k at first
+STARTS_WITH_MORE = ("l1-anneal", "gradual", "targeted-dropout-regular", "feather", "granet", "snip", "spartan")
+
 
 def by_sorting(score, k):
     """The rule as written: the last k of a stable ascending sort."""
@@ -55,7 +58,7 @@ def test_exactly_k_and_the_gradient_rule(name, edges, data):
     selector.eval()
     real = selector.select(weight)
     assert real.dtype == torch.bool and real.sum() == selector.num_real
-    if k is not None and name not in ("l1-anneal", "targeted-dropout-regular", "feather", "spartan"):
+    if k is not None and name not in STARTS_WITH_MORE:
         assert selector.num_real == k
     selection = selector.weighted(weight, real)
     assert selection.real is real and selection.reaches_all == selector.reaches_all
@@ -162,9 +165,11 @@ def test_ticket_takes_the_largest_of_other_weights():
         selector.draw(torch.full((20,), float("nan")))
 
 
-@pytest.mark.parametrize("shape, power", [("cubic", 3), ("linear", 1)])
-def test_l1_anneal_follows_its_schedule(shape, power):
-    selector = ng.selectors.L1Anneal(20, strength=0.1, end=0.75, every=10, shape=shape)
+@pytest.mark.parametrize("shape, power, strength", [("cubic", 3, 0.1), ("linear", 1, 0.1), ("cubic", 3, None)])
+def test_l1_anneal_and_gradual_follow_their_schedule(shape, power, strength):
+    options = {"end": 0.75, "every": 10, "shape": shape}
+    selector = ng.selectors.create("gradual", 20, **options) if strength is None else \
+        ng.selectors.create("l1-anneal", 20, strength=strength, **options)
     weight = bound(selector, edges=200)
     alive, total = torch.ones(200, dtype=torch.bool), 400
     for step in range(1, total + 1):
@@ -180,7 +185,7 @@ def test_l1_anneal_follows_its_schedule(shape, power):
                 assert weight[gone].abs().max() <= weight[real].abs().min()
         alive = real.clone()
         penalty = selector.penalty(weight)
-        if step < 300:
+        if step < 300 and strength:
             assert penalty.item() == pytest.approx(0.1 * weight[real].abs().sum().item(), rel=1e-5)
         else:
             assert penalty is None

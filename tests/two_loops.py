@@ -15,8 +15,9 @@ def main(folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, states = dist.get_rank(), {}
-    for name in ("rigl", "l1-anneal", "feather", "edge-popup", "targeted-dropout", "random", "l0", "spartan", "str",
-                 "supermask", "top-kast", "variational-dropout"):
+    for name in ("rigl", "l1-anneal", "feather", "edge-popup", "targeted-dropout", "random", "set", "snfs", "granet",
+                 "srigl", "cht", "chts", "snip", "l0", "spartan", "str", "supermask", "top-kast",
+                 "variational-dropout"):
         net = network(name)
         model = DistributedDataParallel(net)
         optimizer = OPTIMIZERS["sgd"](model.parameters())

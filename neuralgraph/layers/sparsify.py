@@ -17,7 +17,7 @@ from .. import selectors
 from ..errors import InputError, UnknownNameError, listed, lookup
 from ..selectors import Weights
 from .choice import Choice
-from .order import first_layers
+from .order import first_layers, last_layers
 from .sparse import CHOSEN, SPARSE, Sparse, adopt, count, place_of, sparse_layers
 
 
@@ -68,8 +68,8 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | No
         first_layer_dense: leave the layers dense that the input meets first, as the better rows of the
             paper's Table 4 do; a density map that names one has the last word.
         skip: names of layers, or patterns, to leave dense.
-        example: an input of the model, or a tuple of its arguments, to find these first layers by running it
-            where tracing it does not do.
+        example: an input of the model, or a tuple of its arguments, to find these first layers (and the last, for
+            ``srigl``) by running it where tracing it does not do.
         seed: of what the selector draws.
         inplace: change ``module`` itself instead of a copy.
 
@@ -111,7 +111,8 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | No
     if not inplace:
         module = copy.deepcopy(module)
         layers = {name: module.get_submodule(name) for name in layers}
-    candidates = {name: _candidates(layers[name], granularity) for name in shares}
+    last = _last(module, selector, example)
+    candidates = {name: _candidates(layers[name], granularity, name in last) for name in shares}
     if budget != "uniform":
         if density is None or isinstance(density, Mapping) or per == "model":
             raise InputError(f"budget={budget!r} divides one density among the layers: not with a density map or "
@@ -173,9 +174,7 @@ def _shares(module, density, layers, skip, first_layer_dense, example
         else:
             wanted[name] = density
     if first_layer_dense and not is_map:
-        every = {name: layer for name, layer in module.named_modules()
-                 if _can_be_sparse(layer) or isinstance(layer, Sparse)}
-        for name in first_layers(module, every, example):
+        for name in first_layers(module, _every(module), example):
             if wanted.pop(name, None) is not None:
                 dense[name] = "the first layer"
     if not wanted:
@@ -237,9 +236,22 @@ def _check_plain(module: nn.Module, wanted: Mapping[str, nn.Module]) -> None:
                              "plain parameter of this layer alone first.")
 
 
-def _candidates(layer: nn.Module, granularity: str) -> dict[str, Weights]:
+def _last(module: nn.Module, selector: str, example: object) -> list[str]:
+    """The layers whose outputs are the model's, for a selector that asks."""
+    kind = lookup("selector", selector, selectors.SELECTORS)
+    if not getattr(getattr(kind, "kind", kind), "spares_outputs", False):
+        return []
+    return last_layers(module, _every(module), example)
+
+
+def _every(module: nn.Module) -> dict[str, nn.Module]:
+    """The layers that are or can be sparse, by name."""
+    return {name: layer for name, layer in module.named_modules() if _can_be_sparse(layer) or isinstance(layer, Sparse)}
+
+
+def _candidates(layer: nn.Module, granularity: str, is_last: bool) -> dict[str, Weights]:
     """By the name of each parameter, what there is to choose from."""
-    return {path: Weights(getattr(*place_of(layer, path)).shape, granularity, **options)
+    return {path: Weights(getattr(*place_of(layer, path)).shape, granularity, is_last=is_last, **options)
             for path, options in CHOSEN[type(layer)](layer).items()}
 
 

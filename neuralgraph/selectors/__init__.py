@@ -21,15 +21,23 @@ from .spartan import Spartan  # noqa: E402
 from .topkast import TopKAST  # noqa: E402
 from .feather import Feather  # noqa: E402
 from .pruning import L1Anneal, TargetedDropout  # noqa: E402
+from .cht import CHT  # noqa: E402
+from .evolutionary import SET  # noqa: E402
+from .granet import GraNet  # noqa: E402
+from .momentum import SNFS  # noqa: E402
+from .regrowth import DropAndGrow  # noqa: E402
 from .rigl import RigL  # noqa: E402
+from .snip import SNIP  # noqa: E402
+from .srigl import SRigL  # noqa: E402
 from .topk import NoUpdate, RankingSelector, TopK  # noqa: E402
 
 # selectors whose edges come from a network that was trained before
 FROM_TRAINED = ("lottery-ticket", "fine-tune")
 
-__all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "L0", "SELECTORS", "Candidates", "Complete",
-           "EdgePopup", "Edges", "Feather", "Frozen", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector",
-           "NoUpdate", "RandomGraph", "RankingSelector", "RigL", "Selection", "Selector", "SoftThreshold",
-           "Spartan", "Supermask", "TargetedDropout", "Ticket", "TopK", "TopKAST", "VariationalDropout", "Weights",
+__all__ = ["CHT", "COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "L0", "SELECTORS", "SET",
+           "SNFS", "SNIP", "Candidates", "Complete", "DropAndGrow", "EdgePopup", "Edges", "Feather", "Frozen",
+           "GraNet", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector", "NoUpdate", "RandomGraph",
+           "RankingSelector", "RigL", "SRigL", "Selection", "Selector", "SoftThreshold", "Spartan",
+           "Supermask", "TargetedDropout", "Ticket", "TopK", "TopKAST", "VariationalDropout", "Weights",
            "check_finite", "create", "hold", "k_is", "let_go", "options_of", "register", "soft_gate", "top_k",
            "train_scores_only"]

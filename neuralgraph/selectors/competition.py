@@ -70,6 +70,10 @@ class Groups:
         """How many candidates these numbers of each group, (G,), are together."""
         return int(keep.sum())
 
+    def counts(self, mask: torch.Tensor) -> torch.Tensor:
+        """How many of each group are in a mask (n,), in the unit of ``keep``, (G,)."""
+        return torch.bincount(self.members()[mask.cpu()], minlength=len(self.keep))
+
     def remaining(self, share: float | torch.Tensor) -> torch.Tensor:
         """How many each group keeps, (G,), while this share, 0 to 1, of those that it drops in the end is real.
 
@@ -163,6 +167,9 @@ class SharedParents(Groups):
 
     def count(self, keep):
         return super().count(keep) * self.nodes
+
+    def counts(self, mask):
+        return torch.bincount(self.group[self.pair[mask.cpu()]], minlength=len(self.keep)) // self.nodes
 
     def constrain(self, always, never):
         raise SelectionError("per='group' keeps or drops all candidates of a parent together: always and never "

@@ -14,6 +14,7 @@ from .topk import RankingSelector
 
 
 @register("l1-anneal")
+@register("gradual", strength=0.0)
 class L1Anneal(Competing, MaskSelector):
     """Start complete, remove the smallest |w| step by step until k remain, with an L1 term.
 
@@ -21,7 +22,9 @@ class L1Anneal(Competing, MaskSelector):
 
     (or linear in tau), updated every ``every`` steps; what is removed stays removed. The loss gains
     ``strength`` times the sum of |w| (of a kernel, its norm) over what is left, until t1. The paper's Table 2
-    has a row "L1 + Anneal" but neither schedule nor strength: both are this library's choice.
+    has a row "L1 + Anneal" but neither schedule nor strength: both are this library's choice. Without the L1
+    term, as ``gradual``, it is automated gradual pruning ("To prune, or not to prune", Zhu and Gupta, 2017,
+    equation 1), for good: there, weights that are masked could come back.
 
     Args:
         k: number of real edges in the end.
