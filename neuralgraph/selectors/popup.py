@@ -8,7 +8,7 @@ from torch import nn
 from ..errors import InputError, SelectionError, lookup
 from ..nodes.conv import DepthwiseConv
 from ..nodes.norm import Norm
-from .candidates import Candidates, Joined
+from .candidates import Candidates
 from .registry import register
 from .selector import Selector, check_finite
 from .topk import RankingSelector
@@ -167,7 +167,7 @@ class Supermask(RankingSelector):
 
 def _sizes(candidates: Candidates, what: str) -> list[int]:
     """The number of candidates, or of weights, of each layer."""
-    return [getattr(part, what) for part in (candidates.parts if isinstance(candidates, Joined) else [candidates])]
+    return [getattr(part, what) for part in candidates.parts]
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from ..errors import SelectionError
-from .candidates import Joined
 from .registry import register
 from .selector import check_number
 from .topk import RankingSelector
@@ -47,18 +46,15 @@ class SoftThreshold(RankingSelector):
     def prepare(self, candidates, weight, generator):
         super().prepare(candidates, weight, generator)
         if self.k is None:
-            layers = len(candidates.parts) if isinstance(candidates, Joined) else 1
-            self.threshold = nn.Parameter(weight.new_full((layers,), -10.0 if self.start is None else self.start))
+            start = -10.0 if self.start is None else self.start
+            self.threshold = nn.Parameter(weight.new_full((len(candidates.parts),), start))
 
     def learned(self) -> torch.Tensor:
         """t of each candidate, (n,)."""
         if self.threshold is None:
             raise SelectionError("this SoftThreshold was made with k and has no threshold to learn: make another one "
                                  "without k.")
-        t = self.threshold.sigmoid()
-        if not isinstance(self.candidates, Joined):
-            return t.expand(self.candidates.num)
-        return t.repeat_interleave(torch.tensor(self.candidates.sizes, device=t.device))
+        return torch.cat([t.expand(part.num) for t, part in zip(self.threshold.sigmoid(), self.candidates.parts)])
 
     def select(self, weight):
         if self.k is not None:
