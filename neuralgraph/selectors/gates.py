@@ -59,13 +59,14 @@ class L0(Noisy, Uncounted):
 
     Args:
         k: None.
-        strength: lambda of the penalty.
+        strength: lambda of the penalty. By plain SGD gates that the loss has no use for close where strength times
+            the sum of all rates (over 1 - momentum) is 10 to 20; a much larger one closes all.
         drop: the share of gates that is closed at first, above 0 and below 1; the paper's is 0.3 to 0.5.
     """
 
     because = "finds the number of real edges by its penalty"
 
-    def __init__(self, k: None = None, strength: float = 1e-3, drop: float = 0.5):
+    def __init__(self, k: None = None, strength: float = 1e-2, drop: float = 0.5):
         super().__init__("masked")
         self.k = k
         self.strength = check_number("strength", strength, 0)
