@@ -136,18 +136,17 @@ def apportion(total: int, share: torch.Tensor, most: torch.Tensor) -> torch.Tens
     >>> apportion(10, torch.tensor([1.0, 1.0, 2.0]), torch.tensor([9, 9, 3])).tolist()
     [4, 3, 3]
     """
-    is_full = most == 0
-    while True:
-        rest = total - int(most[is_full].sum())
+    is_full, ideal = most == 0, most.double()
+    while not is_full.all():
         weight = share.double().where(~is_full, 0.0)
         if not weight.any():
             weight = most.double().where(~is_full, 0.0)
-        ideal = rest * weight / weight.sum().clamp(min=torch.finfo(torch.float64).tiny)
-        over = ~is_full & (ideal > most)
+        ideal = (weight / weight.sum() * (total - int(most[is_full].sum()))).where(~is_full, most.double())
+        over = ideal > most
         if not over.any():
             break
         is_full |= over
-    ideal = most.double().where(is_full, ideal)
+    ideal = torch.minimum(ideal, most.double())
     number = ideal.floor().long()
     order = (ideal - number).where(number < most, -1.0).argsort(descending=True, stable=True)
     number[order[:total - int(number.sum())]] += 1
