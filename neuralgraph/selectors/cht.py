@@ -66,17 +66,17 @@ class CHT(DropAndGrow):
         if self.chains and candidates.wiring is None:
             raise SelectionError("chains=True needs a graph: layers do not know which of their nodes are dead.")
         if self.chains and self.per == "group":
-            raise SelectionError("chains=True drops single edges, but per='group' all candidates of a parent together.")
+            raise SelectionError("chains=True drops single edges, but per='group' all candidates of a parent "
+                                 "together.")
         super().prepare(candidates, weight, generator)
 
     def changed(self, real, weight, gradient):
         keep = self._groups.keep
-        number = (keep * self.fraction(*self.done)).floor().long()
         draws = self.uniform(2)
         worth = self.worth(weight)
         if self.soft:
             worth = exponent(*self.done, self.end) * worth.double().log().clamp(min=LEAST) + gumbel(draws[0])
-        kept = largest(self._groups, worth, real, keep - number)
+        kept = largest(self._groups, worth, real, keep - self.dropped(keep))
         wiring = self.candidates.wiring
         if wiring is not None and self.per != "group" and self.chains is not False:
             kept &= ~dead_ends(wiring.src, wiring.dst, wiring.role, kept)

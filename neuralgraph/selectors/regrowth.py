@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ..errors import lookup
-from .competition import COMPETITIONS, Groups, check_masks, compete
+from .candidates import Candidates
+from .competition import COMPETITIONS, Groups, Whole, check_masks, compete
 from .selector import MOST_STEPS, MaskSelector, check_every, check_k, check_number
 
 
@@ -79,6 +80,10 @@ class DropAndGrow(MaskSelector):
 
     # What
 
+    def dropped(self, number: torch.Tensor) -> torch.Tensor:
+        """How many of these numbers of real candidates, (G,), this step drops."""
+        return (number * self.fraction(*self.done)).floor().long()
+
     def worth(self, weight: torch.Tensor) -> torch.Tensor:
         """A score (n,), of the weights (W,): real candidates whose score is least are dropped."""
         return self.candidates.magnitude(weight)
@@ -95,8 +100,7 @@ class DropAndGrow(MaskSelector):
     def changed(self, real: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
         """The real candidates after a change, from those before it; masks (n,)."""
         keep = self._groups.keep
-        number = (keep * self.fraction(*self.done)).floor().long()
-        kept = largest(self._groups, self.worth(weight), real, keep - number)
+        kept = largest(self._groups, self.worth(weight), real, keep - self.dropped(keep))
         return filled(self._groups, self.growth(kept, gradient), kept, keep)
 
     def update(self, step, total_steps, weight, gradient):
@@ -125,6 +129,16 @@ def largest(groups: Groups, score: torch.Tensor, among: torch.Tensor, keep: torc
 def filled(groups: Groups, score: torch.Tensor, kept: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """What is kept, a mask (n,), and the largest scores of the others, together ``keep`` (G,) of each group."""
     return groups.top(score.where(~kept, score.new_full((), math.inf)), keep)
+
+
+def layers_of(groups: Groups, candidates: Candidates) -> Groups:
+    """Layers within which candidates are replaced: the blocks of what competes as a whole, or the groups."""
+    if type(groups) is not Whole:
+        return groups
+    _, block = candidates.block().unique(return_inverse=True)
+    layers = Groups(block, torch.zeros(int(block.max()) + 1 if len(block) else 0, dtype=torch.long))
+    layers.always, layers.never = groups.always, groups.never
+    return layers
 
 
 def apportion(total: int, share: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
