@@ -62,6 +62,8 @@ def test_ends_and_weights(kind):
     assert candidates.num == len(expected)
     assert candidates.target().tolist() == [target for target, *_ in expected]
     assert candidates.source().tolist() == [source for _, source, *_ in expected]
+    pairs = [(target, source) for target, source, *_ in expected]
+    assert candidates.nth().tolist() == [pairs[:c].count(pair) for c, pair in enumerate(pairs)]
     assert [index for *_, indices in expected for index in indices] == list(range(candidates.num_weights))
     weight, values = torch.randn(candidates.num_weights), torch.randn(candidates.num)
     score = [math.sqrt(sum(weight[index].item()**2 for index in indices)) for *_, indices in expected]

@@ -367,6 +367,7 @@ def test_frozen_edges_stay_and_are_thawed(name):
         net.freeze()
     net.train().thaw()
     assert net.selector is before and net.weight.requires_grad != before.freezes_weight
+    assert before.dense == before.wants_gradient(9, STEPS)  # of the next step
     if before.scheduled:
         assert before.done == (8, STEPS)
     with pytest.raises(SelectionError, match="not frozen"):

@@ -24,10 +24,11 @@ def rewire(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], total_s
     """Lets the selectors inside a model take part in its training, in whatever loop it is trained.
 
     Call it once, beside the optimizer. Before every ``optimizer.step()`` the gradients of the selectors'
-    penalties are added to those of the loss; after it, selectors hear how far the training is: schedules go
-    on, candidates are dropped and grow, from the gradients as the optimizer sees them (unscaled, accumulated,
-    averaged over the processes of DistributedDataParallel), and the weights and the optimizer's momentum of
-    candidates that changed become 0. A step that a gradient scaler leaves out does not count.
+    penalties are added to those of the loss, and what the first batch decides is chosen; after it, selectors
+    hear how far the training is: schedules go on, candidates are dropped and grow. Gradients are those that the
+    optimizer sees (unscaled, accumulated, averaged over the processes of DistributedDataParallel); weights and
+    the optimizer's momentum of candidates that changed become 0. A step that a gradient scaler leaves out does
+    not count.
 
     How many steps are done is kept in the model's state dict, so that a training goes on exactly from the
     states of model and optimizer: load these, then call this function as before.

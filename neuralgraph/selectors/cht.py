@@ -66,17 +66,17 @@ class CHT(DropAndGrow):
         if self.chains and candidates.wiring is None:
             raise SelectionError("chains=True needs a graph: layers do not know which of their nodes are dead.")
         if self.chains and self.per == "group":
-            raise SelectionError("chains=True drops single edges, but per='group' all candidates of a parent together.")
+            raise SelectionError("chains=True drops single edges, but per='group' all candidates of a parent "
+                                 "together.")
         super().prepare(candidates, weight, generator)
 
     def changed(self, real, weight, gradient):
         keep = self._groups.keep
-        number = (keep * self.fraction(*self.done)).floor().long()
         draws = self.uniform(2)
         worth = self.worth(weight)
         if self.soft:
             worth = exponent(*self.done, self.end) * worth.double().log().clamp(min=LEAST) + gumbel(draws[0])
-        kept = largest(self._groups, worth, real, keep - number)
+        kept = largest(self._groups, worth, real, keep - self.dropped(keep))
         wiring = self.candidates.wiring
         if wiring is not None and self.per != "group" and self.chains is not False:
             kept &= ~dead_ends(wiring.src, wiring.dst, wiring.role, kept)
@@ -144,16 +144,16 @@ def _numbered(node: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, int
 
 def ch3_l3(matrix: torch.Tensor) -> torch.Tensor:
     """CH3-L3 of every absent pair of a target and a source, from the 0/1 matrix [target, source]."""
+    shared_by_targets, shared_by_sources = _shared(matrix)
     # 1 + e_a = degree of a - sources that it shares with v, as u is one of its and none of v's; so with b and u
-    targets = (matrix.sum(1) - matrix @ matrix.T).clamp(min=1).rsqrt()    # [v, a]
-    sources = (matrix.sum(0) - matrix.T @ matrix).clamp(min=1).rsqrt()    # [u, b]
-    score = torch.zeros_like(matrix)
-    for v, own in enumerate(matrix):
-        b = own.nonzero().flatten()
-        reached = matrix[:, b]
-        a = reached.any(1).nonzero().flatten()
-        score[v] = targets[v, a] @ (matrix[a] * (reached[a] @ sources[:, b].T))
-    return score
+    targets = (matrix.sum(1) - shared_by_targets).clamp(min=1).rsqrt()   # [v, a]
+    sources = (matrix.sum(0) - shared_by_sources).clamp(min=1).rsqrt()   # [u, b]
+    is_read_by = matrix.T.contiguous()  # rows of sources, so that whole rows are gathered and added
+    score = torch.zeros_like(is_read_by)
+    for a, own in enumerate(matrix):
+        ends = own.nonzero().flatten()  # of a: u and b alike
+        score.index_add_(0, ends, sources[ends][:, ends] @ is_read_by[ends] * targets[:, a])
+    return score.T
 
 
 def fast_scores(matrix: torch.Tensor) -> torch.Tensor:
@@ -161,5 +161,13 @@ def fast_scores(matrix: torch.Tensor) -> torch.Tensor:
     def weighed(shared, degree):
         outside = (degree - shared).clamp(min=1) - 1
         return (shared + 1) * (shared > 0) / (outside + 1)
-    return weighed(matrix @ matrix.T, matrix.sum(1)) @ matrix + \
-        (weighed(matrix.T @ matrix, matrix.sum(0)) @ matrix.T).T
+    shared_by_targets, shared_by_sources = _shared(matrix)
+    p, q = weighed(shared_by_targets, matrix.sum(1)), weighed(shared_by_sources, matrix.sum(0))
+    sparse = matrix.to_sparse()
+    return torch.sparse.mm(sparse.t(), p.T).T + torch.sparse.mm(sparse, q.T)
+
+
+def _shared(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """D: how many sources two targets share, A A^T, and how many targets two sources share, A^T A."""
+    sparse = matrix.to_sparse()
+    return torch.sparse.mm(sparse, matrix.T), torch.sparse.mm(sparse.t(), matrix)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .competition import Groups, Whole
-from .regrowth import DropAndGrow, filled, largest
+from .regrowth import DropAndGrow, filled, largest, layers_of
 from .registry import register
 from .selector import check_number
 
@@ -55,11 +54,11 @@ class GraNet(DropAndGrow):
     def remaining(self, u: float) -> torch.Tensor:
         """How many candidates each group keeps at that share of the schedule, (G,)."""
         groups = self._groups
-        first = (groups.size * self.initial).floor().long()
+        first = (groups.size.double() * self.initial).floor().long()
         if groups.never is not None:
             first = torch.minimum(first, groups.size - groups.counts(groups.never))
         surplus = (first - groups.keep).clamp(min=0)
-        return groups.keep + (surplus * max(0.0, 1 - u)**3 - 1e-9).ceil().long()
+        return groups.keep + (surplus.double() * max(0.0, 1 - u)**3 - 1e-9).ceil().long()
 
     def is_over(self, step: int, total_steps: int) -> bool:
         """Whether only k remain from that step on."""
@@ -81,19 +80,9 @@ class GraNet(DropAndGrow):
         if is_over:
             return real
         keep = self._layers.counts(real)
-        number = (keep * self.fraction(step, total) - 1e-9).ceil().long()
+        number = (keep.double() * self.fraction(step, total) - 1e-9).ceil().long()
         kept = largest(self._layers, worth, real, keep - number)
         return filled(self._layers, self.growth(kept, gradient), kept, keep)
 
     def extra_repr(self):
         return f"{super().extra_repr()}, initial={self.initial}"
-
-
-def layers_of(groups: Groups, candidates) -> Groups:
-    """Layers within which candidates are replaced: the blocks of what competes as a whole, or the groups."""
-    if type(groups) is not Whole:
-        return groups
-    _, block = candidates.block().unique(return_inverse=True)
-    layers = Groups(block, torch.zeros(int(block.max()) + 1 if len(block) else 0, dtype=torch.long))
-    layers.always, layers.never = groups.always, groups.never
-    return layers

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from .competition import Whole
-from .granet import layers_of
-from .regrowth import DropAndGrow, apportion, filled, largest
+from .regrowth import DropAndGrow, apportion, filled, largest, layers_of
 from .registry import register
 from .selector import check_every, check_number
 
@@ -74,7 +73,7 @@ class SNFS(DropAndGrow):
             return super().changed(real, weight, gradient)
         layers, momentum = self._layers, self.growth(real, gradient)
         before = layers.counts(real)
-        number = (before * self.fraction(*self.done)).floor().long()
+        number = self.dropped(before)
         free = layers.size - before
         if layers.always is not None:
             number = torch.minimum(number, before - layers.counts(layers.always))

@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .competition import Competing, Groups
+from .candidates import Candidates
+from .competition import Competing, Groups, Whole
 from .selector import MOST_STEPS, MaskSelector, check_every, check_number
 
 
@@ -74,6 +75,10 @@ class DropAndGrow(Competing, MaskSelector):
 
     # What
 
+    def dropped(self, number: torch.Tensor) -> torch.Tensor:
+        """How many of these numbers of real candidates, (G,), this step drops."""
+        return (number * self.fraction(*self.done)).floor().long()
+
     def worth(self, weight: torch.Tensor) -> torch.Tensor:
         """A score (n,), of the weights (W,): real candidates whose score is least are dropped."""
         return self.candidates.magnitude(weight)
@@ -90,8 +95,7 @@ class DropAndGrow(Competing, MaskSelector):
     def changed(self, real: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
         """The real candidates after a change, from those before it; masks (n,)."""
         keep = self._groups.keep
-        number = (keep * self.fraction(*self.done)).floor().long()
-        kept = largest(self._groups, self.worth(weight), real, keep - number)
+        kept = largest(self._groups, self.worth(weight), real, keep - self.dropped(keep))
         return filled(self._groups, self.growth(kept, gradient), kept, keep)
 
     def update(self, step, total_steps, weight, gradient):
@@ -120,6 +124,16 @@ def filled(groups: Groups, score: torch.Tensor, kept: torch.Tensor, keep: torch.
     return groups.top(score.where(~kept, score.new_full((), math.inf)), keep)
 
 
+def layers_of(groups: Groups, candidates: Candidates) -> Groups:
+    """Layers within which candidates are replaced: the blocks of what competes as a whole, or the groups."""
+    if type(groups) is not Whole:
+        return groups
+    _, block = candidates.block().unique(return_inverse=True)
+    layers = Groups(block, torch.zeros(int(block.max()) + 1 if len(block) else 0, dtype=torch.long))
+    layers.always, layers.never = groups.always, groups.never
+    return layers
+
+
 def apportion(total: int, share: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
     """A total as whole numbers (m,) in proportion to shares, none above its ``most``, by largest remainders.
 
@@ -129,18 +143,17 @@ def apportion(total: int, share: torch.Tensor, most: torch.Tensor) -> torch.Tens
     >>> apportion(10, torch.tensor([1.0, 1.0, 2.0]), torch.tensor([9, 9, 3])).tolist()
     [4, 3, 3]
     """
-    is_full = most == 0
-    while True:
-        rest = total - int(most[is_full].sum())
+    is_full, ideal = most == 0, most.double()
+    while not is_full.all():
         weight = share.double().where(~is_full, 0.0)
         if not weight.any():
             weight = most.double().where(~is_full, 0.0)
-        ideal = rest * weight / weight.sum().clamp(min=torch.finfo(torch.float64).tiny)
-        over = ~is_full & (ideal > most)
+        ideal = (weight / weight.sum() * (total - int(most[is_full].sum()))).where(~is_full, most.double())
+        over = ideal > most
         if not over.any():
             break
         is_full |= over
-    ideal = most.double().where(is_full, ideal)
+    ideal = torch.minimum(ideal, most.double())
     number = ideal.floor().long()
     order = (ideal - number).where(number < most, -1.0).argsort(descending=True, stable=True)
     number[order[:total - int(number.sum())]] += 1

@@ -80,7 +80,7 @@ class SRigL(DropAndGrow):
 
     def changed(self, real, weight, gradient):
         layers, nodes, worth, growth = self._groups, self._nodes, self.worth(weight), self.growth(real, gradient)
-        number = (layers.keep * self.fraction(*self.done)).floor().long()
+        number = self.dropped(layers.keep)
         kept = largest(layers, worth, real, layers.keep - number)
         salient = kept | largest(layers, growth, ~kept, number)
         fan_in = self._fan_in(self._active(nodes.counts(salient), nodes.counts(real)))
