@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import neuralgraph as ng
-from neuralgraph.errors import WiringError
+from neuralgraph.errors import InputError, UnknownNameError, WiringError
 from neuralgraph.wiring.expanders import _biregular, _drawn
 from neuralgraph.wiring.random_graphs import GRAPHS, draw
 from neuralgraph.wiring.stages import longest_path_levels
@@ -258,3 +258,108 @@ def test_degree_of_each_layer_and_edges_that_stay():
 def test_expanders_refuse(options, message):
     with pytest.raises(WiringError, match=message):
         ng.wirings.expander([5, 8], **{"seed": 0, **options})
+
+
+@pytest.mark.parametrize(("divisor", "published"), [(2, 85.8), (4, 53.7), (8, 37.6), (16, 29.6)])
+def test_multiply_adds_of_the_mobilenet(divisor, published):
+    """Of a real model, in millions; the published ones count a classifier of 1024 inputs, ours has 512."""
+    model = ng.models.create("mobilenet-expander", divisor=divisor)
+    counted = ng.analysis.cost(model, skip_dead=False).multiply_adds
+    assert round((counted + 512 * 1000) / 1e6, 1) == published
+    network = model.networks[0]
+    sizes = torch.bincount(network.wiring.block).tolist()
+    degrees = torch.bincount(network.wiring.src, minlength=network.wiring.num_nodes)
+    for block, (here, after) in enumerate(zip(sizes, sizes[1:])):
+        assert (degrees[network.wiring.block == block] == (after // divisor if block else after)).all()
+    assert here == after == 512 and sizes[0] == 16
+
+
+def test_the_mobilenet_learns_its_weights_and_keeps_its_edges():
+    model = ng.models.create("mobilenet-expander", divisor=8, image_size=16, num_classes=3)
+    before = model.networks[0].wiring
+    y = model(torch.randn(2, 3, 16, 16))
+    assert y.shape == (2, 3)
+    y.square().sum().backward()
+    assert model.networks[0].weight.grad.abs().gt(0).float().mean() > 0.5
+    assert torch.equal(model.networks[0].learned_wiring().src, before.src)
+    with pytest.raises(InputError, match="divides the channels of all layers.* got 3"):
+        ng.models.create("mobilenet-expander", divisor=3)
+
+
+# Random graphs among given candidates, and of layers
+
+
+@pytest.mark.parametrize(("like", "options"), [("erdos_renyi", {"probability": 0.3}), ("barabasi_albert", {"edges": 4}),
+                                               ("watts_strogatz", {"neighbours": 8, "probability": 0.75})])
+def test_a_micro_graph_has_k_of_the_candidates(like, options):
+    wiring = ng.wirings.blocks([6, 12, 12, 5])
+    order = {edge: place for place, edge in enumerate(edges_of(wiring))}
+    generator = torch.Generator().manual_seed(4)
+    drawn = set(pairs_of(like, 35, generator, **options)) & set(order)  # nodes stand in the order of blocks
+    for k in (20, len(drawn), 200):
+        found = ng.wirings.micro(wiring, k, like, seed=4, **options)
+        assert found.num_edges == k and found == ng.wirings.micro(wiring, k, like, seed=4, **options)
+        chosen = set(edges_of(found))
+        assert chosen <= set(order) and len(chosen & drawn) == min(k, len(drawn))
+        assert found.weight.abs().max() <= 30**-0.5
+    network = ng.StaticNeuralGraph(found, ng.Complete())
+    network(torch.randn(2, 6, 8, 8)).square().sum().backward()
+    assert network.weight.grad.shape == (200,)
+
+
+def test_micro_follows_blocks_whatever_the_order_of_nodes():
+    backwards = ng.wirings.from_edges([(3, 2), (3, 1), (2, 0), (1, 0), (3, 0)], inputs=[3], outputs=[0])
+    assert ng.wirings.micro(backwards, 5, "erdos_renyi", probability=1, seed=0).num_edges == 5
+    ring = {(3, 1), (2, 0), (3, 0)}  # in order of blocks: 3, 1, 2, 0, of which (1, 2) is no candidate
+    assert set(edges_of(ng.wirings.micro(backwards, 3, "watts_strogatz", neighbours=2, probability=0, seed=0))) == ring
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((ng.wirings.blocks([2, 2]), 5, "erdos_renyi"), "at most the 4 candidate edges, got 5"),
+    ((ng.wirings.blocks([2, 2]), 0, "erdos_renyi"), "k must be at least 1"),
+    ((torch.eye(3), 2, "erdos_renyi"), "expected a neuralgraph.Wiring, got Tensor"),
+])
+def test_micro_refuses(arguments, message):
+    with pytest.raises(WiringError, match=message):
+        ng.wirings.micro(*arguments, probability=0.5, seed=0)
+    with pytest.raises(UnknownNameError, match="did you mean 'erdos_renyi'"):
+        ng.wirings.micro(ng.wirings.blocks([2, 2]), 2, "erdos-renyi", probability=0.5, seed=0)
+    with pytest.raises(WiringError, match="'erdos_renyi' takes probability, got neighbours"):
+        ng.wirings.micro(ng.wirings.blocks([2, 2]), 2, "erdos_renyi", neighbours=2, seed=0)
+
+
+def test_a_macro_graph_computes_its_layers():
+    """Against torch's own layers, by the written formula, with sums weighted by sigmoid(alpha) = 1/2."""
+    graph = ng.wirings.from_edges([(0, 1), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4)], inputs=[0], outputs=[4])
+    macro = ng.wirings.macro(graph, 5, inputs=3, stride=2, seed=0)
+    network = ng.StaticNeuralGraph(macro.wiring, ng.Complete(), dtype=torch.float64).eval()
+    wiring, weight = macro.wiring, network.weight.detach()
+    assert macro.tie.max() == 1 and torch.bincount(macro.tie[macro.tie >= 0]).tolist() == [5, 5]
+    assert macro.fixed.sum() == 3 + 5 + 5 + 5  # the input's, 1 -> 2, and the mean of 2 and 3
+    kernels = network.functions.export()["kernel"]
+    first = torch.cumsum(torch.tensor([0, 3, 3, 5, 5, 5, 5, 5]), 0).tolist()  # x, then sums and states of 1, 2, 3
+
+    def layer(number, x):
+        sums, states = first[2 * number - 1], first[2 * number]
+        inside = (wiring.src >= sums) & (wiring.src < states)
+        x = torch.conv2d(x.relu(), kernels[sums:states, None], stride=2 if number == 1 else 1, padding=1,
+                         groups=states - sums)
+        y = torch.einsum("vu,buhw->bvhw", weight[inside].view(5, -1), x)
+        return y / math.sqrt(1 + 1e-5)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    one = layer(1, x)
+    two = layer(2, one)
+    three = layer(3, (one + two) / 2)
+    torch.testing.assert_close(network(x), (two + three) / 2, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("graph", "options", "message"), [
+    (lambda: ng.wirings.blocks([2, 3, 1]), {}, "one input and one output"),
+    (lambda: ng.wirings.blocks([1, 2, 1]), {"channels": 0}, "must be at least 1"),
+    (lambda: ng.wirings.blocks([1, 2, 2, 1]), {"stride": 2}, "reads the input and other nodes"),
+    (lambda: ng.wirings.blocks([1, 2, 2, 1]), {"inputs": 3}, "reads the input and other nodes"),
+    (lambda: ng.wirings.complete(4, inputs=1, outputs=1), {}, "static graph|cycle"),
+])
+def test_macro_refuses(graph, options, message):
+    with pytest.raises(WiringError, match=message):
+        ng.wirings.macro(graph(), **{"channels": 4, "seed": 0, **options})

@@ -7,6 +7,7 @@ import torch
 from ..errors import WiringError
 from ..nodes import NodeFunction
 from .assembling import DYNAMIC, all_but_outputs, assemble, default_function, integer
+from .composed import Macro, macro, micro
 from .devices import on_cpu
 from .expanders import expander
 from .layered import blocks, chain
@@ -16,8 +17,8 @@ from .reading import HIDDEN, INPUT, OUTPUT
 from .units import lstm, mlp, rnn
 from .wiring import Wiring
 
-__all__ = ["DYNAMIC", "barabasi_albert", "blocks", "chain", "complete", "complete_dag", "erdos_renyi", "expander",
-           "from_adjacency", "from_edges", "from_table", "lstm", "mlp", "rnn", "watts_strogatz"]
+__all__ = ["DYNAMIC", "Macro", "barabasi_albert", "blocks", "chain", "complete", "complete_dag", "erdos_renyi", "expander",
+           "from_adjacency", "from_edges", "from_table", "lstm", "macro", "micro", "mlp", "rnn", "watts_strogatz"]
 
 
 @on_cpu
