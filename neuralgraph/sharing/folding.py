@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import InputError
 from ..layers import Sparse
-from .templates import Mixed, Templates, mixtures, shared
+from .templates import Mixed, Templates, give_own_class, mixtures, shared
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,11 +177,12 @@ def bake(model: nn.Module, *, inplace: bool = False) -> nn.Module:
             made[key] = nn.Parameter(getattr(module, own).detach().clone())
         plan[module, own] = made[key]
     for (module, own), weight in plan.items():
+        give_own_class(module)
         parametrize.remove_parametrizations(module, own, leave_parametrized=False)
         setattr(module, own, weight)
     return model
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """The model itself, or a baked copy of one in which weights are shared."""
-    return bake(model) if is_shared(model) else model
+    """The model itself, or a baked copy of one in which weights are shared; what is no model stays as it is."""
+    return bake(model) if isinstance(model, nn.Module) and is_shared(model) else model

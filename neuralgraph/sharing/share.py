@@ -104,7 +104,7 @@ def _layers(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
         raise InputError("no two layers have weights of one shape and can share: " + (
             f"there are {listed(shapes)}." if shapes else "the model has no convolution or fully connected layer."))
     for members in found.values():
-        _check([(name, layer, "weight") for name, layer in members])
+        _check(model, [(name, layer, "weight") for name, layer in members])
         for name, layer in members:
             if isinstance(layer, Sparse):
                 check_selector(layer._choices["weight"][0].selector, repr(name))
@@ -123,7 +123,7 @@ def _kernels(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
         raise InputError("no node of the model has a kernel that is trained; give nodes the step 'conv', or share "
                          "something else.")
     for members in groups.values():
-        _check(members)
+        _check(model, members)
 
     def fill(members, generator):
         first = members[0][1].weight
@@ -151,7 +151,7 @@ def _steps(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
         raise InputError("no discrete-time network of the model has kernels of each step: make it with tied=False "
                          "and nodes with the step 'conv'.")
     for members in found:
-        _check(members)
+        _check(model, members)
     return [_vectors(members, templates) for members in found]
 
 
@@ -162,7 +162,7 @@ def _blocks(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
         groups = _matrices(network)
         if not groups:
             continue
-        _check([(name, network, "weight")])
+        _check(model, [(name, network, "weight")])
         check_selector(network.selector, name or "the network")
         fills.append(lambda generator, network=network, groups=groups: _assemble(network, groups, templates, generator))
     if not fills:
@@ -213,9 +213,9 @@ def _networks(model, kind, skips):
             if isinstance(network, kind) and not skips(name)]
 
 
-def _check(members):
+def _check(model, members):
     for name, module, own in members:
-        check_can_share(module, own, f"the {own} of {name!r}" if name else f"the {own} of the network")
+        check_can_share(module, own, f"the {own} of {name!r}" if name else f"the {own} of the network", model)
 
 
 WHAT = {"layers": _layers, "kernels": _kernels, "blocks": _blocks, "steps": _steps}

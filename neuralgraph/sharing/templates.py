@@ -101,7 +101,16 @@ class Assembled(nn.Module):
 def _register(parametrization: nn.Module, module: nn.Module, name: str, original: torch.Tensor) -> None:
     getattr(module, name).grad = None  # of another shape
     parametrization._first = original
+    give_own_class(module)
     parametrize.register_parametrization(module, name, parametrization)
+
+
+def give_own_class(module: nn.Module) -> None:
+    """A parametrized module has properties on a class made for it, which a deep copy of it has too: separates them."""
+    kind = type(module)
+    if parametrize.is_parametrized(module):
+        members = {name: value for name, value in vars(kind).items() if name not in ("__dict__", "__weakref__")}
+        module.__class__ = type(kind.__name__, kind.__bases__, members)
 
 
 def _once(parametrization: nn.Module) -> torch.Tensor:
@@ -134,14 +143,18 @@ def mixtures(model: nn.Module) -> Iterator[tuple[Mixed, nn.Parameter]]:
             yield from ((part.mixed, part.coefficients) for part in made_by.parts if isinstance(part, MixedPart))
 
 
-def check_can_share(module: nn.Module, own: str, name: str) -> None:
-    """Refuses a parameter that is not a plain one, to be trained."""
+def check_can_share(module: nn.Module, own: str, name: str, model: nn.Module) -> None:
+    """Refuses a parameter that is not a plain one of this module alone, to be trained."""
     parameter = module._parameters.get(own)
     if parametrize.is_parametrized(module, own):
         raise InputError(f"{name} is parametrized already (shared or tied before, perhaps): name it in skip, or make "
                          "it plain with neuralgraph.sharing.bake first.")
     if not isinstance(parameter, nn.Parameter) or torch.nn.parameter.is_lazy(parameter):
         raise InputError(f"{name} is no plain parameter with a shape: name it in skip.")
+    owners = [part for part in model.modules() if any(other is parameter for other in part._parameters.values())]
+    if len(owners) > 1:
+        raise InputError(f"{name} is a parameter of {len(owners)} modules, which would no longer have it in common: "
+                         "name it in skip.")
     if not parameter.requires_grad:
         raise InputError(f"{name} is frozen and cannot be made of templates that are trained: name it in skip.")
 

@@ -62,7 +62,7 @@ def tie(network: NeuralGraph, groups: torch.Tensor, *, fixed: torch.Tensor | Non
                          "can be one of the two only.")
     if not (fixed | (groups >= 0)).any():
         raise InputError("no edge is in a group and none is fixed: there is nothing to tie.")
-    check_can_share(network, "weight", "the weight of the network")
+    check_can_share(network, "weight", "the weight of the network", network)
     check_selector(network.selector, "the network")
     if not inplace:
         network = copy.deepcopy(network)
