@@ -14,14 +14,15 @@ from torch import nn
 from ..errors import InputError, UnknownNameError, listed, lookup, whole
 from ..layers import Sparse
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
+from ..networks.network import as_generator
 from ..nodes import DepthwiseConv
 from .templates import (Assembled, Mixed, MixedPart, check_can_share, check_selector, kaiming_normal, orthogonal)
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
-def share(model: nn.Module, templates: int, what: str = "layers", *, skip: Collection[str] = (), seed: int = 0,
-          inplace: bool = False) -> nn.Module:
+def share(model: nn.Module, templates: int, what: str = "layers", *, skip: Collection[str] = (),
+          seed: int | torch.Generator = 0, inplace: bool = False) -> nn.Module:
     """Makes weights of one shape mixtures of the same few templates, learned together.
 
         V_i = sum over j = 1..K of a_ij T_j
@@ -49,7 +50,7 @@ def share(model: nn.Module, templates: int, what: str = "layers", *, skip: Colle
         templates: K, at least 1, of each bank.
         what: a key of :data:`WHAT`.
         skip: names of layers, operations or networks, or patterns such as ``"stem.*"``, that keep their weights.
-        seed: of templates and coefficients.
+        seed: of templates and coefficients; an integer or a generator.
         inplace: change ``model`` itself instead of a copy.
 
     Returns:
@@ -78,7 +79,7 @@ def share(model: nn.Module, templates: int, what: str = "layers", *, skip: Colle
     for pattern in skip:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
             raise UnknownNameError("part of the model", pattern, filter(None, names))
-    generator = torch.Generator().manual_seed(seed)
+    generator = as_generator(seed)
     # all that may fail first, so that it leaves a model as it was
     banks = find(model, whole(templates), lambda name: any(
         name == pattern or fnmatchcase(name, pattern) for pattern in skip))
@@ -164,7 +165,8 @@ def _blocks(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
             continue
         _check(model, [(name, network, "weight")])
         check_selector(network.selector, name or "the network")
-        fills.append(lambda generator, network=network, groups=groups: _assemble(network, groups, templates, generator))
+        fills.append(lambda generator, network=network, groups=groups:
+                     _assemble(network, groups, templates, generator))
     if not fills:
         raise InputError("no network of the model has two matrices of edges of one shape: pairs of blocks of equal "
                          "sizes with all edges between them, as blocks([3, 16, 16, 16, 2]) has.")

@@ -175,7 +175,10 @@ def kaiming_normal(number: int, shape: Sequence[int], fan_in: int, generator: to
 
 
 def orthogonal(rows: int, columns: int, generator: torch.Generator, like: torch.Tensor) -> torch.Tensor:
-    """Coefficients (rows, columns) of unit rows: orthogonal ones, or, if there are too many, orthogonal columns first."""
+    """Coefficients (rows, columns) with rows of length 1: orthogonal ones, if there are not too many of them.
+
+    Of more rows than columns the columns are orthogonal, before the rows are scaled.
+    """
     drawn = torch.empty(max(rows, columns), min(rows, columns), dtype=torch.float64).normal_(generator=generator)
     q, r = torch.linalg.qr(drawn)
     q = q * r.diagonal().sign()  # so that it is uniform

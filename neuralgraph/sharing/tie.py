@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from ..errors import InputError, lookup
+from ..errors import InputError, listed, lookup
 from ..networks import NeuralGraph
 from .templates import Assembled, check_can_share, check_selector
 
@@ -43,6 +43,34 @@ def tie(network: NeuralGraph, groups: torch.Tensor, *, fixed: torch.Tensor | Non
     if not isinstance(network, NeuralGraph):
         raise InputError(f"expected a neural graph, got {type(network).__name__}.")
     value, inverse = lookup("function", through, THROUGH)
+    groups, fixed = _checked(network, groups, fixed)
+    check_can_share(network, "weight", "the weight of the network", network)
+    check_selector(network.selector, "the network")
+    if not inplace:
+        network = copy.deepcopy(network)
+    weight, tied = network.weight.detach(), groups >= 0
+    parts, places = [], []
+    if tied.any():
+        which = groups[tied].to(weight.device)
+        counts = torch.bincount(which).to(weight)
+        means = torch.zeros_like(counts).index_add_(0, which, weight[tied]) / counts
+        alpha = inverse(means)
+        if not alpha.isfinite().all():
+            group = int((~alpha.isfinite()).nonzero()[0])
+            raise InputError(f"group {group} has a mean weight of {float(means[group]):.4g}, which is not between 0 "
+                             f"and 1, as through={through!r} needs it: set network.weight first.")
+        parts.append(_Tied(alpha, which, value))
+        places.append(tied.nonzero().flatten())
+    if fixed.any():
+        parts.append(_Constant(weight[fixed]))
+        places.append(fixed.nonzero().flatten())
+    Assembled(parts, places, len(weight)).assemble(network)
+    return network
+
+
+def _checked(network: NeuralGraph, groups: torch.Tensor,
+             fixed: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both on the CPU, or an error."""
     edges = network.wiring.num_edges
     fixed = torch.zeros(edges, dtype=torch.bool) if fixed is None else fixed
     for what, given, kinds in (("groups", groups, (torch.int64, torch.int32)), ("fixed", fixed, (torch.bool,))):
@@ -54,36 +82,15 @@ def tie(network: NeuralGraph, groups: torch.Tensor, *, fixed: torch.Tensor | Non
     present = groups.unique()
     present = present[present >= 0]
     if (groups < -1).any() or not torch.equal(present, torch.arange(len(present))):
-        raise InputError(f"groups must be numbered from 0 on without gaps, -1 for no group, got {present.tolist()[:5]} "
-                         f"and a least number of {int(groups.min())}.")
+        raise InputError("groups must be numbered from 0 on without gaps, -1 for no group, got "
+                         f"{listed(groups.unique().tolist())}.")
     if (fixed & (groups >= 0)).any():
         edge = int((fixed & (groups >= 0)).nonzero()[0])
         raise InputError(f"the edge {network.wiring.edge_name(edge)} is fixed and in group {int(groups[edge])}: it "
                          "can be one of the two only.")
     if not (fixed | (groups >= 0)).any():
         raise InputError("no edge is in a group and none is fixed: there is nothing to tie.")
-    check_can_share(network, "weight", "the weight of the network", network)
-    check_selector(network.selector, "the network")
-    if not inplace:
-        network = copy.deepcopy(network)
-    weight = network.weight.detach()
-    parts, places = [], []
-    if len(present):
-        tied = groups >= 0
-        counts = torch.bincount(groups[tied]).to(weight)
-        means = weight.new_zeros(len(present)).index_add_(0, groups[tied].to(weight.device), weight[tied]) / counts
-        alpha = inverse(means)
-        if not alpha.isfinite().all():
-            group = int((~alpha.isfinite()).nonzero()[0])
-            raise InputError(f"group {group} has a mean weight of {float(means[group]):.4g}, which is not between 0 and "
-                             f"1, as through={through!r} needs it: set network.weight first.")
-        parts.append(_Tied(alpha, groups[tied], value))
-        places.append(tied.nonzero().flatten())
-    if fixed.any():
-        parts.append(_Constant(weight[fixed]))
-        places.append(fixed.nonzero().flatten())
-    Assembled(parts, places, edges).assemble(network)
-    return network
+    return groups, fixed
 
 
 class _Tied(nn.Module):

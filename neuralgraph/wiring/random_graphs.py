@@ -21,7 +21,7 @@ DRAWS = 1000  # of a graph that must be connected
 
 
 @on_cpu
-def erdos_renyi(nodes: int, probability: float, *, inputs: int, outputs: int, seed: int,
+def erdos_renyi(nodes: int, probability: float, *, inputs: int, outputs: int, seed: int | torch.Generator,
                 function: NodeFunction | None = None, dims: int = 2) -> Wiring:
     """A random wiring of Erdős and Rényi's kind: every pair of nodes is joined with one probability.
 
@@ -37,7 +37,7 @@ def erdos_renyi(nodes: int, probability: float, *, inputs: int, outputs: int, se
         nodes: N, the number of hidden nodes.
         probability: P, 0 to 1.
         inputs, outputs: how many input and output nodes there are beside them.
-        seed: of everything that is drawn, an integer.
+        seed: of everything that is drawn; an integer or a generator.
         function: of every node but the outputs, which compute nothing; by default "norm activation conv" with a
             batch norm, or "norm activation" where ``dims`` is 0.
         dims: of the states that it is made for, 0 (vectors) to 3.
@@ -52,7 +52,7 @@ def erdos_renyi(nodes: int, probability: float, *, inputs: int, outputs: int, se
 
 
 @on_cpu
-def barabasi_albert(nodes: int, edges: int, *, inputs: int, outputs: int, seed: int,
+def barabasi_albert(nodes: int, edges: int, *, inputs: int, outputs: int, seed: int | torch.Generator,
                     function: NodeFunction | None = None, dims: int = 2) -> Wiring:
     """A random wiring of Barabási and Albert's kind: whoever has many edges gets more.
 
@@ -74,8 +74,8 @@ def barabasi_albert(nodes: int, edges: int, *, inputs: int, outputs: int, seed: 
 
 
 @on_cpu
-def watts_strogatz(nodes: int, neighbours: int, probability: float, *, inputs: int, outputs: int, seed: int,
-                   function: NodeFunction | None = None, dims: int = 2) -> Wiring:
+def watts_strogatz(nodes: int, neighbours: int, probability: float, *, inputs: int, outputs: int,
+                   seed: int | torch.Generator, function: NodeFunction | None = None, dims: int = 2) -> Wiring:
     """A small world of Watts and Strogatz: a ring of neighbours, some of whose edges lead elsewhere.
 
     On a ring every node is joined to K / 2 neighbours on each side. Then, for i = 1 to K / 2 and clockwise over all
@@ -140,8 +140,8 @@ def draw(name: str, nodes: int, options: Mapping[str, object],
         attempt = kind(nodes, **options)
     except TypeError:
         names = list(kind.__annotations__)[1:-1]
-        raise WiringError(f"the random graph {name!r} takes {' and '.join(names)}, got {', '.join(options) or 'nothing'}."
-                          ) from None
+        raise WiringError(f"the random graph {name!r} takes {' and '.join(names)}, got "
+                          f"{', '.join(options) or 'nothing'}.") from None
     rng = random.Random(int(torch.randint(2**62, (), generator=generator)))  # networkx knows no torch generators
     for _ in range(DRAWS):
         graph = attempt(rng)
