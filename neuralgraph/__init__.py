@@ -32,6 +32,7 @@ _PUBLIC = {
     "SparseLinear": ("layers", "SparseLinear"),
     "sparsify": ("layers", "sparsify"),
     "densify": ("layers", "densify"),
+    "sharing": ("sharing", None),
     "rewire": ("rewiring", "rewire"),
     "models": ("models", None),
     "inference": ("inference", None),

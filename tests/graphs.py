@@ -93,6 +93,11 @@ STATIC_GENERATORS = {
     "complete_dag": lambda: ng.wirings.complete_dag(9, inputs=2, outputs=3),
     "from_edges": lambda: ng.wirings.from_edges([(0, 1), (1, 3), (0, 3), (0, 2)],
                                                 inputs=[0], outputs=[2, 3]),
+    "erdos_renyi": lambda: ng.wirings.erdos_renyi(7, 0.5, inputs=2, outputs=2, seed=0),
+    "barabasi_albert": lambda: ng.wirings.barabasi_albert(7, 2, inputs=2, outputs=1, seed=0),
+    "watts_strogatz": lambda: ng.wirings.watts_strogatz(7, 4, 0.75, inputs=2, outputs=2, seed=0),
+    "expander": lambda: ng.wirings.expander([4, 6, 5, 3], 2, seed=0),
+    "expander-biregular": lambda: ng.wirings.expander([4, 6, 5, 3], 2, seed=0, biregular=True, input_stride=2),
 }
 
 LINE = ([0, 1], [1, 2])

@@ -16,6 +16,7 @@ from ..models import Classifier
 from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
 from ..nodes import Operation
 from ..plan import evaluating, reduced
+from ..sharing import plain
 from ..wiring.wiring import INPUT, OUTPUT
 from .structure import dead_nodes
 
@@ -66,7 +67,8 @@ def cost(model: Classifier | NeuralGraph, *space: int, skip_dead: bool = True) -
     Args:
         model: a classifier (for images of its own size) or a network. A discrete-time network counts
             all its steps, a continuous-time one the evaluations of its last solve (at least one). A layer that
-            is called several times counts each time, its parameters once.
+            is called several times counts each time, its parameters once; shared weights count as if they were
+            plain.
         space: of a network, the sides of the maps at its input nodes in pixels: height and width of images.
         skip_dead: leave out, as the authors do, the kernels of nodes without real out-edge, and in a
             MobileNet the stem's filters and the classifier's columns that belong to dead nodes.
@@ -80,6 +82,7 @@ def cost(model: Classifier | NeuralGraph, *space: int, skip_dead: bool = True) -
     >>> cost(net, 4, 4)                       # 6 edges and 2 kernels of 9, each on 16 pixels
     Cost(multiply_adds=384, parameters=24, norms_and_biases=4, mask_words=1, list_words=6)
     """
+    model = plain(model)
     if isinstance(model, NeuralGraph):
         sides = ("", "length", "height and width", "depth, height and width")[model.dims]
         if len(space) != model.dims or not all((whole(side) or 0) > 0 for side in space):

@@ -16,6 +16,7 @@ from ..errors import InputError, MissingPackageError, whole
 from ..models import Classifier, Preprocessing
 from ..networks import NeuralGraph
 from ..plan import evaluating, joined, lower, lower_all, refuse_special, special
+from ..sharing import plain
 from .graph import Graph
 from .layers import add_layer
 from .networks import add_plan
@@ -67,6 +68,7 @@ def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = 
         raise InputError("normalise=True needs a classifier that knows how its images are normalised "
                          "(model.preprocessing); ng.training.open_model(RUN)[1] does.")
     graph = Graph(onnx)
+    model = plain(model)
     with torch.no_grad(), evaluating(model):
         if isinstance(model, NeuralGraph):
             names, shape = ("x", "y"), _network_shape(model, space)

@@ -16,6 +16,7 @@ from ..models.tiny import GlobalPool
 from ..networks import NeuralGraph
 from ..nodes import Affine, Lowered, Pointwise, array
 from ..plan import Plan, is_plain, lower, lower_all, refuse_special, simplified, special
+from ..sharing import plain
 from .engine import CompiledNetwork
 
 
@@ -90,6 +91,7 @@ def compile(model: nn.Module) -> nn.Module:
     ...     torch.allclose(fast(x), net(x), atol=1e-5)
     True
     """
+    model = plain(model)
     if isinstance(model, NeuralGraph):
         return CompiledNetwork(lower(model)).eval()
     if isinstance(model, Classifier):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from ..errors import InputError
 from ..selectors import Candidates, Joined, Selector, TopK, check_finite
@@ -56,6 +57,17 @@ class Choice:
     def parameters(self) -> list[nn.Parameter]:
         """The weights that are chosen from."""
         return [getattr(module, name) for module, name in self.places]
+
+    def _sources(self) -> list[torch.Tensor]:
+        """What the weights depend on: themselves, or what shared ones are made of."""
+        sources: list[torch.Tensor] = []
+        for module, name in self.places:
+            if parametrize.is_parametrized(module, name):
+                made_by = module.parametrizations[name]
+                sources += [*made_by.parameters(), *made_by.buffers()]
+            else:
+                sources.append(getattr(module, name))
+        return sources
 
     def _flat(self) -> torch.Tensor:
         parts = [parameter.detach().reshape(-1) for parameter in self.parameters()]
@@ -127,7 +139,7 @@ class Choice:
         if is_traced():
             return self._chosen(self.selector.select)
         own = self.selector  # its dicts, as Module.parameters() takes longer than some layers
-        tensors = [tensor.detach() for tensor in (*self.parameters(), *own._parameters.values(),
+        tensors = [tensor.detach() for tensor in (*self._sources(), *own._parameters.values(),
                                                   *own._buffers.values()) if tensor is not None]
         versions = (own.settings(), [(tensor.data_ptr(), tensor.dtype,
                                       0 if tensor.is_inference() else tensor._version) for tensor in tensors])

@@ -309,6 +309,10 @@ def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
     >>> type(model).__name__, int((model.weight != 0).sum())
     ('Linear', 20)
     """
+    for name, layer in module.named_modules():
+        if isinstance(layer, Sparse) and parametrize.is_parametrized(layer):
+            raise InputError(f"the weight of {name!r} is parametrized (shared, perhaps), so that zeros cannot be written "
+                             "to it: make it plain first, as neuralgraph.sharing.bake does.")
     if not inplace:
         module = copy.deepcopy(module)
     baked = []

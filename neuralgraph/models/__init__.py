@@ -7,6 +7,7 @@ import inspect
 from ..errors import InputError, UnknownNameError, lookup, whole
 from .classifier import Classifier
 from .mobilenet import mobilenet_dnw, mobilenet_dnw_small, mobilenet_v1
+from .mobilenet_expander import mobilenet_expander
 from .preprocessing import Preprocessing
 from .tiny import tiny_continuous, tiny_discrete, tiny_static
 
@@ -17,6 +18,7 @@ MODELS = {
     "mobilenet-dnw": mobilenet_dnw,
     "mobilenet-dnw-small": mobilenet_dnw_small,
     "mobilenet-v1": mobilenet_v1,
+    "mobilenet-expander": mobilenet_expander,
 }
 
 
@@ -61,4 +63,4 @@ def options_of(name: str) -> set[str]:
 
 
 __all__ = ["MODELS", "Classifier", "Preprocessing", "create", "mobilenet_dnw", "mobilenet_dnw_small",
-           "mobilenet_v1", "names", "options_of", "tiny_continuous", "tiny_discrete", "tiny_static"]
+           "mobilenet_expander", "mobilenet_v1", "names", "options_of", "tiny_continuous", "tiny_discrete", "tiny_static"]

@@ -156,16 +156,8 @@ def mobilenet_v1(*, width: float = 1.0, image_size: int = 224, num_classes: int 
     >>> sum(p.numel() for p in model.parameters() if p.dim() > 1) + model.num_real_edges
     210160
     """
-    if image_size < 16:
-        raise InputError(f"image_size must be at least 16 pixels, got {image_size}.")
-    if not _checked_width(width) > 0 or int(32 * width) < 1:
-        raise InputError(f"width must leave at least one channel, so at least 1/32, got {width!r}.")
-    generator = as_generator(seed)
-    sizes, strides = [int(32 * width)], []
-    for stage in STAGES:
-        sizes += [int(stage.outputs * width)] * stage.later_blocks
-        strides += [stage.stride] + [1] * (stage.later_blocks - 1)
-    pair = "norm activation"
+    sizes, strides = layers_of(width, image_size)
+    generator, pair = as_generator(seed), "norm activation"
     receive = [""] + [pair] * (len(strides) - 1)  # the stem's own norm and ReLU serve the inputs
     functions = [NodeFunction(f"conv {pair}", r, stride=s) for r, s in zip(receive, strides)]
     wiring = chain(sizes, [*functions, NodeFunction(receive=pair)])
@@ -175,6 +167,19 @@ def mobilenet_v1(*, width: float = 1.0, image_size: int = 224, num_classes: int 
              generator=generator), nn.BatchNorm2d(sizes[0]), nn.ReLU())
     head = nn.Sequential(GlobalPool(), linear(sizes[-1], num_classes, generator=generator))
     return Classifier(stem, [network], head, in_channels=in_channels, image_size=image_size)
+
+
+def layers_of(width: float, image_size: int) -> tuple[list[int], list[int]]:
+    """The channels of the stem and of each pointwise layer of MobileNetV1, and the stride before each of these."""
+    if image_size < 16:
+        raise InputError(f"image_size must be at least 16 pixels, got {image_size}.")
+    if not _checked_width(width) > 0 or int(32 * width) < 1:
+        raise InputError(f"width must leave at least one channel, so at least 1/32, got {width!r}.")
+    sizes, strides = [int(32 * width)], []
+    for stage in STAGES:
+        sizes += [int(stage.outputs * width)] * stage.later_blocks
+        strides += [stage.stride] + [1] * (stage.later_blocks - 1)
+    return sizes, strides
 
 
 def _checked_width(width: float) -> float:

@@ -316,6 +316,9 @@ class _Chosen:
         self.real, self.weight, self.fingerprint = real, weight, fingerprint
         self.cache: dict = {}
 
+    def __deepcopy__(self, memo):
+        return None  # a copy chooses its own edges; DGL blocks of the old ones stay behind
+
     def still_holds(self, weight, fingerprint) -> bool:
         # Compared by value: writes through weight.data leave no trace in the version counter.
         return (fingerprint == self.fingerprint

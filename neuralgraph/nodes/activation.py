@@ -46,6 +46,10 @@ def _onnx_gelu(graph, x):
     return graph.add("Mul", graph.add("Mul", x, half), graph.add("Add", erf, one))
 
 
+def _onnx_relu6(graph, x):
+    return graph.add("Clip", x, graph.constant(torch.tensor(0.0)), graph.constant(torch.tensor(6.0)))
+
+
 # A name's place here is its code in a DGL graph: append, never reorder.
 ACTIVATIONS: dict[str, Scalar] = {
     "identity": Scalar(lambda x: x, slope=1.0, onnx="Identity"),
@@ -60,6 +64,7 @@ ACTIVATIONS: dict[str, Scalar] = {
                        onnx="Softplus"),
     "sigmoid": Scalar(torch.sigmoid, formula=lambda x: 1.0 / (1.0 + math.exp(-x)), onnx="Sigmoid"),
     "tanh": Scalar(torch.tanh, formula=math.tanh, onnx="Tanh"),
+    "relu6": Scalar(F.relu6, formula=lambda x: min(max(x, 0.0), 6.0), onnx=_onnx_relu6),
 }
 BUILT_IN_ACTIVATIONS = len(ACTIVATIONS)
 

@@ -12,6 +12,7 @@ from ..networks import (ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, Neur
                         StaticNeuralGraph)
 from ..networks.functions import NodeFunctions
 from ..nodes import Lowered
+from ..sharing import plain
 from ..wiring import Wiring
 from ..wiring.wiring import INPUT, OUTPUT
 from .checking import checked
@@ -31,6 +32,7 @@ def lower(network: NeuralGraph, needed: np.ndarray | None = None) -> Plan:
             changed methods, of another type than float32 and float64, or with an operation that does not
             say how it is lowered; it names what cannot be.
     """
+    network = plain(network)
     kind = type(network).__name__
     refuse_special(network, "the network", (StaticNeuralGraph, DiscreteTimeNeuralGraph, ContinuousTimeNeuralGraph))
     if network.weight.dtype not in (torch.float32, torch.float64):

@@ -83,7 +83,8 @@ class _Site:
     @property
     def learned(self) -> list[nn.Parameter]:
         """What is trained of it."""
-        return [parameter for parameter in (*self.weights, *self.selector.parameters()) if parameter.requires_grad]
+        return [parameter for parameter in (*self.weights, *self.selector.parameters())
+                if parameter.requires_grad and isinstance(parameter, nn.Parameter)]
 
     def flat(self) -> torch.Tensor:
         """The weights as one vector (W,)."""
@@ -110,6 +111,11 @@ class Rewiring:
         sites = list(_sites(model))
         if not sites:
             raise InputError("the model has no selectors: there is no neural graph and no sparse layer in it.")
+        for site in sites:
+            if site.selector.scheduled and not all(isinstance(weight, nn.Parameter) for weight in site.weights):
+                raise InputError(f"the weights of {site.name} are computed from others (shared, perhaps), so that a "
+                                 f"{type(site.selector).__name__} cannot change single ones: make them plain first, as "
+                                 "neuralgraph.sharing.bake does.")
         sites = [site for site in sites if site.learned]  # others are not trained
         self.total_steps = total_steps
         self._by_optimizer = _assigned(sites, optimizers)

@@ -173,7 +173,9 @@ def integer(what: str, value: object) -> int:
 
 
 def generator_of(seed: object) -> torch.Generator:
-    """A generator from a seed."""
+    """A generator from a seed; a generator is used as it is."""
+    if isinstance(seed, torch.Generator):
+        return seed
     seed = integer("seed", seed)
     if not -2**63 <= seed < 2**64:
         raise WiringError(f"seed must be an integer of 64 bits, got {seed}.")
