@@ -39,6 +39,7 @@ _PUBLIC = {
     "export_onnx": ("export", "export_onnx"),
     "analysis": ("analysis", None),
     "plots": ("analysis.plots", None),
+    "growing": ("growing", None),
     "data": ("data", None),
     "training": ("training", None),
     "load_dnw_checkpoint": ("compat", "load_dnw_checkpoint"),
