@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from .._dgl import dgl
+from ..errors import InputError
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
 from ..nodes import is_learned
 from ..wiring import Wiring
 from ..wiring.wiring import INPUT, OUTPUT
 from .carrying import carry, grown_selector
-from .chain import Link
+from .chain import Link, channels_of, links
 from .units import Units, has_kernel_last
 
 
@@ -44,28 +46,74 @@ def build(model: nn.Module, units: Units, chosen: torch.Tensor, step: dict[str, 
         step: of the weights by part, as :meth:`Units.spread` gives it; 0 where nothing is chosen.
         halve: "kernel" or "edges".
     """
+    return _build(model, places(units, chosen), {part.name: part.link for part in units.parts}, step, halve, None)
+
+
+def places(units: Units, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+    """By the names of graphs and layers the numbers of the chosen nodes and channels."""
+    return {part.name: part.nodes[mask] for part, mask in zip(units.parts, units.split(chosen)) if mask.any()}
+
+
+def regrow(model: nn.Module, growth: Sequence[dict]) -> nn.Module:
+    """A model of the size that another like it has grown to, whose values it takes by ``load_state_dict``.
+
+    Args:
+        model: as the other was before it grew; it is not changed.
+        growth: of each splitting in turn, :attr:`SplitReport.growth`.
+
+    Returns:
+        The model itself where there is no growth. What is split in another has the values of the copied node.
+
+    Raises:
+        InputError: for a growth that is not of this model.
+
+    >>> import neuralgraph as ng
+    >>> net = ng.StaticNeuralGraph(ng.wirings.blocks([2, 3, 1]), ng.TopK(k=8))
+    >>> regrow(net, [{"split": {"": [3]}, "k": {"": 11}}]).wiring
+    Wiring(7 nodes: 2 input, 4 hidden, 1 output; 15 candidate edges)
+    """
+    for entry in growth:
+        modules = dict(model.named_modules())
+        try:
+            split = {name: torch.tensor(nodes) for name, nodes in entry["split"].items()}
+            budgets = {name: entry["k"][name] for name in entry["k"]}
+            sizes = {name: modules[name].wiring.num_nodes if isinstance(modules[name], NeuralGraph) else
+                     channels_of(modules[name]) for name in split}
+            if any(nodes.dtype != torch.long or nodes.min() < 0 or nodes.max() >= sizes[name]
+                   for name, nodes in split.items()):
+                raise ValueError("numbers that the model does not have")
+            model = _build(model, split, links(model)[0], None, "kernel", budgets)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            raise InputError(f"this growth is not of this model: {type(error).__name__}: {error}.") from error
+    return model
+
+
+def _build(model, chosen, readable, step, halve, budgets) -> nn.Module:
+    """``budgets``: k of each graph, where values and real edges are to be loaded."""
     grown = copy.deepcopy(model)
     modules = dict(grown.named_modules())
     plans = {name: _plan(module) for name, module in modules.items() if isinstance(module, NeuralGraph)}
     made: list[tuple[Link, torch.Tensor]] = []  # channels that are two, and what reads them
-    for part, mask in zip(units.parts, units.split(chosen)):
-        nodes = part.nodes[mask]
-        if part.name in plans:
-            plan, wiring = plans[part.name], part.module.wiring
-            plan.split[nodes], plan.step = True, step[part.name].detach().cpu()
-            _halve(plan, part.module, nodes[wiring.role[nodes] != OUTPUT], halve)
-            made.append((part.link, plan.split[wiring.outputs]))
+    for name, nodes in chosen.items():
+        link, module = readable.get(name), modules[name]
+        if name in plans:
+            plan, wiring = plans[name], module.wiring
+            plan.split[nodes] = True
+            if step is not None:
+                plan.step = step[name].detach().cpu()
+            _halve(plan, module, nodes[wiring.role[nodes] != OUTPUT], halve)
+            split = plan.split[wiring.outputs]
         else:
-            split = torch.zeros(len(part.module.weight), dtype=torch.bool)
+            split = torch.zeros(len(module.weight), dtype=torch.bool)
             split[nodes] = True
-            _split_rows(modules[part.name], split, step[part.name])
-            made.append((part.link, split))
-    for link, split in made:  # last: a column is halved of what its row has become
+            _split_rows(module, split, torch.zeros_like(module.weight) if step is None else step[name])
         if split.any():
-            _split_readers(link, split, modules, plans, halve)
+            made.append((link, split))
+    for link, split in made:  # last: a column is halved of what its row has become
+        _split_readers(link, split, modules, plans, halve)
     for name, plan in plans.items():
         if plan.split.any():
-            network = grown_network(modules[name], plan)
+            network = grown_network(modules[name], plan, None if budgets is None else budgets[name])
             if not name:
                 return network
             parent, _, child = name.rpartition(".")
@@ -157,8 +205,11 @@ def _set(module: nn.Module, name: str, value: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def grown_network(network: NeuralGraph, plan: Plan) -> NeuralGraph:
-    """A network with some nodes split in two: v, and a copy that stands behind it."""
+def grown_network(network: NeuralGraph, plan: Plan, k: int | None) -> NeuralGraph:
+    """A network with some nodes split in two: v, and a copy that stands behind it.
+
+    With ``k`` given its real edges are what a new selector makes them: they are yet to be loaded.
+    """
     wiring, edge, sign = grown_wiring(network.wiring, plan.split)
     device, old_real = network.weight.device, network.selection().real.cpu()
     factor = torch.where(plan.halves_edges[network.wiring.src], 0.5, 1.0)
@@ -167,7 +218,7 @@ def grown_network(network: NeuralGraph, plan: Plan) -> NeuralGraph:
     options = {"backend": network.backend, "dtype": network.weight.dtype, "dims": network.dims}
     if isinstance(network, DiscreteTimeNeuralGraph):
         options |= {"steps": network.steps, "tied": network.tied}
-    added = int(real.sum()) - int(old_real.sum())
+    added = int(real.sum()) - int(old_real.sum()) if k is None else k - (network.selector.k or k)
     grown = grown_selector(network.selector, added, edge, lambda selector: type(network)(wiring, selector, **options))
     every = [(network.functions, grown.functions)]
     every += zip(getattr(network, "later_functions", ()), getattr(grown, "later_functions", ()))
@@ -178,7 +229,8 @@ def grown_network(network: NeuralGraph, plan: Plan) -> NeuralGraph:
         new.load(values)
     grown.to(device).train(network.training)
     grown.weight.copy_(weight)
-    carry(network.selector, grown, edge.to(device), real.to(device))
+    if k is None:
+        carry(network.selector, grown, edge.to(device), real.to(device))
     flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     for name, parameter in grown.named_parameters():
         parameter.requires_grad_(flags.get(name, parameter.requires_grad))

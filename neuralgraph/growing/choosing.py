@@ -16,20 +16,17 @@ KEEP = 0.9  # a node whose share of the linear program is at least this is split
 Cost = str | Callable[[str], float] | Mapping[str, float] | None
 
 
-def check_fraction(fraction: float) -> float:
-    """The share of nodes, or of their cost, above 0 and below 1."""
+def check_fraction(fraction: float) -> None:
+    """Refuses a share of nodes, or of their cost, that is not above 0 and below 1."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
         what = " would split nothing" if fraction == 0 else " would split everything" if fraction == 1 else ""
         raise InputError(f"fraction must be a number above 0 and below 1, got {fraction!r}{what and ', which' + what}.")
-    return float(fraction)
 
 
-def check_cost(cost: Cost) -> Cost:
-    """Refuses what is no cost, before anything is computed."""
-    if cost is None or callable(cost) or isinstance(cost, Mapping):
-        return cost
-    lookup("cost", cost, COSTS, " Or a function or a mapping from the label of a node to its cost.")
-    return cost
+def check_cost(cost: Cost) -> None:
+    """Refuses what is no cost."""
+    if not (cost is None or callable(cost) or isinstance(cost, Mapping)):
+        lookup("cost", cost, COSTS, " Or a function or a mapping from the label of a node to its cost.")
 
 
 def lowest(eigenvalues: torch.Tensor, fraction: float) -> torch.Tensor:

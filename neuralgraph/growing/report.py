@@ -39,6 +39,8 @@ class SplitReport:
         loss_before, loss_after: mean over the batches, in evaluation mode.
         predicted_change: of the loss, the sum of epsilon^2 lambda / 2 over the nodes that were split.
         multiply_adds_before, multiply_adds_after: of the model, on one sample.
+        growth: what was split, as JSON has it, for :func:`~neuralgraph.growing.regrow`: "split", by the names of
+            graphs and layers in the model the numbers of nodes and channels, and "k" of each graph's selector.
     """
 
     nodes: tuple[SplitNode, ...]
@@ -49,6 +51,7 @@ class SplitReport:
     predicted_change: float
     multiply_adds_before: int
     multiply_adds_after: int
+    growth: dict[str, dict]
 
     @property
     def split(self) -> tuple[SplitNode, ...]:

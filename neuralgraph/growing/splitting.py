@@ -12,7 +12,7 @@ from ..analysis import cost as cost_of
 from ..errors import InputError, listed, lookup
 from ..models import Classifier
 from ..networks import NeuralGraph
-from .building import build
+from .building import build, places
 from .carrying import check_carries
 from .chain import is_depthwise, out_pixels
 from .choosing import Cost, affordable, check_cost, check_fraction, lowest, priced
@@ -83,10 +83,7 @@ def split(model: nn.Module, batches: Iterable, loss: Callable, fraction: float =
         raise InputError(f"expected a model, got {type(model).__name__}.")
     if not callable(loss):
         raise InputError(f"loss must be a function of the model's output and the target, got {loss!r}.")
-    fraction, cost = check_fraction(fraction), check_cost(cost)
-    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 <= epsilon < math.inf:
-        raise InputError(f"epsilon must be a finite number of at least 0, got {epsilon!r}.")
-    lookup("halve", halve, dict.fromkeys(HALVES))
+    check_settings(fraction, epsilon, halve, route, cost)
     route = route if isinstance(route, Route) else lookup("route", route, ROUTES)()
     for module in model.modules():
         if isinstance(module, NeuralGraph):
@@ -109,10 +106,29 @@ def split(model: nn.Module, batches: Iterable, loss: Callable, fraction: float =
     after, sample = _mean_loss(grown, batches, loss)
     nodes = tuple(map(SplitNode, units.labels, eigenvalues.tolist(), (-epsilon**2 / 2 * eigenvalues).tolist(),
                       multiply_adds.tolist(), chosen.tolist()))
+    budgets = {name: module.selector.k or module.selector.num_real for name, module in grown.named_modules()
+               if isinstance(module, NeuralGraph)}
+    growth = {"split": {name: numbers.tolist() for name, numbers in places(units, chosen).items()}, "k": budgets}
     return grown, SplitReport(
         nodes, {why: tuple(labels) for why, labels in units.refused.items()}, epsilon,
         sum(route.losses) / len(route.losses), after, epsilon**2 / 2 * eigenvalues[chosen].sum().item(),
-        _multiply_adds(model, sample), _multiply_adds(grown, sample))
+        _multiply_adds(model, sample), _multiply_adds(grown, sample), growth)
+
+
+def check_settings(fraction: float = 0.3, epsilon: float = 1e-2, halve: str = "kernel", route: str | Route = "fast",
+                   cost: Cost = None) -> None:
+    """Refuses arguments of :func:`split` that make no sense, before anything is computed.
+
+    Raises:
+        InputError, UnknownNameError: that says which.
+    """
+    check_fraction(fraction)
+    check_cost(cost)
+    if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 <= epsilon < math.inf:
+        raise InputError(f"epsilon must be a finite number of at least 0, got {epsilon!r}.")
+    lookup("halve", halve, dict.fromkeys(HALVES))
+    if not isinstance(route, Route):
+        lookup("route", route, ROUTES)
 
 
 def _readers(units: Units, model: nn.Module) -> list[str]:
