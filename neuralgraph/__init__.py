@@ -40,6 +40,7 @@ _PUBLIC = {
     "export_onnx": ("export", "export_onnx"),
     "analysis": ("analysis", None),
     "plots": ("analysis.plots", None),
+    "growing": ("growing", None),
     "data": ("data", None),
     "training": ("training", None),
     "explore": ("explorer", "explore"),

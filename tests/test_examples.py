@@ -21,7 +21,11 @@ EXAMPLES = {  # name: (arguments, patterns of what it prints)
     "classify_signals": ([], ["test accuracy after 6 epochs: 9", "compiled, the outputs differ by", "as ONNX"]),
     "stream_sequences": ([], [r"after 600 pieces: (9\d|100)\.\d %", "fed step by step, the answers differ by"]),
     "from_a_connectome": ([], ["30 input, 120 hidden, 20 output", "learned: 9", "the busiest neuron"]),
+<<<<<<< HEAD
     "randomly_wired": (["3"], [r"test accuracy after 3 epochs: 9", "began at 0.5", "compiled, the outputs differ by"]),
+=======
+    "grow_a_network": ([], ["stuck at", "nodes split", "[2-9] times less"]),
+>>>>>>> growing
     "own_operation": ([], ["has a gradient: True", "refused: nodes with 'sine'", "with a formula it is compiled"]),
 }
 
@@ -33,7 +37,7 @@ def test_every_example_is_listed():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example(name, capsys, monkeypatch, tmp_path):
     arguments, promised = EXAMPLES[name]
-    extra = [str(tmp_path)] if name in ("train_and_export", "regress_vectors", "classify_signals") else []
+    extra = [str(tmp_path)] if name in ("train_and_export", "regress_vectors", "classify_signals", "grow_a_network") else []
     threads, activations, operations = torch.get_num_threads(), dict(ACTIVATIONS), dict(OPERATIONS)
     monkeypatch.setattr(sys, "argv", [name, *arguments, *extra])
     torch.manual_seed(0)

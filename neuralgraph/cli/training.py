@@ -10,8 +10,8 @@ from shlex import quote
 import click
 
 from ..errors import InputError, RunError, lookup
-from ..training import (RECIPES, Interrupted, ProgressBar, Recipe, Run, Watcher, join, keep_freed_memory,
-                        read_recipe)
+from ..training import (RECIPES, GrowingRun, Interrupted, ProgressBar, Recipe, Run, Watcher, join,
+                        keep_freed_memory, read_recipe)
 from ..training.distributed import Ranks
 from ..training.folder import free_folder, latest_folder
 from ..training.recipes import GROUPS
@@ -35,6 +35,10 @@ class Display(ProgressBar):
                    f"{run.recipe.selector}, in {run.folder}")
         click.echo(" ".join(_width(shape, title) for _, title, shape in COLUMNS))
         super().started(run)
+
+    def grew(self, run, report):
+        self.close()
+        click.echo(f"\n{report}\n")
 
     def finished_epoch(self, run, row):
         self.say(" ".join(shape.format(row[name]) for name, _, shape in COLUMNS))
@@ -71,15 +75,16 @@ def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str
         place = {"device": device, "workers": workers}
         if resume:
             folder = _found(recipe, out)
-            run = Run.open(folder, settings=given, accept_changes=accept_changes, **place)
+            kind = Run if read_recipe(folder)[0].grow is None else GrowingRun
+            run = kind.open(folder, settings=given, accept_changes=accept_changes, **place)
         else:
             chosen = _recipe(recipe).with_settings(given)
             with _own_folder(chosen.name, out, ranks) as folder:
-                run = Run.create(chosen, folder, **place)
+                run = (Run if chosen.grow is None else GrowingRun).create(chosen, folder, **place)
         _train(run, check_ranks)
 
 
-def _train(run: Run, check_ranks: bool) -> None:
+def _train(run: Run | GrowingRun, check_ranks: bool) -> None:
     """Trains and says so, in the first process only."""
     first = run.ranks.is_first
     display = Display() if first else Watcher()

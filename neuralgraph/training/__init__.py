@@ -8,8 +8,9 @@ from .memory import keep_freed_memory
 from .opening import open_model, read_recipe
 from .recipe import Recipe
 from .recipes import RECIPES
+from .rounds import GrowingRun
 from .run import Run
 from .watching import ProgressBar, Watcher
 
-__all__ = ["RECIPES", "Interrupted", "ProgressBar", "Recipe", "Run", "Watcher", "current", "fit", "join",
+__all__ = ["RECIPES", "GrowingRun", "Interrupted", "ProgressBar", "Recipe", "Run", "Watcher", "current", "fit", "join",
            "keep_freed_memory", "open_model", "read_recipe", "read_wirings"]

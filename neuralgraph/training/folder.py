@@ -35,6 +35,26 @@ def latest_folder(name: str) -> Path:
     return numbered(name, number - 1)
 
 
+def round_folder(folder: Path, number: int) -> Path:
+    """Where a run that grows keeps one of its rounds, from 0."""
+    return folder / f"round-{number}"
+
+
+def rounds(folder: Path) -> list[Path]:
+    """The runs inside the folder of one that grows, ``round-0``, ``round-1``, ...; none inside any other."""
+    found = []
+    for number in itertools.count():
+        inside = round_folder(folder, number)
+        if not (inside / RECIPE).exists():
+            return found
+        found.append(inside)
+
+
+def last_round(folder: Path) -> Path:
+    """The last of :func:`rounds`, or the folder itself."""
+    return (rounds(folder) or [folder])[-1]
+
+
 @contextlib.contextmanager
 def free_folder(name: str) -> Iterator[Path]:
     """Makes the first of :func:`numbered` that is not there, so that nobody else gets it too.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from .. import models
+from .. import growing, models
 from .._version import __version__
 from ..data import Images
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, NeuralGraphError
 from ..models import Classifier, Preprocessing
 from .checkpoint import CHECKPOINT, RECIPE, load_model, newer_version, read_checkpoint, read_json
+from .folder import last_round
 from .options import MODEL_OPTIONS, SELECTOR_OPTIONS
 from .progress import Progress, read_progress
 from .recipe import Recipe
@@ -52,18 +53,18 @@ def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, 
     """The recipe, the model and the progress of the run in ``folder``; needs none of its images.
 
     The model is in evaluation mode, and its ``preprocessing`` says what it takes images for; that is None
-    if the run was last trained before checkpoints held it.
+    if the run was last trained before checkpoints held it. Of a run that grows it is the last round's.
 
     Raises:
         CheckpointError: if a file is missing, damaged or foreign.
     """
-    folder = Path(folder)
+    folder = last_round(Path(folder))
     recipe, description = read_recipe(folder)
     if backend is not None:
         recipe = dataclasses.replace(recipe, backend=backend)
     path = folder / CHECKPOINT
     tensors, state = read_checkpoint(path)
-    model = make_model(recipe, description["data"])
+    model = grown(make_model(recipe, description["data"]), state, path)
     load_model(model, tensors, path)
     if state.get("preprocessing") is not None:
         try:
@@ -71,6 +72,18 @@ def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, 
         except InputError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
     return recipe, model.eval(), read_progress(state, path)
+
+
+def grown(model: Classifier, state: dict, path: Path) -> Classifier:
+    """The model with the nodes that it had when the checkpoint ``path`` was written.
+
+    Raises:
+        CheckpointError: for a growth that is not of this model.
+    """
+    try:
+        return growing.regrow(model, state.get("growth", []))
+    except NeuralGraphError as error:
+        raise CheckpointError(f"{path} does not fit the run's model: {error}") from error
 
 
 def preprocessing_of(data: Images, recipe: Recipe) -> Preprocessing:

@@ -1,4 +1,4 @@
-"""The options of models and selectors as settings of a recipe: ``model.steps``, ``selector.per``."""
+"""The options of models, selectors and growing as settings: ``model.steps``, ``selector.per``, ``grow.fraction``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .. import models, selectors
+from .. import growing, models, selectors
 from ..errors import InputError, UnknownNameError, lookup
 
 # recipe fields that models take if they have them, and those that selectors take, by their names there
@@ -19,7 +19,9 @@ MODEL_OPTIONS = ("k", "width", "pool", "steps", "tied", "solver", "rtol", "atol"
 SELECTOR_OPTIONS = {"drop": "drop", "l1": "strength"}
 # the same by part and by the name there: what has a field of its own is kept in it
 FIELDS = {"model": {name: name for name in MODEL_OPTIONS},
-          "selector": {"k": "k", **{option: field for field, option in SELECTOR_OPTIONS.items()}}}
+          "selector": {"k": "k", **{option: field for field, option in SELECTOR_OPTIONS.items()}},
+         "grow": {"rounds": "grow_rounds"}}
+GROWERS = {"split": growing.split}
 GIVEN = {"num_classes", "in_channels", "image_size", "backend", "seed", "selector", "selector_options"}
 KINDS = {bool: "true or false", int: "an integer", float: "a number", dict: "a JSON object", str: "a word"}
 
@@ -72,14 +74,16 @@ def _read(kind: type, text: str) -> object:
 
 
 def options(part: str, name: str) -> dict[str, Option]:
-    """What can be set of a model or a selector, by name; tensors and the like cannot.
+    """What can be set of a model, a selector or a way to grow, by name; tensors and the like cannot.
 
     Args:
-        part: "model" or "selector".
+        part: "model", "selector" or "grow".
         name: of it.
     """
-    family = {"model": models.MODELS, "selector": selectors.SELECTORS}[part]
+    family = {"model": models.MODELS, "selector": selectors.SELECTORS, "grow": GROWERS}[part]
     build = lookup(part, name, family)
+    if part == "grow":
+        return {option: made for option, made in arguments(build).items() if made.kinds}
     taken = models.options_of(name) - GIVEN if part == "model" else selectors.options_of(name)
     build = models.mobilenet_dnw if build is models.mobilenet_dnw_small else getattr(build, "kind", build)
     return {option: made for option, made in arguments(build).items() if option in taken and made.kinds}
@@ -113,18 +117,23 @@ def _meanings(build: Callable) -> dict[str, str]:
     return found
 
 
-def split(key: str, model: str, selector: str) -> tuple[str, str | None, Option | None]:
+def split(key: str, names: dict[str, str | None]) -> tuple[str, str | None, Option | None]:
     """The recipe's field of a key such as ``selector.per``; of options without a field also name and option.
+
+    Args:
+        names: of the recipe's model, selector and way to grow, by part.
 
     Raises:
         UnknownNameError: if there is no such option, with the nearest one.
+        InputError: for a part that the recipe does not have.
     """
     part, _, name = key.partition(".")
-    fields = lookup("setting", part, FIELDS, " Write model.NAME or selector.NAME.")
+    fields = lookup("setting", part, FIELDS, " Write model.NAME, selector.NAME or grow.NAME.")
     if name in fields:
         return fields[name], None, None
-    known = options(part, {"model": model, "selector": selector}[part])
+    if names[part] is None:
+        raise InputError(f"{key} belongs to growing: give grow=split too.")
+    known = options(part, names[part])
     if name not in known:
-        raise UnknownNameError(f"option of the {part} {({'model': model, 'selector': selector}[part])!r}", name,
-                               {*known, *fields})
+        raise UnknownNameError(f"option of the {part} {names[part]!r}", name, {*known, *fields})
     return f"{part}_options", name, known[name]

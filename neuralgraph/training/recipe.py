@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import InputError, UnknownNameError, lookup
 from .checkpoint import RECIPE, newer_version, read_json
-from .options import FIELDS, arguments, options, split
+from .options import FIELDS, GROWERS, arguments, options, split
 from .schedules import SCHEDULES, Schedule, steps
 
 
@@ -52,6 +52,10 @@ class Recipe:
         selector_options: further arguments of the selector by name; as settings ``selector.NAME``.
         drop: of targeted dropout, its probability.
         l1: of l1-anneal, the strength of the penalty.
+        grow: "split" to train, split nodes (:func:`neuralgraph.growing.split`, on the training images) and train
+            again, each time for all epochs; None trains once.
+        grow_rounds: how often it is split; by default once.
+        grow_options: further arguments of the splitting by name; as settings ``grow.NAME``.
         source: folder of a finished run of the same model, for the selectors "lottery-ticket" and
             "fine-tune": its largest weights are the wiring.
         backend: how sums over edges are computed.
@@ -95,6 +99,9 @@ class Recipe:
     selector_options: dict | None = None
     drop: float | None = None
     l1: float | None = None
+    grow: str | None = None
+    grow_rounds: int | None = None
+    grow_options: dict | None = None
     source: str | None = None
     backend: str = "auto"
     epochs: int = 160
@@ -128,6 +135,12 @@ class Recipe:
             raise InputError(f"seed must be below 2**63, got {self.seed}.")
         lookup("schedule", self.schedule, {**SCHEDULES, "step": None})
         lookup("precision", self.precision, dict.fromkeys(("float32", "bfloat16")))
+        if self.grow is not None:
+            lookup("way to grow", self.grow, GROWERS)
+            if self.grow_rounds is not None and self.grow_rounds < 1:
+                raise InputError(f"grow_rounds must be at least 1, got {self.grow_rounds}; leave grow out to train once.")
+        elif self.grow_rounds is not None or self.grow_options:
+            raise InputError("grow_rounds and grow_options belong to growing: give grow=split too.")
         if self.resized_crop and (self.image_size is None or self.crop_padding):
             raise InputError("resized_crop=True needs image_size=N and crop_padding=0, got "
                              f"{self.image_size} and {self.crop_padding}.")
@@ -137,7 +150,8 @@ class Recipe:
     def with_settings(self, settings: dict[str, str]) -> Recipe:
         """This recipe with fields replaced by values given as text.
 
-        ``model.NAME`` and ``selector.NAME`` are arguments of the recipe's model and selector.
+        ``model.NAME``, ``selector.NAME`` and ``grow.NAME`` are arguments of the recipe's model, selector and
+        way to grow.
 
         Raises:
             UnknownNameError: for a field or an argument that does not exist, with the nearest one.
@@ -155,7 +169,7 @@ class Recipe:
         chosen = dataclasses.replace(self, **values)
         for key, text in settings.items():
             if "." in key:
-                field, name, option = split(key, chosen.model, chosen.selector)
+                field, name, option = split(key, {part: getattr(chosen, part) for part in FIELDS})
                 if option is None:
                     if field in settings:
                         raise InputError(f"{key} and {field} are the same setting: give one of them.")
@@ -169,10 +183,10 @@ class Recipe:
         """Every key that :meth:`with_settings` takes: key, value, type and meaning."""
         rows = []
         for name, option in arguments(Recipe).items():
-            if name not in ("name", "description", "model_options", "selector_options"):
+            if name not in ("name", "description", *(f"{part}_options" for part in FIELDS)):
                 rows.append((name, getattr(self, name), option.type or "integers with commas between them",
                              option.meaning))
-        for part in FIELDS:
+        for part in (part for part in FIELDS if getattr(self, part) is not None):
             given = getattr(self, f"{part}_options") or {}
             rows += [(f"{part}.{name}", given.get(name, option.default), option.type, option.meaning)
                      for name, option in options(part, getattr(self, part)).items() if name not in FIELDS[part]]

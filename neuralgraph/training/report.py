@@ -9,7 +9,7 @@ from pathlib import Path
 from ..analysis import plots
 from ..errors import CheckpointError, InputError, RunError
 from .checkpoint import RECIPE, read_json, read_wirings
-from .folder import WIRINGS
+from .folder import WIRINGS, rounds
 from .log import METRICS, read_metrics
 from .opening import open_model, read_recipe
 from .recipe import Recipe
@@ -57,13 +57,13 @@ class Record:
 
 
 def read_records(folders: Sequence[str | Path]) -> list[Record]:
-    """The records of runs, named by as much of their folders as tells them apart.
+    """The records of runs, of those that grow one for each round, named by as much of their folders as tells them apart.
 
     Raises:
         CheckpointError: for a folder that holds no run or a damaged one.
         InputError: for a folder given twice.
     """
-    paths = [Path(folder) for folder in folders]
+    paths = [path for folder in map(Path, folders) for path in rounds(folder) or [folder]]
     whole = [path.resolve() for path in paths]
     if len(set(whole)) < len(whole):
         twice = next(path for number, path in enumerate(whole) if path in whole[:number])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,14 +13,15 @@ import torch
 from .._version import __version__
 from ..data import Images, load, lost_readers
 from ..errors import DataError, InputError
+from ..models import Classifier
 from .checkpoint import CHECKPOINT, RECIPE, digest, read_checkpoint, write_checkpoint, write_json
 from .classification import Classification
 from .distributed import choose_device, current
-from .folder import INITIAL, Seen, check_free, making
+from .folder import INITIAL, Seen, check_free, last_round, making
 from .lineage import (changes_of, changes_of_images, check_source, recorded, take_over,
                       with_whole_paths)
 from .loop import Loop
-from .opening import describe, make_model, preprocessing_of, read_recipe
+from .opening import describe, grown, make_model, preprocessing_of, read_recipe
 from .progress import Progress
 from .recipe import Recipe
 from .watching import Watcher
@@ -41,7 +43,8 @@ class Run:
     Use :meth:`create` for a new run and :meth:`open` for one that exists.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, data: Images, device: str = "cpu"):
+    def __init__(self, recipe: Recipe, folder: Path, data: Images, device: str = "cpu", growth: Sequence[dict] = (),
+                 source: Path | None = None):
         self.recipe, self.folder, self.data = recipe, folder, data
         self.ranks, self.device = current(), choose_device(device)
         if recipe.precision == "bfloat16" and self.device.type == "cuda" and \
@@ -49,7 +52,8 @@ class Run:
             raise InputError("precision=bfloat16, but this GPU does not have it; use precision=float32.")
         self._check_fits(recipe, data)
         self.images = describe(data)
-        self.model = make_model(recipe, self.images).to(self.device)
+        self.growth = list(growth)  # what was split on the way to the present size
+        self.model = grown(make_model(recipe, self.images), {"growth": self.growth}, source or folder).to(self.device)
         self.model.preprocessing = preprocessing_of(data, recipe)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
@@ -59,7 +63,8 @@ class Run:
         self.model.eval()
         self.loop = Loop(self.model, self.task, self.optimizer, folder, epochs=recipe.epochs,
                          schedule=recipe.factor, ranks=self.ranks, device=self.device,
-                         notes={"preprocessing": self.model.preprocessing.to_json()})
+                         notes={"preprocessing": self.model.preprocessing.to_json()}
+                         | ({"growth": self.growth} if self.growth else {}))
         self.changes: list[dict] = []  # of settings and images since the run began
         self._to_write: Recipe | None = None  # a recipe that the folder does not have yet
         self._save_first = False  # the checkpoint lacks what newer ones hold
@@ -83,14 +88,31 @@ class Run:
             InputError, DataError, UnknownNameError: for a recipe that cannot be run; the folder is
                 not made then.
         """
-        folder = Path(folder)
+        if recipe.grow is not None:
+            raise InputError(f"grow={recipe.grow} trains in several rounds: use neuralgraph.training.GrowingRun.")
+        return cls._create(recipe, Path(folder), data, device, workers)
+
+    @classmethod
+    def grow_from(cls, run: Run, folder: Path, model: Classifier, growth: dict) -> Run:
+        """A new run, like another, of a model that has grown from that one's.
+
+        Args:
+            run: the other.
+            folder: of the new one.
+            model: what has grown.
+            growth: how, as :attr:`~neuralgraph.growing.SplitReport.growth` says.
+        """
+        return cls._create(run.recipe, folder, run.data, str(run.device), None, [*run.growth, growth], model)
+
+    @classmethod
+    def _create(cls, recipe, folder, data, device, workers, growth=(), model=None) -> Run:
         recipe = with_whole_paths(recipe)
         if current().is_first:
             check_free(folder)
-        if recipe.data is None and data is None:
-            raise InputError(f"the recipe {recipe.name!r} has no images of its own; name some with --data.")
-        run = cls(recipe, folder, data or _load_images(recipe, workers), device)
-        if check_source(recipe):
+        run = cls(recipe, folder, data or load_images(recipe, workers), device, growth)
+        if model is not None:
+            run.model.load_state_dict(model.state_dict())
+        elif check_source(recipe):
             take_over(run.model, recipe, cls.open(recipe.source, run.data, device=str(run.device)))
         run.loop.history.begin()
         run._check_ranks_agree()
@@ -110,6 +132,8 @@ class Run:
              settings: dict[str, str] | None = None, accept_changes: bool = False) -> Run:
         """The run in ``folder`` as its last checkpoint left it; nothing is written before it is trained.
 
+        Of a run that grows it is the last round.
+
         Args:
             folder: of the run.
             data: the images, if they are loaded already.
@@ -123,7 +147,7 @@ class Run:
             CheckpointError: if a file is missing, damaged or foreign.
             RunError: if settings or images are not those the run began with.
         """
-        folder = Path(folder)
+        folder = last_round(Path(folder))
         seen = Seen(folder)  # before anything is read
         saved, description = read_recipe(folder)
         recipe = with_whole_paths(saved.with_settings(settings or {}))
@@ -131,7 +155,7 @@ class Run:
         path = folder / CHECKPOINT
         tensors, state = read_checkpoint(path)
         in_use = recipe if backend is None else dataclasses.replace(recipe, backend=backend)
-        run = cls(in_use, folder, data or _load_images(recipe, workers), device)
+        run = cls(in_use, folder, data or load_images(recipe, workers), device, state.get("growth", []), path)
         changes |= changes_of_images(run.images, description["data"], folder, accept_changes)
         run.loop.seen = seen
         run.loop.load(tensors, state, path)
@@ -247,5 +271,7 @@ def versions() -> dict[str, str]:
     return {"neuralgraph": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def _load_images(recipe: Recipe, workers: int | None) -> Images:
+def load_images(recipe: Recipe, workers: int | None) -> Images:
+    if recipe.data is None:
+        raise InputError(f"the recipe {recipe.name!r} has no images of its own; name some with --data.")
     return load(recipe.data, recipe.image_size, recipe.resized_crop, workers)

@@ -25,6 +25,9 @@ class Watcher:
 
     def finished_epoch(self, run, row: dict) -> None: ...
 
+    def grew(self, run, report) -> None:
+        """After a round of growing, before the next: a :class:`~neuralgraph.growing.SplitReport`."""
+
 
 class ProgressBar(Watcher):
     """A bar of steps on a terminal, and a line with the metrics of every epoch."""

@@ -1,0 +1,10 @@
+"""Growing: nodes that are split in two where that lowers the loss."""
+
+from .building import regrow
+from .curvature import rectify
+from .report import SplitNode, SplitReport
+from .routes import ROUTES, Exact, Fast, Route
+from .splitting import check_settings, split
+
+__all__ = ["ROUTES", "Exact", "Fast", "Route", "SplitNode", "SplitReport", "check_settings", "rectify",
+           "regrow", "split"]

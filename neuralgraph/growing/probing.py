@@ -1,0 +1,191 @@
+"""One batch through a model that is cut at its messages: the loss, and products with the splitting matrices."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import nn
+
+from .. import backends
+from ..backends import Backend
+from ..errors import InputError
+from ..networks import ContinuousTimeNeuralGraph, NeuralGraph
+from ..selectors import Selection
+from .chain import is_depthwise, out_pixels
+from .curvature import Curved, curved
+
+SCARCE = 20  # so many times fewer edges than a dense product has: they are added one by one
+
+
+class Gathering(Backend):
+    """Sums along real edges one by one where these are few, else by :class:`~neuralgraph.backends.dense.Dense`.
+
+    Unlike the backends for training it has second derivatives, and costs no more than the real edges do.
+    """
+
+    def __init__(self):
+        self.dense = backends.create("dense")
+
+    def propagate(self, stage, messages, selection, shared=None):
+        real = selection.real[stage.which].nonzero().flatten()
+        if len(real) * SCARCE > len(stage.nodes) * len(stage.sources):
+            return self.dense.propagate(stage, messages, selection)
+        device = messages.device
+        src, dst = stage.src[real.cpu()].long().to(device), stage.dst[real.cpu()].long().to(device)
+        weight = selection.weight[stage.which][real]
+        products = messages.index_select(1, src) * weight.view(-1, *[1] * (messages.dim() - 2))
+        sums = products.new_zeros(len(messages), len(stage.nodes), *messages.shape[2:])
+        return sums.index_add(1, dst, products)
+
+
+class Probe:
+    """A copy of a model in evaluation mode whose messages can be looked at and held.
+
+    A message is what a node sends along its edges, or what enters a layer. With all messages held at their
+    values and G = dL/dm their gradients, the sum over nodes
+
+        l(a) = sum_v < G_v, m_v(a_v) >,      m_v(a_v) = f_v( sum_u a_uv m_u )
+
+    depends on the weights a_v into a node through that node alone, so that its Hessian is made of blocks,
+    the splitting matrices S_v = E[ G_v d^2 m_v / da_v^2 ].
+
+    Args:
+        model: not changed.
+        loss: of the model's output and a target.
+        layers: the names of layers whose inputs are messages and whose weights belong to a.
+    """
+
+    def __init__(self, model: nn.Module, loss: Callable, layers: Sequence[str]):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.loss = loss
+        self.pixels_in: dict[str, torch.Tensor] = {}   # of each node's sum, by network
+        self.pixels_out: dict[str, torch.Tensor] = {}  # of its message
+        self.kernels: dict[str, torch.Tensor] = {}     # multiply-adds of receive and send, (2, V)
+        self.pixels: dict[str, int] = {}               # of a layer's outputs
+        self.leaves: dict[str, torch.Tensor] = {}      # a of each network and layer
+        self._cut: Callable[[torch.Tensor], torch.Tensor] = lambda message: message
+        self._curved = False
+        for name, module in self.model.named_modules():
+            if isinstance(module, NeuralGraph) and not isinstance(module, ContinuousTimeNeuralGraph):
+                self._tap(name, module)
+            elif name in layers:
+                self.leaves[name] = module.weight.requires_grad_()
+                module.register_forward_pre_hook(lambda _, args: (self._cut(args[0]),))
+            if name in layers or is_depthwise(module):
+                module.register_forward_hook(partial(self._measure_layer, name))
+
+    def _tap(self, name: str, network: NeuralGraph) -> None:
+        """Takes the place of what a network does at its nodes and with its weights."""
+        network.backend = Gathering()
+        selection = network.selection()
+        real, weight = selection.real, selection.weight.detach().clone()
+        self.leaves[name] = weight.requires_grad_()
+        network._forward_selection = lambda: Selection(real, weight, False)
+        number = network.wiring.num_nodes
+        self.pixels_in[name], self.pixels_out[name] = torch.zeros(2, number, dtype=torch.long)
+        self.kernels[name] = torch.zeros(2, number, dtype=torch.long)
+        for functions in (network.functions, *getattr(network, "later_functions", ())):
+            functions.receive = partial(self._receive, name, functions)
+            functions.send = partial(self._send, name, functions)
+
+    def _receive(self, name, functions, function, rows, total, fused=False):
+        group = functions.groups[function]
+        nodes = group.nodes[rows]
+        self.pixels_in[name][nodes] = total.shape[2:].numel()
+        return self._run(self.kernels[name][0], nodes, group.receive, rows, total)
+
+    def _send(self, name, functions, function, rows, state, fused=False):
+        group = functions.groups[function]
+        nodes = group.nodes[rows]
+        message = self._run(self.kernels[name][1], nodes, group.send, rows, state)
+        self.pixels_out[name][nodes] = message.shape[2:].numel()
+        return self._cut(message)
+
+    def _run(self, kernels, nodes, operations, rows, x):
+        if self._curved:
+            return curved(operations, rows, x)
+        kernels[nodes] = 0
+        for operation in operations:
+            kernels[nodes] += operation.multiply_adds(tuple(x.shape[2:]))
+            x = operation(x, rows)
+        return x
+
+    def _measure_layer(self, name, module, _, y):
+        self.pixels[name] = out_pixels(module, y)
+
+    def loss_of(self, x: object, target: object) -> torch.Tensor:
+        """The loss of a batch.
+
+        Raises:
+            InputError: if it is not one finite number.
+        """
+        return checked(self.loss(self.model(x), target))
+
+    @torch.enable_grad()
+    def products(self, x: object, target: object) -> tuple[float, Callable[[dict], dict]]:
+        """The loss of a batch, and a function from directions to S times directions, both by name as the leaves.
+
+        Raises:
+            InputError: for a loss that is not one finite number or has no gradient.
+        """
+        messages: list[torch.Tensor] = []
+
+        def keep(message):
+            message = message if message.requires_grad else message.detach().requires_grad_()
+            messages.append(message)
+            return message
+
+        with self._cutting(keep):
+            loss = self.loss_of(x, target)
+        if not loss.requires_grad:
+            raise InputError("the loss does not depend on the model's output by torch's operations, so that it has no "
+                             "gradient: compute it from y without detach(), item() or numpy.")
+        gradients = torch.autograd.grad(loss, messages, allow_unused=True)
+        held = iter(list(zip(messages, gradients)))
+        total = []
+
+        def hold(message):
+            value, gradient = next(held)
+            if gradient is not None:
+                total.append((gradient.detach() * message).sum())
+            return value.detach()
+
+        with self._cutting(hold, curved=True), Curved():
+            self.model(x)
+        leaves = list(self.leaves.values())
+        first = _grad(sum(total), leaves, create_graph=True)
+        return loss.item(), partial(self._product, first, leaves)
+
+    def _product(self, first, leaves, directions):
+        inner = sum((gradient * directions[name]).sum() for name, gradient in zip(self.leaves, first))
+        return dict(zip(self.leaves, _grad(inner, leaves, retain_graph=True)))
+
+    @contextlib.contextmanager
+    def _cutting(self, cut, curved=False):
+        before, self._cut, self._curved = self._cut, cut, curved
+        try:
+            yield
+        finally:
+            self._cut, self._curved = before, False
+
+
+def _grad(value, leaves, **options):
+    """Gradients that are 0 where the value does not depend on a leaf."""
+    if not isinstance(value, torch.Tensor) or not value.requires_grad:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad(value, leaves, allow_unused=True, **options)
+    return [torch.zeros_like(leaf) if gradient is None else gradient for gradient, leaf in zip(found, leaves)]
+
+
+def checked(loss: object) -> torch.Tensor:
+    """The loss as a scalar, or an error."""
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise InputError(f"loss must return a tensor of one number, the mean over the batch, got {got}.")
+    if not loss.isfinite():
+        raise InputError(f"the loss is {loss.item()}, so nothing can be said of its change: the training has diverged.")
+    return loss.reshape(())

@@ -1,0 +1,82 @@
+"""What a splitting found and did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import listed
+
+SHOWN = 20  # rows of a table
+
+
+@dataclass(frozen=True)
+class SplitNode:
+    """One node, or channel of a layer, that can be split.
+
+    Args:
+        label: its name.
+        eigenvalue: lambda, the lowest of its splitting matrix.
+        gain: by how much splitting it lowers the loss to second order, -epsilon^2 lambda / 2.
+        cost: multiply-adds of one more copy of it.
+        split: whether it was split.
+    """
+
+    label: str
+    eigenvalue: float
+    gain: float
+    cost: float
+    split: bool
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What :func:`~neuralgraph.growing.split` found and did; prints as a table.
+
+    Args:
+        nodes: all that can be split, in the order of the model.
+        refused: the labels of those that cannot, by the reason.
+        epsilon: how far the weights into a copy were moved.
+        loss_before, loss_after: mean over the batches, in evaluation mode.
+        predicted_change: of the loss, the sum of epsilon^2 lambda / 2 over the nodes that were split.
+        multiply_adds_before, multiply_adds_after: of the model, on one sample.
+        growth: what was split, as JSON has it, for :func:`~neuralgraph.growing.regrow`: "split", by the names of
+            graphs and layers in the model the numbers of nodes and channels, and "k" of each graph's selector.
+    """
+
+    nodes: tuple[SplitNode, ...]
+    refused: dict[str, tuple[str, ...]]
+    epsilon: float
+    loss_before: float
+    loss_after: float
+    predicted_change: float
+    multiply_adds_before: int
+    multiply_adds_after: int
+    growth: dict[str, dict]
+
+    @property
+    def split(self) -> tuple[SplitNode, ...]:
+        """The nodes that were split, those of lowest eigenvalue first."""
+        return tuple(sorted((node for node in self.nodes if node.split), key=lambda node: node.eigenvalue))
+
+    @property
+    def measured_change(self) -> float:
+        """Of the loss."""
+        return self.loss_after - self.loss_before
+
+    def __str__(self) -> str:
+        split = self.split
+        lines = [f"{len(split)} of {len(self.nodes)} nodes split"
+                 + ("" if split else ": none has an eigenvalue below 0 and below that of the next")]
+        if split:
+            width = max(len(node.label) for node in split[:SHOWN])
+            lines.append(f"{'node':{width}}  {'eigenvalue':>11}  {'gain':>9}  {'multiply-adds':>13}")
+            lines += [f"{node.label:{width}}  {node.eigenvalue:>11.3e}  {node.gain:>9.2e}  {node.cost:>13,.0f}"
+                      for node in split[:SHOWN]]
+            if len(split) > SHOWN:
+                lines.append(f"and {len(split) - SHOWN} more")
+        lines += [f"loss           {self.loss_before:.6f} -> {self.loss_after:.6f} (change {self.measured_change:.2e}, "
+                  f"predicted {self.predicted_change:.2e})",
+                  f"multiply-adds  {self.multiply_adds_before:,} -> {self.multiply_adds_after:,}"]
+        lines += [f"not split      {len(labels)}: {why} ({listed(labels, most=3)})"
+                  for why, labels in self.refused.items()]
+        return "\n".join(lines)
