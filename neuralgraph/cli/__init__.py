@@ -72,6 +72,20 @@ def with_place(function):
     return command
 
 
+def with_jobs(function):
+    """The options --jobs and --threads for commands that make many runs."""
+
+    @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
+                  help="How many runs at a time, each in a process of its own.")
+    @click.option("--threads", type=click.IntRange(min=1),
+                  help="CPU threads of each run; default all cores, divided among the jobs.")
+    @functools.wraps(function)
+    def command(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return command
+
+
 @main.command()
 @click.argument("recipe", required=False)
 def recipes(recipe):
@@ -198,13 +212,13 @@ def report(runs, out):
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs; default runs/TABLE.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Change a field of all recipes; may be repeated.")
+@with_jobs
 @with_place
-@with_threads
-def reproduce(table, data, epochs, seeds, rows, out, settings, device, workers):
+def reproduce(table, data, epochs, seeds, rows, out, settings, device, workers, jobs, threads):
     """Run the rows of a table of the paper, and print them beside its numbers.
 
     Stopped or killed, the same command goes on where it was.
     """
     from . import reproducing
 
-    reproducing.reproduce(table, data, epochs, seeds, rows, out, settings, device, workers)
+    reproducing.reproduce(table, data, epochs, seeds, rows, out, settings, device, workers, jobs, threads)
