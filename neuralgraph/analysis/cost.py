@@ -212,6 +212,8 @@ def _layer_cost(layer: nn.Module, after: torch.Size, share: float) -> Cost:
 
 def _live_ends(model: Classifier) -> tuple[float, float]:
     """The shares of the first network's inputs that are read and of the last one's outputs that are fed."""
+    if not model.stages:
+        return 1.0, 1.0
     first, last = model.stages[0], model.stages[-1]
     inputs = first.wiring.inputs
     read = ~dead_nodes(first.wiring, _real(first)).no_out[inputs]

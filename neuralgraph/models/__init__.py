@@ -6,6 +6,7 @@ import inspect
 
 from ..errors import InputError, UnknownNameError, lookup, whole
 from .classifier import Classifier
+from .convnet import tiny_convnet
 from .mobilenet import mobilenet_dnw, mobilenet_dnw_small, mobilenet_v1
 from .preprocessing import Preprocessing
 from .tiny import tiny_continuous, tiny_discrete, tiny_static
@@ -14,6 +15,7 @@ MODELS = {
     "tiny-static": tiny_static,
     "tiny-discrete": tiny_discrete,
     "tiny-continuous": tiny_continuous,
+    "tiny-convnet": tiny_convnet,
     "mobilenet-dnw": mobilenet_dnw,
     "mobilenet-dnw-small": mobilenet_dnw_small,
     "mobilenet-v1": mobilenet_v1,
@@ -61,4 +63,4 @@ def options_of(name: str) -> set[str]:
 
 
 __all__ = ["MODELS", "Classifier", "Preprocessing", "create", "mobilenet_dnw", "mobilenet_dnw_small",
-           "mobilenet_v1", "names", "options_of", "tiny_continuous", "tiny_discrete", "tiny_static"]
+           "mobilenet_v1", "names", "options_of", "tiny_continuous", "tiny_convnet", "tiny_discrete", "tiny_static"]

@@ -7,8 +7,11 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..data import DATASETS
 from ..errors import InputError, RunError
+from ..layers import choices_of
 from ..models import Classifier
 from ..selectors import FROM_TRAINED
 from .checkpoint import read_checkpoint
@@ -117,6 +120,9 @@ def take_over(model: Classifier, recipe: Recipe, source: Run) -> None:
             raise RunError(f"the run in {recipe.source} has other candidate edges; use the same model "
                            "settings.")
         mine.selector.draw(theirs.weight)
+    names, trained = {id(own): name for name, own in model.named_parameters()}, dict(source.model.named_parameters())
+    for _, choice in choices_of(model):
+        choice.selector.draw(torch.cat([trained[names[id(own)]].detach().flatten() for own in choice.parameters()]))
     values = source.model.state_dict()
     if recipe.selector == "lottery-ticket":
         values, _ = read_checkpoint(source.folder / INITIAL)
