@@ -56,7 +56,17 @@ def going_on(display: ProgressBar) -> Iterator[None]:
         display.close()
 
 
-def spread_text(numbers: dict) -> str:
+def run_text(name: str, run: dict) -> str:
+    """One line about a run."""
+    title = f"{name}, seed {run['seed']}: "
+    if run["failure"]:
+        return f"{title}failed in epoch {run['epochs'] + 1}: {run['failure']}"
+    if not run["epochs"]:
+        return f"{title}no epochs"
+    return f"{title}test accuracy {run['last']:.2f} % (best {run['best']:.2f} %) after {run['epochs']} epochs"
+
+
+def spread_text(numbers: dict, digits: int = 1) -> str:
     """Mean and standard deviation, or as much of it as there is.
 
     >>> spread_text({"mean": 80.94, "std": 0.6}), spread_text({"mean": 80.94, "std": None})
@@ -64,7 +74,7 @@ def spread_text(numbers: dict) -> str:
     """
     if numbers["mean"] is None:
         return "-"
-    return f"{numbers['mean']:.1f}" + ("" if numbers["std"] is None else f" ± {numbers['std']:.1f}")
+    return f"{numbers['mean']:.{digits}f}" + ("" if numbers["std"] is None else f" ± {numbers['std']:.{digits}f}")
 
 
 def duration(seconds: float) -> str:

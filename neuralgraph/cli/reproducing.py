@@ -8,7 +8,7 @@ import click
 
 from ..training import keep_freed_memory
 from ..training.reproduce import Reproduction
-from .reporting import going_on, print_table, spread_text
+from .reporting import going_on, print_table, run_text, spread_text
 from .training import Display, given_settings
 
 
@@ -25,16 +25,6 @@ def reproduce(table: str, data: str, epochs: int | None, seeds: int, rows: str |
         for result in plan.run(display, device=device, workers=workers, jobs=jobs, threads=threads):
             display.say(run_text(*result["newest"]) + "\n")
     _print_result(result, plan)
-
-
-def run_text(name: str, run: dict) -> str:
-    """One line about a run."""
-    title = f"{name}, seed {run['seed']}: "
-    if run["failure"]:
-        return f"{title}failed in epoch {run['epochs'] + 1}: {run['failure']}"
-    if not run["epochs"]:
-        return f"{title}no epochs"
-    return f"{title}test accuracy {run['last']:.2f} % (best {run['best']:.2f} %) after {run['epochs']} epochs"
 
 
 def _print_result(result: dict, plan: Reproduction) -> None:

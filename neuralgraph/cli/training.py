@@ -46,7 +46,7 @@ class Display(ProgressBar):
 
 def recipes(name: str | None) -> None:
     if name is not None:
-        rows = _recipe(name).settings()
+        rows = recipe_named(name).settings()
         widths = [max(len(str(row[column])) for row in rows) for column in (0, 1)]
         for key, value, kind, meaning in rows:
             value = "none" if value is None else str(value).lower() if isinstance(value, bool) else value
@@ -77,7 +77,7 @@ def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str
             folder = _found(recipe, out)
             run = Run.open(folder, settings=given, accept_changes=accept_changes, **place)
         else:
-            chosen = _recipe(recipe).with_settings(given)
+            chosen = recipe_named(recipe).with_settings(given)
             with _own_folder(chosen.name, out, ranks) as folder:
                 run = Run.create(chosen, folder, **place)
         _train(run, check_ranks)
@@ -115,7 +115,7 @@ def evaluate(folder: Path, backend: str | None, device: str, workers: int | None
                f"of {run.data.name}, {count / seconds:.0f} images/s with {used}")
 
 
-def _recipe(name: str) -> Recipe:
+def recipe_named(name: str) -> Recipe:
     """A recipe by its name, or from a file or the folder of a run."""
     if name not in RECIPES and Path(name).exists():
         return Recipe.read(name)

@@ -115,12 +115,12 @@ class Comparison:
             yield job.name, result, done
 
 
-def spread(runs: Sequence[dict], key: str) -> dict:
+def spread(runs: Sequence[dict], key: str, digits: int = 3) -> dict:
     """Mean and sample standard deviation of a number over runs; None where there are too few.
 
     >>> spread([{"last": 80.0}, {"last": 82.0}], "last")
     {'mean': 81.0, 'std': 1.414, 'runs': 2}
     """
     values = [run[key] for run in runs if run[key] is not None]
-    return {"mean": round(statistics.mean(values), 3) if values else None,
-            "std": round(statistics.stdev(values), 3) if len(values) > 1 else None, "runs": len(values)}
+    return {"mean": round(statistics.mean(values), digits) if values else None,
+            "std": round(statistics.stdev(values), digits) if len(values) > 1 else None, "runs": len(values)}
