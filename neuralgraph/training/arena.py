@@ -291,7 +291,8 @@ class Arena:
 
 def k_is(selector: str) -> str:
     """Whether a selector's k is "needed", "optional" or "found" by itself, so that it takes none."""
-    k = arguments(selectors.SELECTORS[selector]).get("k")
+    build = selectors.SELECTORS[selector]
+    k = arguments(getattr(build, "kind", build)).get("k")
     if k is None or not k.kinds:
         return "found"
     return "optional" if type(None) in k.kinds else "needed"
