@@ -165,13 +165,14 @@ def inspect(source):
 @run_argument
 @click.option("--format", "format_", required=True, metavar="FORMAT",
               help="graphml, gexf, dot, json (node-link), or onnx: the whole model.")
+@click.option("--live-only", is_flag=True, help="dot: leave out the nodes without edges.")
 @click.option("--normalise", is_flag=True, help="onnx: let the file take bytes and normalise them itself.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
-def export(run, format_, normalise, out):
+def export(run, format_, live_only, normalise, out):
     """Write the learned wiring of RUN, with roles, blocks, kernels and weights."""
     from . import looking
 
-    looking.export(run, format_, normalise, out)
+    looking.export(run, format_, live_only, normalise, out)
 
 
 @main.command()

@@ -16,6 +16,7 @@ from ..backends.transforms import has_numbers, is_transformed, untransformed, wi
 from ..errors import InputError, SelectionError, whole
 from ..selectors import Selection, Selector, check_finite, hold, let_go
 from ..wiring import Stage, Wiring
+from ..wiring.drawing import picture
 from ..wiring.wiring import OUTPUT
 from .functions import NodeFunctions
 
@@ -213,6 +214,11 @@ class NeuralGraph(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"{self.wiring!r}, backend={self.backend!r}" + ("" if self.dims == 2 else f", dims={self.dims}")
+
+    def _repr_html_(self) -> str:
+        wiring, kind = self.learned_wiring(), type(self).__name__
+        return picture(wiring, f"{kind}: {wiring.num_edges:,} real of {self.wiring.num_edges:,} candidate edges between "
+                               f"{wiring.num_nodes:,} nodes, {self.selector}")
 
     def __getstate__(self):
         # A copy or a pickle chooses its own edges; DGL blocks of the old ones stay behind.
