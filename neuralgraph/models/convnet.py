@@ -81,8 +81,9 @@ def _shares(k: int, shapes: dict[str, torch.Size], per: str, granularity: str, b
     >>> _shares(7, {"a": torch.Size((2, 2, 3, 3)), "b": torch.Size((4, 2))}, "layer", "weight", "uniform")
     {'a': 0.16666666666666666, 'b': 0.125}
     """
-    number = {name: shape.numel() if granularity == "weight" else shape[0] * shape[1]
-              for name, shape in shapes.items()}
+    if granularity == "kernel":
+        shapes = {name: shape[:2] for name, shape in shapes.items()}
+    number = {name: shape.numel() for name, shape in shapes.items()}
     total = sum(number.values())
     k = check_k(k, total, "candidates")
     if per == "model":
