@@ -10,6 +10,13 @@ from collections.abc import Iterable
 class NeuralGraphError(Exception):
     """Every error that neuralgraph raises on purpose."""
 
+    def __reduce__(self):  # to come from another process: some are made of more than their message
+        return _as_it_was, (type(self), self.args)
+
+
+def _as_it_was(kind: type[NeuralGraphError], args: tuple) -> NeuralGraphError:
+    return kind.__new__(kind, *args)
+
 
 class WiringError(NeuralGraphError, ValueError):
     """A graph that cannot be a wiring, or a wiring that a network cannot run."""

@@ -10,7 +10,7 @@ ROOMS = ["kernels", "nodes", "wiring", "selectors", "backends", "networks", "lay
          "plan", "inference", "export", "analysis", "growing", "data", "training", "compat", "explorer", "cli"]
 FOR_ALL = {"errors", "_dgl", "_files", "_version"}
 ONLY_IN = {"numba": {"kernels"}, "llvmlite": {"kernels"}, "dgl": {"_dgl.py"},
-           "torchdiffeq": {"networks/continuous.py"}, "click": {"cli"}}
+           "torchdiffeq": {"networks/continuous.py"}, "click": {"cli"}, "ray": {"training/ways.py"}}
 
 
 def imports(path):

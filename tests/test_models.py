@@ -6,7 +6,9 @@ from torch import nn
 
 import neuralgraph as ng
 from neuralgraph.analysis import block_counts, dead_nodes, degrees, longest_path
-from neuralgraph.errors import InputError, UnknownNameError
+from neuralgraph.errors import InputError, NeuralGraphError, UnknownNameError
+from neuralgraph.layers import densify
+from neuralgraph.layers.sparse import sparse_layers
 
 
 def test_tiny_static_has_the_papers_size():
@@ -251,3 +253,49 @@ def test_structure_against_networkx():
     assert sum(block_counts(wiring).values()) == 25
     assert all(torch.equal(a, b) for a, b in zip(degrees(network.wiring, network.selection().real),
                                                  (inward, outward)))
+
+
+@pytest.mark.parametrize("options, real", [
+    ({"k": 2000}, (466, 904, 630)), ({"k": 2000, "budget": "uniform"}, (395, 1578, 27)),
+    ({"k": 93_440}, (18_432, 73_728, 1280)), ({"density": 0.25, "budget": "uniform"}, (4608, 18_432, 320)),
+    ({"k": 1000, "granularity": "kernel"}, None), ({"k": 5000, "per": "model"}, None)])
+def test_tiny_convnet_keeps_as_many_weights_as_asked(options, real):
+    model = ng.models.create("tiny-convnet", in_channels=1, image_size=8, **options)
+    layers = sparse_layers(model)
+    counts = [int(layer.real().sum()) for layer in layers]
+    assert sum(layer.weight.numel() for layer in layers) == 93_440
+    assert sum(counts) == model.num_real_edges == sum(layer.k for layer in layers)
+    if options.get("granularity") == "kernel":
+        kernels = [int(layer.real().flatten(2).any(2).sum()) if layer.weight.dim() == 4 else int(layer.real().sum())
+                   for layer in layers]
+        assert sum(kernels) == 1000
+    elif "k" in options:
+        assert sum(counts) == options["k"]
+    assert real is None or tuple(counts) == real
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_complete_tiny_convnet_is_the_dense_one():
+    """The same layers without selectors, and costs by hand: 8x8, 4x4 and 2x2 maps."""
+    model = ng.models.create("tiny-convnet", selector="complete", in_channels=1, image_size=8).eval()
+    dense = densify(model)
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(model(x), dense(x)) and model.num_real_edges == 93_440
+    assert ng.analysis.cost(model).multiply_adds == 9 * 32 * 64 + 9 * 32 * 64 * 16 + 9 * 64 * 128 * 4 + 1280
+    sparse = ng.models.create("tiny-convnet", k=2000, in_channels=1, image_size=8)
+    assert ng.analysis.cost(sparse).multiply_adds == 9 * 32 * 64 + 466 * 16 + 904 * 4 + 630
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"k": 93_441}, "at most the 93440"), ({"k": 2}, "leaves no weight"), ({"k": 5, "density": 0.1}, "give one of them"),
+    ({"k": 500, "per": "node"}, "needs density"), ({"selector": "complete", "k": 5}, "leave k and density out"),
+    ({"budget": "fair"}, "unknown budget"), ({"granularity": "block"}, "unknown granularity")])
+def test_bad_tiny_convnets(options, message):
+    with pytest.raises(NeuralGraphError, match=message):
+        ng.models.create("tiny-convnet", **options)
+
+
+def test_a_model_without_graphs_is_refused_by_name(tmp_path):
+    model = ng.models.create("tiny-convnet", k=2000, in_channels=1, image_size=8)
+    with pytest.raises(InputError, match="no neural graph: nothing to compile"):
+        ng.compile(model)

@@ -78,7 +78,7 @@ def assert_same(model, proto):
     ("tiny-discrete", {}), ("tiny-discrete", {"image_size": 8, "steps": 2, "selector": "random"}),
     ("mobilenet-dnw", {"stages": SMALL_STAGES, "width": 0.5}),
     ("mobilenet-dnw-small", {"stages": SMALL_STAGES, "width": 0.5}),
-    ("mobilenet-v1", {"width": 0.25})])
+    ("mobilenet-v1", {"width": 0.25}), ("tiny-convnet", {"k": 2000}), ("tiny-convnet", {"selector": "complete"})])
 def test_onnxruntime_agrees(name, options):
     options = {"image_size": 32, "num_classes": 10, **options}
     model = shaken(ng.models.create(name, **options))

@@ -17,7 +17,7 @@ from neuralgraph.networks import static
 from neuralgraph.training import RECIPES, Recipe, Run
 from neuralgraph.training.opening import make_model
 from neuralgraph.training.recipes import GROUPS
-from neuralgraph.training.reproduce import _text
+from neuralgraph.training.job import as_setting
 
 K = {0.15: 70_643, 0.225: 158_944, 0.3: 282_565, 0.49: 753_816}  # edges of the five graphs together
 
@@ -223,6 +223,6 @@ def test_the_listed_settings_are_those_that_can_be_set(name):
 def test_a_recorded_command_can_be_pasted_back():
     settings = {"solver_options": '{"step_size": 0.5}', "selector_options": '{"per": "block"}', "epochs": "1"}
     recipe = RECIPES["tiny-static"].with_settings(settings)
-    text = {name: _text(value) for name, value in vars(recipe).items() if name in settings}
+    text = {name: as_setting(value) for name, value in vars(recipe).items() if name in settings}
     pasted = dict(part.split("=", 1) for part in shlex.split(" ".join(f"{k}={v}" for k, v in text.items())))
     assert RECIPES["tiny-static"].with_settings(pasted) == recipe

@@ -18,7 +18,8 @@ import neuralgraph as ng
 from neuralgraph.cli import main
 from neuralgraph.errors import InputError, RunError, UnknownNameError
 from neuralgraph.training import RECIPES, Interrupted, Run, Watcher
-from neuralgraph.training.reproduce import TABLES, Reproduction, spread
+from neuralgraph.training.comparison import spread
+from neuralgraph.training.reproduce import TABLES, Reproduction
 
 QUICK = {"batch_size": "40", "k": "2000"}
 ROWS = ["static-rg", "static-dnw"]

@@ -16,6 +16,7 @@ from ..models import Classifier
 from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
 from ..nodes import Operation
 from ..plan import evaluating, reduced
+from ..selectors import Selector
 from ..sharing import plain
 from ..wiring.wiring import INPUT, OUTPUT
 from .structure import dead_nodes
@@ -166,6 +167,7 @@ def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
     """Follows one image through the model and counts every call of every layer on the maps it sees."""
     stem_live, head_live = _live_ends(model) if skip_dead else (1.0, 1.0)
     inside = {module for network in model.networks for module in network.modules()}
+    inside |= {module for module in model.modules() if isinstance(module, Selector)}  # what it learns is no layer
     layers = [m for m in model.modules() if m in set(model.networks) or (
         m not in inside and isinstance(m, (*WEIGHTED, *POOLS, *NORMS)))]
     for name, module in model.named_modules():
@@ -215,6 +217,8 @@ def _layer_cost(layer: nn.Module, after: torch.Size, share: float) -> Cost:
 
 def _live_ends(model: Classifier) -> tuple[float, float]:
     """The shares of the first network's inputs that are read and of the last one's outputs that are fed."""
+    if not model.stages:
+        return 1.0, 1.0
     first, last = model.stages[0], model.stages[-1]
     inputs = first.wiring.inputs
     read = ~dead_nodes(first.wiring, _real(first)).no_out[inputs]

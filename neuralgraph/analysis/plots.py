@@ -185,6 +185,54 @@ def weight_histogram(network: NeuralGraph):
     return figure
 
 
+def arena(result: Mapping):
+    """Contenders one below the other: their test accuracy, its difference to the first, and multiply-adds.
+
+    A dot is a run; a mark with a bar is their mean and standard deviation, and of the differences the mean with
+    its bootstrap interval.
+
+    Args:
+        result: as ``arena.json`` has it.
+    """
+    rows = [row for row in result["contenders"] if row["last"]["mean"] is not None]
+    if not rows:
+        raise InputError("there is no finished run to draw.")
+    figure = _figure(11, 1.6 + 0.34 * len(rows))
+    accuracy, difference, adds = figure.subplots(1, 3, sharey=True, width_ratios=(4, 4, 3))
+    for place, row in enumerate(rows):
+        for axes, mean, low, high in _bars(row, accuracy, difference):
+            axes.plot([low, high], [place, place], color=COLOURS[0], linewidth=1.6)
+            axes.plot(mean, place, marker="D", color=COLOURS[0], markersize=5)
+        runs = [run for run in row["runs"] if run["last"] is not None]
+        accuracy.plot([run["last"] for run in runs], [place] * len(runs), linestyle="", marker="o", markersize=4,
+                      color=COLOURS[1], alpha=0.6, markeredgewidth=0)
+        adds.plot([run["multiply_adds"] for run in runs], [place] * len(runs), linestyle="", marker="o", markersize=4,
+                  color=COLOURS[1], alpha=0.6, markeredgewidth=0)
+    accuracy.set_yticks(range(len(rows)), [_text(row["label"]) for row in rows])
+    accuracy.set(ylim=(len(rows) - 0.4, -0.6), xlabel="test accuracy (%)")
+    difference.axvline(0, color="0.4", linewidth=0.8)
+    difference.set_xlabel(f"points against {_text(result['baseline'])}")
+    adds.set_xlabel("multiply-adds per image")
+    most = [run["multiply_adds"] for row in rows for run in row["runs"] if run["multiply_adds"]]
+    if most and max(most) > 10 * min(most):
+        adds.set_xscale("log")
+    for axes in (accuracy, difference, adds):
+        axes.grid(axis="x", color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def _bars(row: Mapping, accuracy, difference):
+    """(axes, mean, low, high) of what is known of a contender."""
+    mean, std = row["last"]["mean"], row["last"]["std"] or 0.0
+    yield accuracy, mean, mean - std, mean + std
+    if row["difference"] is not None:
+        own = row["difference"]
+        low, high = (own["mean"] if own[name] is None else own[name] for name in ("low", "high"))
+        yield difference, own["mean"], low, high
+
+
 def _histogram(axes, degree: torch.Tensor, colour: str) -> None:
     """One bar per degree, or per range of degrees where there are many."""
     top = int(degree.max()) + 1 if len(degree) else 1

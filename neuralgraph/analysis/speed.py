@@ -103,7 +103,12 @@ def inference_speed(model: Classifier, images: torch.Tensor, backends=("dense", 
     """The speed of every backend and of the compiled model on a batch, in evaluation, on the CPU.
 
     Models that cannot be compiled (continuous time) have no entry "compiled".
+
+    Raises:
+        InputError: for a model without neural graphs, which has no sums to compute in several ways.
     """
+    if not model.networks:
+        raise InputError("this model has ordinary layers only, no neural graph whose backends could be compared.")
     was_training, before = model.training, [network.backend for network in model.networks]
     model.eval()
 

@@ -72,6 +72,20 @@ def with_place(function):
     return command
 
 
+def with_jobs(function):
+    """The options --jobs and --threads for commands that make many runs."""
+
+    @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,
+                  help="How many runs at a time, each in a process of its own.")
+    @click.option("--threads", type=click.IntRange(min=1),
+                  help="CPU threads of each run; default all cores, divided among the jobs.")
+    @functools.wraps(function)
+    def command(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return command
+
+
 @main.command()
 @click.argument("recipe", required=False)
 def recipes(recipe):
@@ -201,6 +215,35 @@ def report(runs, out):
 
 
 @main.command()
+@click.argument("recipe")
+@click.option("--selectors", required=True, metavar="NAME,NAME...",
+              help="Contenders; the first is what the others are compared with. Options: rigl:every=50:drop=0.5, "
+                   "a name for it: often=rigl:every=10.")
+@click.option("--k", type=click.IntRange(min=0), help="Number of real edges; default the recipe's.")
+@click.option("--density", type=float, help="The same as a share of the candidates.")
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many, from 0.")
+@click.option("--epochs", type=click.IntRange(min=0), help="Passes over the training images.")
+@click.option("--data", metavar="NAME|PATH", help="Images, as for `neuralgraph train`.")
+@click.option("--on", type=click.Choice(["graph", "layers"]), default="graph", show_default=True,
+              help="layers: the model tiny-convnet, of sparse layers, instead of the recipe's.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs; default runs/arena-RECIPE.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Change a setting of all contenders; may be repeated.")
+@click.option("--ray", is_flag=False, flag_value="", metavar="[ADDRESS]",
+              help="Make the runs on a Ray cluster, without ADDRESS on the one at hand or a new one here.")
+@with_jobs
+@with_place
+def arena(recipe, **options):
+    """Compare ways to choose the edges of RECIPE: equal k, epochs, initial weights and order of images.
+
+    Stopped or killed, the same command goes on where it was.
+    """
+    from . import contending
+
+    contending.arena(recipe, **options)
+
+
+@main.command()
 @click.argument("table", metavar="table1|table2")
 @click.option("--data", required=True, metavar="NAME|PATH", help="CIFAR-10: its archive or a folder.")
 @click.option("--epochs", type=click.IntRange(min=0),
@@ -211,13 +254,13 @@ def report(runs, out):
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs; default runs/TABLE.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="Change a field of all recipes; may be repeated.")
+@with_jobs
 @with_place
-@with_threads
-def reproduce(table, data, epochs, seeds, rows, out, settings, device, workers):
+def reproduce(table, data, epochs, seeds, rows, out, settings, device, workers, jobs, threads):
     """Run the rows of a table of the paper, and print them beside its numbers.
 
     Stopped or killed, the same command goes on where it was.
     """
     from . import reproducing
 
-    reproducing.reproduce(table, data, epochs, seeds, rows, out, settings, device, workers)
+    reproducing.reproduce(table, data, epochs, seeds, rows, out, settings, device, workers, jobs, threads)

@@ -11,6 +11,8 @@ from ..analysis import (TABLE_3, block_counts, cost, dead_nodes, degrees, longes
                         micronet_score)
 from ..export import export_onnx
 from ..errors import InputError, listed, lookup
+from ..layers import summary
+from ..layers.sparse import sparse_layers
 from ..models import Classifier
 from ..training import Recipe, open_model
 from ..wiring import Wiring, read, write
@@ -30,6 +32,8 @@ def inspect(source: Path) -> None:
             price = cost(network, *size)
             click.echo(f"cost           {price.multiply_adds:,} multiply-adds on {size[0]}x{size[1]} "
                        f"maps, {price.parameters:,} parameters (edges and kernels of live nodes)")
+        if sparse_layers(model):
+            click.echo(f"\n{summary(model)}")
         _print_cost(recipe, model)
     elif source.is_file():
         _describe(read(source), candidates=None)
@@ -52,6 +56,8 @@ def export(folder: Path, format_: str, live_only: bool, normalise: bool, out: Pa
         click.echo(f"{out}: the whole model, {'bytes of ' if normalise else ''}images ({model.in_channels}, "
                    f"{model.image_size}, {model.image_size}) to logits, {model.num_real_edges} edges")
         return
+    if not networks:
+        raise InputError("this run's model has ordinary layers only, no wiring to write; --format onnx writes all of it.")
     for number, network in enumerate(networks):
         path = out if len(networks) == 1 else out.with_stem(f"{out.stem}-{number + 1}")
         wiring = network.learned_wiring()

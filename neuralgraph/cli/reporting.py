@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from ..training import Interrupted, ProgressBar
 from ..training.report import compare, draw, read_records
 
 COLUMNS = (  # key in a line of the table, title, form
@@ -38,6 +41,40 @@ def print_table(cells: list[list[str]]) -> None:
     for row in cells:
         rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
         click.echo("  ".join([row[0].ljust(widths[0]), *rest]))
+
+
+@contextlib.contextmanager
+def going_on(display: ProgressBar) -> Iterator[None]:
+    """Around many runs: closes the bar, and says how to go on if they are stopped."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as stop:
+        display.close()
+        click.echo(f"{stop or 'stopped'}\nThe same command goes on from there.", err=True)
+        raise SystemExit(130) from None
+    finally:
+        display.close()
+
+
+def run_text(name: str, run: dict) -> str:
+    """One line about a run."""
+    title = f"{name}, seed {run['seed']}: "
+    if run["failure"]:
+        return f"{title}failed in epoch {run['epochs'] + 1}: {run['failure']}"
+    if not run["epochs"]:
+        return f"{title}no epochs"
+    return f"{title}test accuracy {run['last']:.2f} % (best {run['best']:.2f} %) after {run['epochs']} epochs"
+
+
+def spread_text(numbers: dict, digits: int = 1) -> str:
+    """Mean and standard deviation, or as much of it as there is.
+
+    >>> spread_text({"mean": 80.94, "std": 0.6}), spread_text({"mean": 80.94, "std": None})
+    ('80.9 ± 0.6', '80.9')
+    """
+    if numbers["mean"] is None:
+        return "-"
+    return f"{numbers['mean']:.{digits}f}" + ("" if numbers["std"] is None else f" ± {numbers['std']:.{digits}f}")
 
 
 def duration(seconds: float) -> str:

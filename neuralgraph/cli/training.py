@@ -10,6 +10,7 @@ from shlex import quote
 import click
 
 from ..errors import InputError, RunError, lookup
+from ..layers.sparse import sparse_layers
 from ..training import (RECIPES, GrowingRun, Interrupted, ProgressBar, Recipe, Run, Watcher, join,
                         keep_freed_memory, read_recipe)
 from ..training.distributed import Ranks
@@ -28,12 +29,15 @@ class Display(ProgressBar):
     """The bar, and one line of a table per epoch."""
 
     def started(self, run):
-        edges = ", ".join(f"{network.num_real} of {network.wiring.num_edges} edges"
-                          for network in run.model.networks)
+        edges = ", ".join([f"{network.num_real} of {network.wiring.num_edges} edges"
+                           for network in run.model.networks]
+                          + [f"{layer.k} of {layer.num_weights} weights" for layer in sparse_layers(run.model)]
+                          or ["all weights"])
         click.echo(f"{run.recipe.name} on {run.data.name}: {run.data.num_train} training and "
                    f"{run.data.num_test} test images, {edges}, selector "
                    f"{run.recipe.selector}, in {run.folder}")
-        click.echo(" ".join(_width(shape, title) for _, title, shape in COLUMNS))
+        self.columns = [column for column in COLUMNS if column[0] in run.loop.columns]
+        click.echo(" ".join(_width(shape, title) for _, title, shape in self.columns))
         super().started(run)
 
     def grew(self, run, report):
@@ -41,12 +45,12 @@ class Display(ProgressBar):
         click.echo(f"\n{report}\n")
 
     def finished_epoch(self, run, row):
-        self.say(" ".join(shape.format(row[name]) for name, _, shape in COLUMNS))
+        self.say(" ".join(shape.format(row[name]) for name, _, shape in self.columns))
 
 
 def recipes(name: str | None) -> None:
     if name is not None:
-        rows = _recipe(name).settings()
+        rows = recipe_named(name).settings()
         widths = [max(len(str(row[column])) for row in rows) for column in (0, 1)]
         for key, value, kind, meaning in rows:
             value = "none" if value is None else str(value).lower() if isinstance(value, bool) else value
@@ -78,7 +82,7 @@ def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str
             kind = Run if read_recipe(folder)[0].grow is None else GrowingRun
             run = kind.open(folder, settings=given, accept_changes=accept_changes, **place)
         else:
-            chosen = _recipe(recipe).with_settings(given)
+            chosen = recipe_named(recipe).with_settings(given)
             with _own_folder(chosen.name, out, ranks) as folder:
                 run = (Run if chosen.grow is None else GrowingRun).create(chosen, folder, **place)
         _train(run, check_ranks)
@@ -111,12 +115,12 @@ def evaluate(folder: Path, backend: str | None, device: str, workers: int | None
     accuracy, top5, loss = run.evaluate()
     seconds = time.perf_counter() - began
     count = run.data.num_test
-    used = ", ".join(sorted({repr(network.backend) for network in run.model.networks}))
+    used = ", ".join(sorted({repr(network.backend) for network in run.model.networks})) or "ordinary layers"
     click.echo(f"test accuracy {accuracy:.2f} %, top-5 {top5:.2f} %, loss {loss:.4f} on {count} images "
                f"of {run.data.name}, {count / seconds:.0f} images/s with {used}")
 
 
-def _recipe(name: str) -> Recipe:
+def recipe_named(name: str) -> Recipe:
     """A recipe by its name, or from a file or the folder of a run."""
     if name not in RECIPES and Path(name).exists():
         return Recipe.read(name)

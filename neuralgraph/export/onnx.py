@@ -13,6 +13,8 @@ from torch import nn
 from .._files import replace
 from .._version import __version__
 from ..errors import InputError, MissingPackageError, whole
+from ..layers import densify
+from ..layers.sparse import sparse_layers
 from ..models import Classifier, Preprocessing
 from ..networks import NeuralGraph
 from ..plan import evaluating, joined, lower, lower_all, refuse_special, special
@@ -118,11 +120,14 @@ def _network_shape(network: NeuralGraph, space: tuple[int, ...] | None) -> tuple
 def _classifier(graph: Graph, model: Classifier, x: str, shape: tuple[int, ...]) -> tuple[str, torch.Tensor]:
     refuse_special(model, "the classifier", (Classifier,), inner=False)
     sample = torch.zeros(1, *shape, dtype=next(model.parameters(), torch.zeros(())).dtype)
+    if sparse_layers(model):
+        model = densify(model)
     x, sample = _module(graph, model.stem, x, sample)
-    plan = functools.reduce(joined, lower_all(model.stages))
-    x = add_plan(graph, plan, x, tuple(sample.shape[2:]))
-    for network in model.stages:
-        sample = network(sample)
+    if model.stages:
+        plan = functools.reduce(joined, lower_all(model.stages))
+        x = add_plan(graph, plan, x, tuple(sample.shape[2:]))
+        for network in model.stages:
+            sample = network(sample)
     return _module(graph, model.head, x, sample)
 
 

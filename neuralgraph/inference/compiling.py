@@ -106,6 +106,8 @@ def compile(model: nn.Module) -> nn.Module:
 
 
 def _compile_classifier(model: Classifier) -> CompiledModel:
+    if not model.stages:
+        raise InputError("this classifier has ordinary layers only, no neural graph: nothing to compile.")
     plans = lower_all(model.stages)
     head = _copy(model.head)
     head = copy.deepcopy(model.head).eval() if head is None else head

@@ -6,6 +6,7 @@ import inspect
 
 from ..errors import InputError, UnknownNameError, lookup, whole
 from .classifier import Classifier
+from .convnet import tiny_convnet
 from .mobilenet import mobilenet_dnw, mobilenet_dnw_small, mobilenet_v1
 from .mobilenet_expander import mobilenet_expander
 from .preprocessing import Preprocessing
@@ -15,6 +16,7 @@ MODELS = {
     "tiny-static": tiny_static,
     "tiny-discrete": tiny_discrete,
     "tiny-continuous": tiny_continuous,
+    "tiny-convnet": tiny_convnet,
     "mobilenet-dnw": mobilenet_dnw,
     "mobilenet-dnw-small": mobilenet_dnw_small,
     "mobilenet-v1": mobilenet_v1,
@@ -63,4 +65,5 @@ def options_of(name: str) -> set[str]:
 
 
 __all__ = ["MODELS", "Classifier", "Preprocessing", "create", "mobilenet_dnw", "mobilenet_dnw_small",
-           "mobilenet_expander", "mobilenet_v1", "names", "options_of", "tiny_continuous", "tiny_discrete", "tiny_static"]
+           "mobilenet_expander", "mobilenet_v1", "names", "options_of", "tiny_continuous", "tiny_convnet",
+           "tiny_discrete", "tiny_static"]

@@ -6,17 +6,18 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..layers.sparse import sparse_layers
 from ..networks import NeuralGraph
 from ..networks.network import autocasts
 from .preprocessing import Preprocessing
 
 
 class Classifier(nn.Module):
-    """stem -> one or more networks -> head: images (B, C, H, W) to logits (B, classes).
+    """stem -> networks -> head: images (B, C, H, W) to logits (B, classes).
 
     Args:
         stem: images to the input channels of the first network.
-        networks: each takes the outputs of the one before.
+        networks: each takes the outputs of the one before; none, if ordinary layers are all there is.
         head: outputs of the last network to logits.
         in_channels: C.
         image_size: side of the images the model was made for, in pixels.
@@ -53,5 +54,5 @@ class Classifier(nn.Module):
 
     @property
     def num_real_edges(self) -> int:
-        """k, summed over the networks."""
-        return sum(network.num_real for network in self.networks)
+        """k, summed over the networks; real weights of sparse layers count too."""
+        return sum(network.num_real for network in self.networks) + sum(layer.k for layer in sparse_layers(self))

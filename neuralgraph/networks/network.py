@@ -63,7 +63,7 @@ class NeuralGraph(nn.Module, ABC):
         self.stages = self._schedule(wiring)
         self.functions = NodeFunctions(wiring, generator, dtype, dims)
         self.weight = nn.Parameter(self._initial_weight(generator, dtype))
-        selector.bind(wiring, self.weight, generator)  # last: what fails before leaves it unused
+        selector.bind(wiring, self.weight, aside(generator))  # last: what fails before leaves it unused
         self.selector = selector
         self._inputs, self._outputs = len(wiring.inputs), len(wiring.outputs)
         self._chosen: _Chosen | None = None
@@ -334,6 +334,13 @@ def as_generator(seed: int | torch.Generator) -> torch.Generator:
     if number is None or not -2**63 <= number < 2**64:
         raise InputError(f"expected an integer seed of 64 bits or a torch.Generator, got {seed!r}.")
     return torch.Generator().manual_seed(number)
+
+
+def aside(generator: torch.Generator) -> torch.Generator:
+    """A copy of a generator, to draw from without moving it: what is drawn next is the same for every selector."""
+    copied = torch.Generator(generator.device)
+    copied.set_state(generator.get_state())
+    return copied
 
 
 def check_bool(**settings: bool) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from ..data import DATASETS
 from ..errors import InputError, RunError
+from ..layers import choices_of
 from ..models import Classifier
 from ..selectors import FROM_TRAINED
 from .checkpoint import read_checkpoint
@@ -115,7 +116,9 @@ def take_over(model: Classifier, recipe: Recipe, source: Run) -> None:
         raise RunError(f"the run in {recipe.source} trained {source.recipe.model!r}, this one is "
                        f"{recipe.model!r}; they must be the same model.")
     initial: dict[str, torch.Tensor] = {}
-    if recipe.selector == "lottery-ticket" or any(network.selector.needs_initial for network in model.networks):
+    choices = [choice for _, choice in choices_of(model)]
+    if recipe.selector == "lottery-ticket" or any(
+            part.selector.needs_initial for part in (*model.networks, *choices)):
         initial, _ = read_checkpoint(source.folder / INITIAL)
     names = {part: name for name, part in source.model.named_modules()}
     for mine, theirs in zip(model.networks, source.model.networks):
@@ -123,6 +126,12 @@ def take_over(model: Classifier, recipe: Recipe, source: Run) -> None:
             raise RunError(f"the run in {recipe.source} has other candidate edges; use the same model "
                            "settings.")
         mine.selector.draw(theirs.weight, initial.get(f"{names[theirs]}.weight"))
+    names, trained = {id(own): name for name, own in model.named_parameters()}, dict(source.model.named_parameters())
+    for choice in choices:
+        own = [names[id(parameter)] for parameter in choice.parameters()]
+        flat = [torch.cat([values[name].detach().flatten() for name in own]) if values else None
+                for values in (trained, initial)]
+        choice.selector.draw(*flat)
     values = initial if recipe.selector == "lottery-ticket" else source.model.state_dict()
     own = model.state_dict()
     own.update({name: value for name, value in values.items() if ".selector." not in name})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from .history import History
 from .interrupts import deferred_interrupt
 from .log import Log
 from .optimizers import load_state, state_of
-from .progress import Progress, read_progress
+from .progress import WARM_UP, Progress, read_progress
 from .task import Task
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Loop:
         self.seen = Seen(folder)
         self._recorder: Recorder | None = None  # as long as it trains
         self._since = 0.0  # when the step began, on the clock of time.perf_counter
+        self._steps = 0  # made here
+        self._took: list[float] = []  # seconds of the steps of this epoch that are measured
 
     @property
     def steps_per_epoch(self) -> int:
@@ -151,6 +154,9 @@ class Loop:
         progress.add(learned.count, loss, dict(zip(learned.sums, sums)))
         now = time.perf_counter()
         progress.seconds += now - self._since
+        self._steps += 1
+        if self._steps > WARM_UP:
+            self._took.append(now - self._since)
         self._since = now
         return learned.count, stop > 0
 
@@ -181,10 +187,11 @@ class Loop:
 
     def _hash_of_selection(self) -> str:
         """A hash of the real edges in evaluation and of the selectors' own state."""
-        real = {str(n): mask for n, mask in enumerate(self.history.real())}
-        for n, network in enumerate(self.history.networks):
-            real |= {f"{n}.{name}": value for name, value in network.selector.state_dict().items()}
-        return digest(real)
+        state = {str(n): mask for n, mask in enumerate(self.history.real())}
+        for name, module in self.model.named_modules():
+            if isinstance(module, Selector):
+                state |= {f"{name}.{own}": value for own, value in module.state_dict().items()}
+        return digest(state)
 
     def _finish_epoch(self) -> dict:
         progress = self.progress
@@ -196,7 +203,10 @@ class Loop:
                **self.history.finish_epoch(),
                f"{self.task.unit}_per_second": round(progress.seen / progress.seconds, 1),
                "seconds": round(progress.seconds, 3)}
-        self.progress = Progress(epoch=progress.epoch + 1, rows=[*progress.rows, row])
+        measured = [statistics.median(self._took)] if self._took else []
+        self._took = []
+        self.progress = Progress(epoch=progress.epoch + 1, rows=[*progress.rows, row],
+                                 step_seconds=[*progress.step_seconds, *measured])
         if self.ranks.is_first:
             self.write_wiring()
         self.save()

@@ -104,6 +104,9 @@ def make_model(recipe: Recipe, images: dict) -> Classifier:
         raise InputError(f"{images['name']} has images of {height}x{width} pixels; models "
                          "take square ones: give image_size to resize.")
     known = models.options_of(recipe.model)
+    if "backend" not in known and recipe.backend != "auto":
+        raise InputError(f"the model {recipe.model!r} has no sums over edges to compute by the backend "
+                         f"{recipe.backend!r}: leave it out.")
     options = {name: getattr(recipe, name) for name in MODEL_OPTIONS
                if getattr(recipe, name) is not None} | (recipe.model_options or {})
     selector_options = {option: getattr(recipe, name) for name, option in SELECTOR_OPTIONS.items()
@@ -116,6 +119,7 @@ def make_model(recipe: Recipe, images: dict) -> Classifier:
         if name not in known:
             raise InputError(f"the model {recipe.model!r} has no setting {name!r}; leave it out "
                              f"(--set {name}=none).")
-    return models.create(recipe.model, num_classes=len(images["classes"]),
-                         in_channels=images["channels"], image_size=height, backend=recipe.backend,
-                         seed=recipe.seed, **options)
+    if "backend" in known:
+        options["backend"] = recipe.backend
+    return models.create(recipe.model, num_classes=len(images["classes"]), in_channels=images["channels"],
+                         image_size=height, seed=recipe.seed, **options)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 
+WARM_UP = 3  # steps in which kernels are compiled and memory is first touched
+
 
 @dataclass
 class Progress:
@@ -20,6 +22,8 @@ class Progress:
         sums: of each metric likewise; of a recipe's run "accuracy", the number of right answers.
         seconds: of training in this epoch so far.
         rows: the metrics of finished epochs.
+        step_seconds: the median time of a step of each finished epoch in which one was measured; the first
+            :data:`WARM_UP` steps after a start are not.
     """
 
     epoch: int = 0
@@ -29,6 +33,7 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     rows: list[dict] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
 
     def add(self, count: int, loss: float, sums: dict[str, float]) -> None:
         """Counts one more step: its samples, and the sums of loss and metrics over them."""
@@ -60,6 +65,8 @@ class Progress:
         if not isinstance(progress.rows, list) or len(progress.rows) != progress.epoch:
             raise ValueError(f"rows are not {progress.epoch} epochs of metrics")
         check_rows(progress.rows)
+        if not isinstance(progress.step_seconds, list) or not all(map(_is_number, progress.step_seconds)):
+            raise ValueError(f"step_seconds is {progress.step_seconds!r}")
         return progress
 
 

@@ -1,25 +1,20 @@
-"""The paper's Tables 1 and 2 again: all rows and seeds, one after another, as long as it takes."""
+"""The paper's Tables 1 and 2 again: all rows and seeds, as long as it takes."""
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from .._version import __version__
-from ..data import Images, load
-from ..errors import InputError, RunError, lookup
-from .checkpoint import RECIPE, write_json
-from .lineage import with_whole_paths
+from ..data import Images
+from ..errors import InputError, lookup
+from .checkpoint import write_json
+from .comparison import Comparison, Entry, spread
 from .recipe import Recipe
 from .recipes import RECIPES
-from .run import Run
+from .run import versions
 from .watching import Watcher
 
 SEEDS = 5  # as in the paper
@@ -72,8 +67,8 @@ TABLES = {
 class Reproduction:
     """Runs of the rows of a table, in folders ``OUT/ROW/seed-N``, and what came out of them.
 
-    Everything it knows is in those folders, so it may be interrupted or killed at any moment and made
-    again. ``OUT/TABLE.json`` holds the result so far, of the rows and seeds asked for last.
+    It is a :class:`~neuralgraph.training.comparison.Comparison`, so it may be interrupted or killed at any
+    moment and made again. ``OUT/TABLE.json`` holds the result so far, of the rows and seeds asked for last.
 
     Args:
         table: a key of :data:`TABLES`.
@@ -94,25 +89,27 @@ class Reproduction:
         known = {row.name: row for row in lookup("table", table, TABLES)}
         for name in rows or ():
             lookup(f"row of {table}", name, known)
-        if seeds < 1:
-            raise InputError(f"seeds must be at least 1, got {seeds}.")
         for name in settings or ():
             if name in ("seed", "source", "data", "epochs"):
                 raise InputError(f"{name} is not a setting of all rows; use the option for it."
                                  if name != "source" else "source follows from the row.")
-        self.table, self.out, self.seeds = table, Path(out), range(seeds)
+        self.table = table
         wanted = set(rows or known)
         wanted |= {known[name].source for name in wanted} - {None}
         self.rows = tuple(row for row in known.values() if row.name in wanted)
         self.settings = {**(settings or {}), "data": data}
-        self.epochs = epochs
+        self.comparison = Comparison(out, [self._entry(row, epochs) for row in self.rows], seeds)
+        self.out, self.seeds = self.comparison.out, self.comparison.seeds
         options = {"--data": data, "--epochs": epochs, "--seeds": seeds, "--out": out,
                    "--rows": rows and ",".join(rows)}
         self.whole_command = shlex.join(["neuralgraph", "reproduce", table, *(
             str(part) for option in options.items() if option[1] is not None for part in option), *(
             f"--set={name}={value}" for name, value in (settings or {}).items())])
-        for row in self.rows:
-            self.recipe(row, 0)  # every setting fits every row
+
+    def _entry(self, row: Row, epochs: int | None) -> Entry:
+        paper = self._paper(row)
+        recipe = paper if epochs is None else paper.shortened(epochs)
+        return Entry(row.name, recipe.with_settings(self.settings), (paper.name, paper), row.source)
 
     @property
     def is_reduced(self) -> bool:
@@ -130,79 +127,25 @@ class Reproduction:
 
     def recipe(self, row: Row, seed: int) -> Recipe:
         """The recipe of one run."""
-        recipe = self._paper(row)
-        if self.epochs is not None:
-            recipe = recipe.shortened(self.epochs)
-        settings = {**self.settings, "seed": str(seed)}
-        if row.source is not None:
-            settings["source"] = str(self.folder(row.source, seed).resolve())
-        return with_whole_paths(recipe.with_settings(settings))
+        return self.comparison.recipe(self.comparison.entries[self.rows.index(row)], seed)
 
-    def folder(self, row: str, seed: int) -> Path:
-        return self.out / row / f"seed-{seed}"
+    def run(self, watcher: Watcher | None = None, *, device: str = "cpu", workers: int | None = None,
+            jobs: int = 1, threads: int | None = None) -> Iterator[dict]:
+        """Makes, continues or skips the runs; yields the result so far after each.
 
-    def command(self, row: Row, seed: int) -> str:
-        """The command that makes the same run alone."""
-        own, plain = self.recipe(row, seed), self._paper(row)
-        changes = [f"--set {name}={_text(value)}" for name, value in vars(own).items()
-                   if value != getattr(plain, name)]
-        return " ".join(["neuralgraph train", plain.name, *map(str, changes), "--out",
-                         shlex.quote(str(self.folder(row.name, seed)))])
-
-    def run(self, watcher: Watcher | None = None, *, device: str = "cpu",
-            workers: int | None = None) -> Iterator[dict]:
-        """Makes, continues or skips one run after another; yields the result so far after each.
-
-        Beside what ``TABLE.json`` holds it has "newest", the name of the row and its run.
-
-        All rows come with one seed before any comes with the next, so that the table is whole soon.
-
-        Raises:
-            RunError: if the folder holds a run of other settings or images, or cannot be written.
-            Interrupted: after Ctrl-C, when the current run is saved.
+        Beside what ``TABLE.json`` holds it has "newest", the name of the row and its run. Arguments and errors
+        are those of :meth:`~neuralgraph.training.comparison.Comparison.run`.
         """
-        recipe = self.recipe(self.rows[0], 0)
-        data = load(recipe.data, recipe.image_size, recipe.resized_crop, workers)
+        data = self.comparison.images(workers)
         fixed = self._description(data)
-        done: dict[str, list[dict]] = {row.name: [] for row in self.rows}
-        for seed in self.seeds:
-            for row in self.rows:
-                run = self._open(row, seed, data, device)
-                if not run.is_finished:
-                    run.train(watcher)
-                outcome = self._outcome(run, row, seed)
-                done[row.name].append(outcome)
-                result = {**fixed, "rows": self._summary(done)}
-                write_json(self.out / f"{self.table}.json", result)
-                yield {**result, "newest": (row.name, outcome)}
-
-    def _open(self, row: Row, seed: int, data: Images, device: str) -> Run:
-        recipe, folder = self.recipe(row, seed), self.folder(row.name, seed)
-        if not (folder / RECIPE).exists():
-            return Run.create(recipe, folder, data, device=device)
-        run = Run.open(folder, data, device=device)
-        differing = [f"{name}={_text(getattr(run.recipe, name))} (asked for {_text(value)})"
-                     for name, value in vars(recipe).items()
-                     if name not in ("data", "source") and value != getattr(run.recipe, name)]
-        if differing:
-            raise RunError(f"{folder} holds a run with {', '.join(differing)}: ask for the same, or "
-                           "choose another folder with --out.")
-        return run
+        for name, outcome, done in self.comparison.run(data, watcher, device=device, workers=workers, jobs=jobs,
+                                                       threads=threads):
+            result = {**fixed, "rows": self._summary(done)}
+            write_json(self.out / f"{self.table}.json", result)
+            yield {**result, "newest": (name, outcome)}
 
     def _paper(self, row: Row) -> Recipe:
         return RECIPES[f"{self.table}-{row.name}"]
-
-    def _outcome(self, run: Run, row: Row, seed: int) -> dict:
-        rows = run.progress.rows
-        best = max(rows, key=lambda r: r["test_accuracy"], default=None)
-        last = rows[-1] if rows else None
-        return {"seed": seed, "folder": str(run.folder), "command": self.command(row, seed),
-                "epochs": len(rows), "last": last and last["test_accuracy"],
-                "best": best and best["test_accuracy"], "best_epoch": best and best["epoch"],
-                "last_top5": last and last["test_top5_accuracy"],
-                "multiply_adds": last and last["multiply_adds"],
-                "dead_nodes": last and last["dead_nodes"], "device": str(run.device),
-                "seconds": round(sum(r["seconds"] for r in rows), 1), "recipe": run.recipe.to_json()}
 
     def _description(self, data: Images) -> dict:
         """What all rows have in common."""
@@ -213,31 +156,10 @@ class Reproduction:
                      "fingerprint": data.fingerprint()},
             "seeds": list(self.seeds), "settings": self.settings,
             "std": "sample standard deviation over seeds; the paper's is over 5 runs",
-            "versions": {"neuralgraph": __version__, "torch": torch.__version__,
-                         "python": platform.python_version(), "platform": platform.platform()},
+            "versions": {**versions(), "platform": platform.platform()},
         }
 
     def _summary(self, done: dict[str, list[dict]]) -> list[dict]:
         return [{"name": row.name, "title": row.title, "paper": {"mean": row.mean, "std": row.std},
                  "last": spread(done[row.name], "last"), "best": spread(done[row.name], "best"),
                  "runs": done[row.name]} for row in self.rows]
-
-
-def spread(runs: Sequence[dict], key: str) -> dict:
-    """Mean and sample standard deviation of a number over runs; None where there are too few.
-
-    >>> spread([{"last": 80.0}, {"last": 82.0}], "last")
-    {'mean': 81.0, 'std': 1.414, 'runs': 2}
-    """
-    values = [run[key] for run in runs if run[key] is not None]
-    return {"mean": round(statistics.mean(values), 3) if values else None,
-            "std": round(statistics.stdev(values), 3) if len(values) > 1 else None, "runs": len(values)}
-
-
-def _text(value: object) -> str:
-    """A field as --set takes it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    if isinstance(value, dict):
-        return shlex.quote(json.dumps(value))
-    return shlex.quote("none" if value is None else str(value))

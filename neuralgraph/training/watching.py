@@ -28,6 +28,9 @@ class Watcher:
     def grew(self, run, report) -> None:
         """After a round of growing, before the next: a :class:`~neuralgraph.growing.SplitReport`."""
 
+    def waited(self, epochs: int, total: int) -> None:
+        """While several runs are made in other processes: of all their epochs so many are done."""
+
 
 class ProgressBar(Watcher):
     """A bar of steps on a terminal, and a line with the metrics of every epoch."""
@@ -53,6 +56,14 @@ class ProgressBar(Watcher):
         self.say(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
         if run.is_finished:
             self.close()
+
+    def waited(self, epochs, total):
+        if self.bar is None and sys.stderr.isatty():
+            self.bar = tqdm(total=total, unit="epoch", leave=False, dynamic_ncols=True)
+        if self.bar is not None:
+            self.bar.update(epochs - self.bar.n)
+            if epochs == total:
+                self.close()
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
