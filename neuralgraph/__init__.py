@@ -28,6 +28,7 @@ _PUBLIC = {
     "StaticNeuralGraph": ("networks", "StaticNeuralGraph"),
     "DiscreteTimeNeuralGraph": ("networks", "DiscreteTimeNeuralGraph"),
     "ContinuousTimeNeuralGraph": ("networks", "ContinuousTimeNeuralGraph"),
+    "canonicalise": ("networks", "canonicalise"),
     "SparseConv2d": ("layers", "SparseConv2d"),
     "SparseLinear": ("layers", "SparseLinear"),
     "sparsify": ("layers", "sparsify"),

@@ -309,7 +309,8 @@ def test_all_layers_compete():
 
 @pytest.mark.parametrize("per", ["layer", "node", "model"])
 @pytest.mark.parametrize("granularity", ["weight", "kernel"])
-@pytest.mark.parametrize("selector", ["dnw", "rigl", "edge-popup", "feather", "random", "l1-anneal", "targeted-dropout"])
+@pytest.mark.parametrize("selector", ["dnw", "rigl", "edge-popup", "feather", "random", "l1-anneal", "targeted-dropout",
+                                      "synaptic-strength"])
 def test_every_selector_in_layers(selector, granularity, per):
     """Trained in a plain loop, it evaluates, bakes in, traces and exports to the same numbers."""
     options = {"every": 2} if selector in ("rigl", "l1-anneal") else {}

@@ -58,7 +58,7 @@ def test_exactly_k_and_the_gradient_rule(name, edges, data):
         assert selector.num_real == k
     selection = selector.weighted(weight, real)
     assert selection.real is real and selection.reaches_all == selector.reaches_all
-    dense = name in ("dnw", "edge-popup", "feather")
+    dense = name in ("dnw", "edge-popup", "feather", "synaptic-strength")
     assert selector.reaches_all == dense
     cotangent = torch.randn(edges)
     selection.weight.backward(cotangent)

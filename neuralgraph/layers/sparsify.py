@@ -37,7 +37,7 @@ PLAIN = {nn.TransformerEncoderLayer: _PlainEncoderLayer, nn.TransformerEncoder: 
 NAMES = "Conv1d to Conv3d, ConvTranspose1d to 3d, Linear, Embedding or MultiheadAttention"
 
 
-def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, selector: str = "dnw",
+def sparsify(module: nn.Module, density: float | Mapping[str, float] | None = 0.1, *, selector: str = "dnw",
              per: str = "layer", granularity: str = "weight", budget: str = "uniform",
              selector_options: Mapping[str, object] | None = None, first_layer_dense: bool = True,
              skip: Collection[str] = (), example: object = None, seed: int = 0,
@@ -54,7 +54,7 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, s
         module: the model.
         density: share of real candidates, above 0 and at most 1; or a map from the names of layers, or
             patterns such as ``"layers.*"``, to theirs, all others staying dense: an exact name has the last word,
-            then the first pattern that fits.
+            then the first pattern that fits. None where the selector finds the number itself.
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`; some need :func:`neuralgraph.rewire`.
         per: what candidates compete within: "layer"; "node" (every output of a layer keeps as many), "group"
             (so do, and share their inputs, ``selector_options={"group": g}`` outputs in a row); "model" (all
@@ -112,9 +112,9 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, s
         layers = {name: module.get_submodule(name) for name in layers}
     candidates = {name: _candidates(layers[name], granularity) for name in shares}
     if budget != "uniform":
-        if isinstance(density, Mapping) or per == "model":
-            raise InputError(f"budget={budget!r} divides one density among the layers: not with a density map, "
-                             "nor with per='model', where they compete for it.")
+        if density is None or isinstance(density, Mapping) or per == "model":
+            raise InputError(f"budget={budget!r} divides one density among the layers: not without one, not with a "
+                             "density map, nor with per='model', where they compete for it.")
         shares = BUDGETS[budget](density, {name: [getattr(*place_of(layers[name], own)).shape for own in found]
                                            for name, found in candidates.items()})
     made = _selectors(candidates, shares, selector, per, dict(selector_options or {}))
@@ -144,7 +144,7 @@ def _shares(module, density, layers, skip, first_layer_dense, example) -> tuple[
     for pattern in [*(density if is_map else ()), *skip]:
         if not isinstance(pattern, str) or not any(_fits(name, pattern) for name in layers):
             raise UnknownNameError("layer", pattern, layers)
-    for share in density.values() if is_map else [density]:
+    for share in density.values() if is_map else [] if density is None else [density]:
         count(share, 1)  # also of a layer that stays dense
     dense, wanted = {}, {}
     for name in layers:
@@ -243,14 +243,19 @@ def _selectors(candidates, shares, selector, per, options):
             raise InputError("per='model' lets all layers compete for one density: give a number, not a map.")
         places = [(name, own) for name, found in candidates.items() for own in found]
         number = sum(candidates[name][own].num for name, own in places)
-        return [(places, selectors.create(selector, count(share.pop(), number), **options))]
+        return [(places, selectors.create(selector, _k(share.pop(), number), **options))]
     made = []
     for name, found in candidates.items():
         for own, part in found.items():
             nodes = part.num_targets if per in ("node", "group") else 1
-            k = nodes * count(shares[name], part.num // max(1, nodes))
+            k = _k(shares[name], part.num // max(1, nodes), nodes)
             made.append(([(name, own)], selectors.create(selector, k, **options)))
     return made
+
+
+def _k(share: float | None, number: int, nodes: int = 1) -> int | None:
+    """How many candidates are real of so many at each of the nodes; None where the selector decides."""
+    return None if share is None else nodes * count(share, number)
 
 
 def _erdos_renyi(density: float, shapes: Mapping[str, list[torch.Size]]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from .popup import EdgePopup  # noqa: E402
 from .feather import Feather  # noqa: E402
 from .pruning import L1Anneal, TargetedDropout  # noqa: E402
 from .rigl import RigL  # noqa: E402
+from .synaptic import SynapticStrength  # noqa: E402
 from .topk import NoUpdate, RankingSelector, TopK  # noqa: E402
 
 # selectors whose edges come from a network that was trained before
@@ -25,6 +26,6 @@ FROM_TRAINED = ("lottery-ticket", "fine-tune")
 
 __all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "SELECTORS", "Candidates", "Complete",
            "EdgePopup", "Edges", "Feather", "Frozen", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector",
-           "NoUpdate", "RandomGraph", "RankingSelector", "RigL", "Selection", "Selector", "TargetedDropout", "Ticket",
-           "TopK", "Weights", "check_finite", "create", "hold", "let_go", "options_of", "register", "soft_gate",
-           "top_k"]
+           "NoUpdate", "RandomGraph", "RankingSelector", "RigL", "Selection", "Selector", "SynapticStrength",
+           "TargetedDropout", "Ticket", "TopK", "Weights", "check_finite", "create", "hold", "let_go", "options_of",
+           "register", "soft_gate", "top_k"]

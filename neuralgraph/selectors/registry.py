@@ -62,7 +62,7 @@ def create(name: str, k: int | None = None, **options) -> Selector:
 
     Args:
         name: a key of :data:`SELECTORS`.
-        k: number of real edges; None for "complete" only.
+        k: number of real edges; None where the class can do without.
         options: further arguments of the selector's class.
 
     >>> create("targeted-dropout", k=100, drop=0.9)
@@ -72,6 +72,6 @@ def create(name: str, k: int | None = None, **options) -> Selector:
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of the selector {name!r}", option, known)
-    if k is None and name != "complete":
+    if k is None and inspect.signature(SELECTORS[name]).parameters["k"].default is inspect.Parameter.empty:
         raise SelectionError(f"the selector {name!r} needs k, the number of real edges.")
     return SELECTORS[name](k, **options)

@@ -6,7 +6,7 @@ import math
 import numbers
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 import torch
@@ -44,6 +44,7 @@ class Selector(nn.Module, ABC):
 
     scheduled: ClassVar[bool] = False       # it changes with the steps of the training
     freezes_weight: ClassVar[bool] = False  # it learns something else, and the weights stay as they are
+    part_of_weight: ClassVar[tuple[str, ...]] = ()  # own parameters that go on training while a choice is held
     retired: ClassVar[tuple[str, ...]] = ()  # names in state dicts of before that mean nothing any more
 
     def __init__(self, gradient: str | GradientRule = "masked"):
@@ -156,6 +157,10 @@ class Selector(nn.Module, ABC):
         """A term to add to the loss, or None; of the weights (W,) and its own parameters."""
         return None
 
+    def penalised(self) -> Sequence[nn.Parameter]:
+        """Parameters among which are all that the penalty depends on, beside the weights and its own."""
+        return ()
+
     def wants_gradient(self, step: int, total_steps: int) -> bool:
         """Whether :meth:`update` after that step, from 1, wants the gradient of every candidate."""
         return False
@@ -204,15 +209,20 @@ class Selector(nn.Module, ABC):
         step, total = self.done
         return step / total if total else 0.0
 
+    @property
+    def misses(self) -> str | None:
+        """What goes wrong in a training that nobody tells it of; None if nothing does."""
+        return ("changes with the steps of the training, but nobody tells it of them, so it stays at its first"
+                if self.scheduled else None)
+
     def check_served(self, weight: torch.Tensor) -> None:
         """Warns, once, if the weights are trained and nobody tells the selector of it."""
-        if not self.scheduled or self.is_served or self._seen == "warned" or not torch.is_grad_enabled() \
-                or is_traced():
+        if self.is_served or self._seen == "warned" or not torch.is_grad_enabled() or is_traced() \
+                or self.misses is None:
             return
         if self._seen is not None and weight._version != self._seen:
             self._seen = "warned"
-            warnings.warn(f"{type(self).__name__} changes with the steps of the training, but nobody tells it of "
-                          "them, so it stays at its first: call neuralgraph.rewire(model, optimizer, "
+            warnings.warn(f"{type(self).__name__} {self.misses}: call neuralgraph.rewire(model, optimizer, "
                           "total_steps=N) once before the loop.", stacklevel=4)
         else:
             self._seen = weight._version
