@@ -343,7 +343,7 @@ def prelu():
     return PReLU
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), dtype=st.sampled_from([torch.float32, torch.float64]))
 def test_canonical_networks_compute_the_same(seed, dtype):
     wiring = random_dag(seed)
@@ -360,10 +360,9 @@ def test_canonical_networks_compute_the_same(seed, dtype):
     torch.testing.assert_close(canonical.weight.abs()[rewritten], strength[rewritten], rtol=1e-5, atol=0)
     zero = {wiring.label(int(u)) for u in wiring.src if net.functions.gain()[u] == 0}
     assert zero <= set(left) and all(reason for reason in left.values())
-    assert ng.canonicalise(net, inplace=True).network is net and torch.equal(net(x), canonical(x))
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 10**6))
 def test_canonical_dynamic_networks_compute_the_same(seed):
     """Their states too."""

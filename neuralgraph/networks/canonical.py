@@ -23,7 +23,7 @@ class Canonical(NamedTuple):
 
 
 @torch.no_grad()
-def canonicalise(network: NeuralGraph, *, inplace: bool = False) -> Canonical:
+def canonicalise(network: NeuralGraph) -> Canonical:
     """Moves the scales of nodes into the edges that leave them; the network computes what it did.
 
     With gamma, beta of the norm and theta the kernel of node u,
@@ -37,11 +37,10 @@ def canonicalise(network: NeuralGraph, *, inplace: bool = False) -> Canonical:
     rewritten, so that their states stay what they are.
 
     Args:
-        network: of any kind; its optimizer's momentum does not fit what it becomes.
-        inplace: change the network itself instead of a copy.
+        network: of any kind, left as it is.
 
     Returns:
-        The network, and the nodes left as they were with the reason: another activation, an operation whose
+        A canonical copy, and the nodes left as they were with the reason: another activation, an operation whose
         ``is_homogeneous`` is false, or a scale of 0, whose edges have no strength. Nodes that nobody reads, or without
         a scale, are not mentioned.
 
@@ -66,11 +65,7 @@ def canonicalise(network: NeuralGraph, *, inplace: bool = False) -> Canonical:
     changed = copy.deepcopy(network)
     factor, left = _rewrite(changed)
     _check_selection(network, changed, factor[network.wiring.src.to(factor.device)])
-    if not inplace:
-        return Canonical(changed, left)
-    for mine, new in zip(network.parameters(), changed.parameters()):
-        mine.copy_(new)
-    return Canonical(network, left)
+    return Canonical(changed, left)
 
 
 def _rewrite(network: NeuralGraph) -> tuple[torch.Tensor, dict[Hashable, str]]:
