@@ -29,6 +29,7 @@ _PUBLIC = {
     "DiscreteTimeNeuralGraph": ("networks", "DiscreteTimeNeuralGraph"),
     "ContinuousTimeNeuralGraph": ("networks", "ContinuousTimeNeuralGraph"),
     "canonicalise": ("networks", "canonicalise"),
+    "layers": ("layers", None),
     "SparseConv2d": ("layers", "SparseConv2d"),
     "SparseLinear": ("layers", "SparseLinear"),
     "sparsify": ("layers", "sparsify"),

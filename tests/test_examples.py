@@ -21,6 +21,7 @@ EXAMPLES = {  # name: (arguments, patterns of what it prints)
     "classify_signals": ([], ["test accuracy after 6 epochs: 9", "compiled, the outputs differ by", "as ONNX"]),
     "stream_sequences": ([], [r"after 600 pieces: (9\d|100)\.\d %", "fed step by step, the answers differ by"]),
     "from_a_connectome": ([], ["30 input, 120 hidden, 20 output", "learned: 9", "the busiest neuron"]),
+    "prune_connections": (["3"], ["vgg: .* % fine-tuned", "DenseNet: .*the outputs are the same"]),
     "own_operation": ([], ["has a gradient: True", "refused: nodes with 'sine'", "with a formula it is compiled"]),
 }
 

@@ -56,6 +56,15 @@ def test_single_precision(name):
         assert_same(shrink(model, x)[0], model, x, 1e-5)
 
 
+def test_a_model_in_training_stays_so():
+    """What is constant is found out in evaluation, moments stay, and the smaller model trains on."""
+    model = pruned("resnet", 5, share=0.3).train()
+    x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    small, _ = shrink(model, x)
+    assert all(layer.training for layer in small.modules())
+    assert_same(small.eval(), model.eval(), x)
+
+
 def test_nothing_is_removed_of_a_full_model():
     for name in NETS:
         model = pruned(name, 0, share=1.1, zeros=0)

@@ -1,7 +1,10 @@
 """Synaptic strength: which edges and kernels carry most, what its penalty does, and canonical networks."""
 
 import copy
+import importlib.util
+import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -444,3 +447,36 @@ def test_it_serves_graphs_of_every_kind():
         y.square().sum().backward()
         assert net.selection().real.sum() == net.selector.num_real and net.weight.grad.shape == net.weight.shape
         assert copy.deepcopy(net).selection().real.sum() == net.selector.num_real
+
+
+def test_the_benchmark_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
+    """Killed within a training and between them, it ends with the numbers of a run in one go."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    spec = importlib.util.spec_from_file_location("synaptic_benchmark", folder / "synaptic.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    words = ["--images", "64", "--tested", "40", "--width", "2", "--epochs", "2", "--fine-tune", "1", "--lambdas", "1e-3",
+             "--kept", "0.3", "--batch", "32", "--out"]
+    benchmark.main([*words, str(tmp_path / "whole")])
+    epoch, made = benchmark.Images.epoch, []
+
+    def failing(self, *arguments):
+        made.append(1)
+        if len(made) in (2, 4, 6, 7):
+            raise KeyboardInterrupt
+        return epoch(self, *arguments)
+    monkeypatch.setattr(benchmark.Images, "epoch", failing)
+    stops = 0
+    while True:
+        try:
+            benchmark.main([*words, str(tmp_path / "pieces")])
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops == 4
+    one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "pieces"))
+    assert one == other and len(one["rows"]) == 5
+    assert all(row["accuracy_of_the_smaller_model"] == row["test_accuracy"] for row in one["rows"].values() if "kept" in row)
+    with pytest.raises(SystemExit, match="other settings"):
+        benchmark.main([*words, str(tmp_path / "whole"), "--lr", "0.1"])

@@ -72,14 +72,14 @@ def shrink(module: nn.Module, example: torch.Tensor | tuple) -> tuple[nn.Module,
     if not isinstance(module, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(module).__name__}.")
     small = densify(module) if sparse_layers(module) else copy.deepcopy(module)
-    flow = Flow(small, example)
-    values = _values(flow)
-    readers = {step: _Reader(step, values) for step in flow.steps if step.kind == "linear"}
-    removed = _removable(flow, readers)
     before = sum(parameter.numel() for parameter in small.parameters())
     arguments = example if isinstance(example, tuple) else (example,)
     rows = []
     with _evaluating(small):
+        flow = Flow(small, example)
+        values = _values(flow)
+        readers = {step: _Reader(step, values) for step in flow.steps if step.kind == "linear"}
+        removed = _removable(flow, readers)
         outputs = small(*arguments)
         for step in flow.steps:
             if step.layer is not None and step.kind in ("linear", "grouped", "norm", "channelwise"):
