@@ -480,3 +480,24 @@ def test_the_benchmark_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert all(row["accuracy_of_the_smaller_model"] == row["test_accuracy"] for row in one["rows"].values() if "kept" in row)
     with pytest.raises(SystemExit, match="other settings"):
         benchmark.main([*words, str(tmp_path / "whole"), "--lr", "0.1"])
+
+
+def test_torch_transforms_and_traces():
+    """Strengths are of the values that the network is called with."""
+    net = drawn(ng.StaticNeuralGraph(ng.wirings.blocks([3, 6, 2]), SynapticStrength(20), backend="dense")).eval()
+    x, call = torch.randn(2, 3, 5, 5), torch.func.functional_call
+    values = {name: value + 0.5 * torch.randn_like(value) for name, value in net.named_parameters()}
+    twin = copy.deepcopy(net)
+    twin.load_state_dict({**net.state_dict(), **values})
+    y = twin(x)
+    assert torch.equal(call(net, values, (x,)), y) and not torch.equal(net.selection().real, twin.selection().real)
+    gradients = torch.func.grad(lambda values: call(net, values, (x,)).square().sum())(values)
+    y.square().sum().backward()
+    for name, value in twin.named_parameters():
+        torch.testing.assert_close(gradients[name], value.grad, rtol=1e-4, atol=1e-4)
+    gamma = next(name for name in values if name.endswith("send.0.weight"))
+    with pytest.raises(InputError, match="vmap over edge weights, or what they are chosen by"):
+        torch.func.vmap(lambda g: call(net, {gamma: g}, (x,)))(torch.stack([values[gamma]] * 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.equal(torch.jit.trace(net, x)(x), net(x))

@@ -15,7 +15,7 @@ def main(folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, states = dist.get_rank(), {}
-    for name in ("rigl", "l1-anneal", "feather", "edge-popup", "targeted-dropout", "random"):
+    for name in ("rigl", "l1-anneal", "feather", "edge-popup", "targeted-dropout", "random", "synaptic-strength"):
         net = network(name)
         model = DistributedDataParallel(net)
         optimizer = OPTIMIZERS["sgd"](model.parameters())

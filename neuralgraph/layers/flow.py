@@ -35,7 +35,8 @@ WITH_NUMBERS = {operator.add, operator.iadd, operator.sub, operator.mul, operato
                 torch.mul, "add", "add_", "mul", "mul_"}
 SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 JOINS = {torch.cat, torch.concat, torch.concatenate}
-FLATTENINGS = {nn.Flatten, torch.flatten, "flatten", "view", "reshape", torch.reshape}
+VIEWS = {"view", "reshape", torch.reshape}
+FLATTENINGS = {nn.Flatten, torch.flatten, "flatten"} | VIEWS
 SHAPES = {"size", "dim", getattr}
 
 
@@ -58,7 +59,7 @@ class Step:
 
     name: str
     kind: str
-    sources: list[Step]
+    sources: list[Step] = field(repr=False)
     layer: nn.Module | None
     again: Callable[[torch.Tensor], torch.Tensor]
     channels: torch.Tensor
@@ -132,8 +133,9 @@ class Flow:
             self._fixed += [source.channels for source in sources]
         elif not is_map:
             return  # a size, say
+        what = type(layer) if layer is not None else node.target
         step = Step(name, kind, sources, layer, _again(node, layer, results), torch.empty(0, dtype=torch.long),
-                    tuple(result.shape[2:]) if is_map else (), (type(layer) if layer is not None else node.target) in HOMOGENEOUS)
+                    tuple(result.shape[2:]) if is_map else (), what in HOMOGENEOUS)
         for source in sources:
             source.users.append(step)
         if not is_map:
@@ -155,39 +157,13 @@ class Flow:
         unknown = "other", f"{called}: not understood"
         if not isinstance(result, torch.Tensor) or not sources or result.dim() < 2:
             return unknown
-        first, shape = sources[0], result.shape
-        keeps = len(sources) == 1 and shape[1] == len(first.channels)
         if layer is not None and (self._calls[layer] > 1 or layer in self._shared or _is_changed(layer)):
             return "other", f"{called}: " + ("is called several times" if self._calls[layer] > 1 else
                                              "shares its parameters" if layer in self._shared else "has hooks")
-        if what in CONVOLUTIONS or what in TRANSPOSED or what is nn.Linear:
-            sides, count = (0, layer.in_features) if what is nn.Linear else (len(layer.kernel_size), layer.in_channels)
-            if len(first.space) != sides or len(first.channels) != count:
-                return "other", f"{called}: not of the second dimension"
-            if getattr(layer, "groups", 1) == 1:
-                return "linear", None
-            return ("grouped", None) if what in CONVOLUTIONS else unknown
-        if what in NORMS:
-            tracks = layer.running_mean is not None
-            return ("norm", None) if tracks == isinstance(layer, nn.modules.batchnorm._BatchNorm) and (
-                tracks or not layer.track_running_stats) else unknown
-        if what in SUMS and len(sources) == 2 and set(node.kwargs) <= {"input", "other"}:
-            return ("sum", None) if sources[0].space == sources[1].space and len(sources[0].channels) == len(
-                sources[1].channels) == shape[1] else unknown
-        if what in JOINS:
-            dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-            return ("join", None) if dim % len(shape) == 1 else unknown
-        if what in FLATTENINGS and len(sources) == 1 and len(shape) == 2 and len(shape) <= 2 + len(first.space):
-            of_view = what in ("view", "reshape", torch.reshape)
-            sizes = node.args[1:] if len(node.args) != 2 else _tuple(node.args[1])
-            if (not of_view or sizes[1:] == (-1,)) and shape[0] == results[_first(node)].shape[0]:
-                return "flatten", None
-            return "other", f"{called}: of a fixed number of channels"
-        alone = len(node.all_input_nodes) == 1
-        if keeps and shape[0] == results[_first(node)].shape[0] and (
-                what in CHANNELWISE and _keeps_apart(node, what, len(first.space)) or what in WITH_NUMBERS and alone):
-            return "channelwise", None
-        return unknown
+        same_batch = result.shape[0] == results[_first(node)].shape[0]
+        understood = _kind_of_layer if layer is not None and layer._parameters else _kind_of_function
+        kind = understood(node, what, layer, sources, tuple(result.shape)) if same_batch else None
+        return (kind, None) if kind else unknown
 
     def _channels(self, step: Step, count: int) -> torch.Tensor:
         """The numbers of a step's channels: its sources', or new ones."""
@@ -230,6 +206,43 @@ class Flow:
             self.fixed[label[channels]] = True
 
 
+def _kind_of_layer(node, what, layer, sources, shape) -> str | None:
+    """What kind of step a layer with parameters is, None if it is not understood."""
+    given, dims = len(sources[0].channels), len(sources[0].space)
+    if what is nn.Linear:
+        return "linear" if dims == 0 and given == layer.in_features else None
+    if what in CONVOLUTIONS or what in TRANSPOSED:
+        if dims != len(layer.kernel_size) or given != layer.in_channels:
+            return None
+        return "linear" if layer.groups == 1 else "grouped" if what in CONVOLUTIONS else None
+    if what in NORMS:
+        by_moments = layer.running_mean is not None  # those of training; instance norms use their own
+        return "norm" if by_moments == isinstance(layer, nn.modules.batchnorm._BatchNorm) else None
+    return _kind_of_function(node, what, layer, sources, shape)
+
+
+def _kind_of_function(node, what, layer, sources, shape) -> str | None:
+    """What kind of step anything else is, None if it is not understood."""
+    first = sources[0]
+    if what in SUMS and len(sources) == 2:
+        alike = [(len(source.channels), *source.space) for source in sources]
+        return "sum" if alike[0] == alike[1] == shape[1:] and "alpha" not in node.kwargs else None
+    if what in JOINS:
+        dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+        together = sum(len(source.channels) for source in sources)
+        return "join" if dim % len(shape) == 1 and together == shape[1] else None
+    if len(sources) > 1:
+        return None
+    if what in FLATTENINGS and len(shape) == 2 and first.space:
+        sizes = node.args[1:] if len(node.args) != 2 else _tuple(node.args[1])
+        return "flatten" if what not in VIEWS or sizes[1:] == (-1,) else None  # a number would not fit fewer channels
+    if shape[1] == len(first.channels) and (
+            what in CHANNELWISE and _keeps_apart(node, what, len(first.space)) or
+            what in WITH_NUMBERS and len(node.all_input_nodes) == 1):
+        return "channelwise"
+    return None
+
+
 class _Recorder(fx.Interpreter):
     """Runs a trace and keeps every result; of tensors the shapes."""
 
@@ -248,7 +261,8 @@ def _again(node: fx.Node, layer: nn.Module | None, results: dict) -> Callable[[t
     """The step as a function of its first source, everything else as it was."""
     def compute(x):
         first = _first(node)
-        arguments, options = fx.node.map_arg((node.args, node.kwargs), lambda other: x if other is first else results[other])
+        arguments, options = fx.node.map_arg((node.args, node.kwargs),
+                                             lambda other: x if other is first else results[other])
         if layer is not None:
             return layer(*arguments, **options)
         call = getattr(x, node.target) if node.op == "call_method" else node.target

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import nn
 
+from ..backends.transforms import untransformed
 from ..errors import WiringError
 from ..nodes import NodeFunction, Operation, Rows, check_acts, operations_of, value_name
 from ..wiring import Wiring
@@ -115,12 +116,17 @@ class NodeFunctions(nn.Module):
 
         Args:
             steps: the names of the operations that count; None for all.
+
+        Raises:
+            InputError: inside ``torch.func.vmap`` over learned values.
         """
+        for parameter in self.parameters():
+            untransformed(parameter)  # refuses several networks in one
         gain = next(self.parameters(), torch.zeros(())).new_ones(len(self._row))
         for group in self.groups:
             for holds in (False, True):
                 scale = _scale(self.acting(group, holds), steps)
-                mine = self._holds[group.nodes] == holds
+                mine = self._holds[group.nodes] if holds else ~self._holds[group.nodes]
                 if scale is not None and mine.any():
                     gain = gain.index_put((group.nodes[mine].to(gain.device),), scale[mine.to(gain.device)])
         return gain

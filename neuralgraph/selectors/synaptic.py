@@ -147,7 +147,7 @@ class SynapticStrength(RankingSelector):
     def fingerprint(self):
         gain = self._gain()
         return super().fingerprint() if gain is None else (
-            *super().fingerprint(), gain.detach().cpu().view(torch.uint8).numpy().tobytes())
+            *super().fingerprint(), gain.detach().double().cpu().numpy().tobytes())
 
     @property
     def misses(self):
