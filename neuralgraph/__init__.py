@@ -28,6 +28,8 @@ _PUBLIC = {
     "StaticNeuralGraph": ("networks", "StaticNeuralGraph"),
     "DiscreteTimeNeuralGraph": ("networks", "DiscreteTimeNeuralGraph"),
     "ContinuousTimeNeuralGraph": ("networks", "ContinuousTimeNeuralGraph"),
+    "canonicalise": ("networks", "canonicalise"),
+    "layers": ("layers", None),
     "SparseConv2d": ("layers", "SparseConv2d"),
     "SparseLinear": ("layers", "SparseLinear"),
     "sparsify": ("layers", "sparsify"),

@@ -23,6 +23,7 @@ EXAMPLES = {  # name: (arguments, patterns of what it prints)
     "from_a_connectome": ([], ["30 input, 120 hidden, 20 output", "learned: 9", "the busiest neuron"]),
     "randomly_wired": (["3"], [r"test accuracy after 3 epochs: 9", "began at 0.5", "compiled, the outputs differ by"]),
     "grow_a_network": ([], ["stuck at", "nodes split", "[2-9] times less"]),
+    "prune_connections": (["3"], ["vgg: .* % fine-tuned", "DenseNet: .*the outputs are the same"]),
     "own_operation": ([], ["has a gradient: True", "refused: nodes with 'sine'", "with a formula it is compiled"]),
 }
 

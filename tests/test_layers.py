@@ -310,7 +310,7 @@ def test_all_layers_compete():
 @pytest.mark.parametrize("per", ["layer", "node", "model"])
 @pytest.mark.parametrize("granularity", ["weight", "kernel"])
 @pytest.mark.parametrize("selector", ["dnw", "rigl", "edge-popup", "feather", "random", "l1-anneal", "targeted-dropout",
-                                      "set", "snfs", "granet", "srigl", "cht", "chts", "snip"])
+                                      "set", "snfs", "granet", "srigl", "cht", "chts", "snip", "synaptic-strength"])
 def test_every_selector_in_layers(selector, granularity, per):
     """Trained in a plain loop, it evaluates, bakes in, traces and exports to the same numbers."""
     known = ng.selectors.options_of(selector)

@@ -62,7 +62,7 @@ def test_exactly_k_and_the_gradient_rule(name, edges, data):
         assert selector.num_real == k
     selection = selector.weighted(weight, real)
     assert selection.real is real and selection.reaches_all == selector.reaches_all
-    dense = name in ("dnw", "edge-popup", "feather", "spartan", "supermask", "top-kast")
+    dense = name in ("dnw", "edge-popup", "feather", "spartan", "supermask", "synaptic-strength", "top-kast")
     assert selector.reaches_all == dense
     cotangent = torch.randn(edges)
     selection.weight.backward(cotangent)

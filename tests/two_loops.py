@@ -16,7 +16,7 @@ def main(folder):
     dist.init_process_group("gloo")
     rank, states = dist.get_rank(), {}
     for name in ("rigl", "l1-anneal", "feather", "edge-popup", "targeted-dropout", "random", "set", "snfs", "granet",
-                 "srigl", "cht", "chts", "snip", "l0", "spartan", "str", "supermask", "top-kast",
+                 "srigl", "cht", "chts", "snip", "l0", "spartan", "str", "supermask", "synaptic-strength", "top-kast",
                  "variational-dropout"):
         net = network(name)
         model = DistributedDataParallel(net)

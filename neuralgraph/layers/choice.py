@@ -51,8 +51,15 @@ class Choice:
         if selector.freezes_weight:
             for parameter in parameters:
                 parameter.requires_grad_(False)
+        self.home: tuple[nn.Module, str] | None = None  # the layer with which the selector is saved, and its name
         self._kept: tuple | None = None
         self._weights: dict[int, torch.Tensor] = {}
+
+    def replace(self, selector: Selector) -> None:
+        """Lets another selector of the same candidates choose."""
+        layer, name = self.home
+        layer.add_module(name, selector)
+        self.selector, self._kept, self._weights = selector, None, {}
 
     def parameters(self) -> list[nn.Parameter]:
         """The weights that are chosen from."""

@@ -80,7 +80,8 @@ def adopt(choice: Choice, places: list[tuple[nn.Module, str]]) -> None:
     for number, (layer, name) in enumerate(places):
         layer.__dict__.setdefault("_choices", {})[name] = (choice, number)
     layer, name = places[0]
-    layer.add_module("selector" if name == "weight" else f"{name.replace('.', '_')}_selector", choice.selector)
+    choice.home = layer, "selector" if name == "weight" else f"{name.replace('.', '_')}_selector"
+    choice.replace(choice.selector)
 
 
 class _SparseConv(Sparse):

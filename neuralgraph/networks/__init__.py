@@ -4,6 +4,7 @@ import networkx as nx
 
 from ..wiring import Wiring
 from ..wiring import to_networkx as _wiring_to_networkx
+from .canonical import Canonical, canonicalise
 from .continuous import ContinuousTimeNeuralGraph
 from .discrete import DiscreteTimeNeuralGraph
 from .network import NeuralGraph
@@ -26,5 +27,5 @@ def to_networkx(wiring_or_network: Wiring | NeuralGraph, real_only: bool = True)
     return _wiring_to_networkx(wiring_or_network)
 
 
-__all__ = ["ContinuousTimeNeuralGraph", "DiscreteTimeNeuralGraph", "NeuralGraph",
-           "StaticNeuralGraph", "to_networkx"]
+__all__ = ["Canonical", "ContinuousTimeNeuralGraph", "DiscreteTimeNeuralGraph", "NeuralGraph", "StaticNeuralGraph",
+           "canonicalise", "to_networkx"]

@@ -157,6 +157,9 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
             states = updated
             yield states
 
+    def _functions_of_steps(self):
+        return [self.functions, *getattr(self, "later_functions", ())]  # none as long as the network is made
+
     def _node_values(self):
         return super()._node_values() if self.tied else {}
 

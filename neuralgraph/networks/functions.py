@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import nn
 
+from ..backends.transforms import untransformed
 from ..errors import WiringError
 from ..nodes import NodeFunction, Operation, Rows, check_acts, operations_of, value_name
 from ..wiring import Wiring
@@ -55,6 +56,7 @@ class NodeFunctions(nn.Module):
         super().__init__()
         self.dims = dims
         self.groups = nn.ModuleList(self._group(wiring, number, dims) for number in range(len(wiring.functions)))
+        self._holds = wiring.holds
         self._row = torch.empty(wiring.num_nodes, dtype=torch.long)
         for group in self.groups:
             self._row[group.nodes] = torch.arange(len(group.nodes))
@@ -101,6 +103,33 @@ class NodeFunctions(nn.Module):
         for operation in operations:
             x = operation(x, rows)
         return x, False
+
+    def acting(self, group: NodeGroup, holds: bool) -> tuple[Operation, ...]:
+        """What is computed between the weighted sum, or the data that a node holds, and its message."""
+        return tuple(group.send) if holds else (*group.receive, *group.send)
+
+    def gain(self, steps: Collection[str] | None = None) -> torch.Tensor:
+        """How much each node scales what it sends, (V,), differentiable.
+
+        The product of the scales of its operations, as |gamma| of a norm and ||theta|| of a kernel, from the
+        last norm on, which undoes those before it.
+
+        Args:
+            steps: the names of the operations that count; None for all.
+
+        Raises:
+            InputError: inside ``torch.func.vmap`` over learned values.
+        """
+        for parameter in self.parameters():
+            untransformed(parameter)  # refuses several networks in one
+        gain = next(self.parameters(), torch.zeros(())).new_ones(len(self._row))
+        for group in self.groups:
+            for holds in (False, True):
+                scale = _scale(self.acting(group, holds), steps)
+                mine = self._holds[group.nodes] if holds else ~self._holds[group.nodes]
+                if scale is not None and mine.any():
+                    gain = gain.index_put((group.nodes[mine].to(gain.device),), scale[mine.to(gain.device)])
+        return gain
 
     def export(self) -> dict[str, torch.Tensor]:
         """The learned values of all nodes, name to (V, ...); zero where a node has none.
@@ -152,3 +181,15 @@ class NodeFunctions(nn.Module):
         for group in self.groups:
             for name, operation, attribute in group.learned():
                 yield group, name, operation.value(attribute).detach()
+
+
+def _scale(operations: Sequence[Operation], steps: Collection[str] | None) -> torch.Tensor | None:
+    """The product of the scales (N,) from the last norm on; None where there are none."""
+    product = None
+    for operation in reversed(operations):
+        own = operation.scale() if steps is None or operation.name in steps else None
+        if own is not None:
+            product = own if product is None else product * own
+        if operation.normalises:
+            break
+    return product

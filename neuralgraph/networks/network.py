@@ -14,7 +14,7 @@ from ..backends import Backend, Shared
 from ..backends.layout import Layout
 from ..backends.transforms import has_numbers, is_transformed, untransformed, without_transforms
 from ..errors import InputError, SelectionError, whole
-from ..selectors import Selection, Selector, check_finite, hold, let_go
+from ..selectors import Edges, Selection, Selector, check_finite, hold, let_go
 from ..wiring import Stage, Wiring
 from ..wiring.drawing import picture
 from ..wiring.wiring import OUTPUT
@@ -63,7 +63,7 @@ class NeuralGraph(nn.Module, ABC):
         self.stages = self._schedule(wiring)
         self.functions = NodeFunctions(wiring, generator, dtype, dims)
         self.weight = nn.Parameter(self._initial_weight(generator, dtype))
-        selector.bind(wiring, self.weight, aside(generator))  # last: what fails before leaves it unused
+        selector.bind(self._candidates(), self.weight, aside(generator))  # last: what fails before leaves it unused
         self.selector = selector
         self._inputs, self._outputs = len(wiring.inputs), len(wiring.outputs)
         self._chosen: _Chosen | None = None
@@ -179,10 +179,17 @@ class NeuralGraph(nn.Module, ABC):
         """
         self.selector = let_go(self.selector, self.weight)
 
+    def _candidates(self) -> Edges:
+        return Edges(self.wiring, self._functions_of_steps)
+
+    def _functions_of_steps(self) -> list[NodeFunctions]:
+        """What the nodes compute, once for each of the steps that differ."""
+        return [self.functions]
+
     def __setattr__(self, name, value):
         if name == "selector" and isinstance(value, Selector):
             if value.candidates is None:
-                value.bind(self.wiring, self.weight, as_generator(0))
+                value.bind(self._candidates(), self.weight, as_generator(0))
                 value.to(self.weight.device)
             elif value.wiring is not self.wiring:
                 raise SelectionError(f"this {type(value).__name__} serves another network, of {value.num_edges} "

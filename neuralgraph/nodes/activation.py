@@ -81,6 +81,9 @@ class Activation(Operation):
     def forward(self, x, rows):
         return ACTIVATIONS[self.activation](x)
 
+    def is_homogeneous(self):
+        return ACTIVATIONS[self.activation].slope is not None
+
     def lower(self, rows):
         number = len(torch.arange(self.channels)[rows])
         return [Pointwise(self.activation, np.zeros((number, 0), np.float32))]

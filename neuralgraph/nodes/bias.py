@@ -22,6 +22,12 @@ class Bias(Operation):
     def forward(self, x, rows):
         return x + self.per_channel(self.bias[rows])
 
+    def is_homogeneous(self):
+        return True
+
+    def divide(self, before, after):
+        self.bias /= after
+
     def lower(self, rows):
         bias = self.bias[rows]
         return [Affine(array(torch.ones_like(bias)), array(bias))]

@@ -57,6 +57,15 @@ class DepthwiseConv(Operation):
                                     groups=x.shape[1])
         return padded_back(y, x.shape[2:]) if self.zero_pad else y
 
+    def scale(self):
+        return self.weight.flatten(1).norm(dim=1)
+
+    def is_homogeneous(self):
+        return True
+
+    def divide(self, before, after):
+        self.weight *= (before / after).view(-1, *[1] * (self.weight.dim() - 1))
+
     def multiply_adds(self, space):
         return self.kernel_size**self.dims * math.prod(-(-side // self.stride) for side in space)
 

@@ -19,6 +19,7 @@ class Norm(Operation):
 
     name = "norm"
     learned = {"norm_weight": "weight", "norm_bias": "bias"}
+    normalises = True
 
     def __init__(self, function, channels, dims):
         super().__init__(function, channels, dims)
@@ -28,6 +29,16 @@ class Norm(Operation):
     @classmethod
     def of(cls, function):
         return NORMS[function.norm]
+
+    def scale(self):
+        return self.weight.abs()
+
+    def is_homogeneous(self):
+        return True
+
+    def divide(self, before, after):
+        self.weight /= after
+        self.bias /= after
 
 
 class BatchNorm(Norm):

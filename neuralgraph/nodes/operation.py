@@ -47,6 +47,7 @@ class Operation(nn.Module, ABC):
     # whose first dimension is the channel
     learned: ClassVar[dict[str, str]] = {}
     weights: ClassVar[tuple[str, ...]] = ()  # those of them that the authors' count of parameters includes
+    normalises: ClassVar[bool] = False  # whatever the scale of the maps that it is given, it makes the same of them
 
     def __init__(self, function: NodeFunction, channels: int, dims: int):
         super().__init__()
@@ -84,6 +85,22 @@ class Operation(nn.Module, ABC):
     def value(self, attribute: str) -> torch.Tensor:
         """A learned value by its name here, as wirings hold it: (N, ...), sharing memory with the parameter."""
         return getattr(self, attribute)
+
+    def scale(self) -> torch.Tensor | None:
+        """How much it scales the maps of each channel, (N,), differentiable and not negative; None: not at all."""
+        return None
+
+    def is_homogeneous(self) -> bool:
+        """Whether :meth:`divide` keeps its promise, so that scales can be moved past it."""
+        return False
+
+    def divide(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Changes learned values in place, so that it makes of x / ``before`` what it made of x, over ``after``.
+
+        Args:
+            before: (N,), positive; 1 where it is a norm.
+            after: ``before``, times its own :meth:`scale` where it has one.
+        """
 
     def multiply_adds(self, space: tuple[int, ...]) -> int:
         """Multiply-adds per channel for maps of these sides, as the paper counts: of weights only."""

@@ -75,6 +75,7 @@ class _Site:
     weights: list[nn.Parameter]
     step: int = 0
     gradient: torch.Tensor | None = field(default=None, repr=False)
+    held: set[int] = field(default_factory=set, repr=False)  # the parameters that an optimizer trains, by id
 
     @property
     def selector(self) -> Selector:
@@ -85,6 +86,12 @@ class _Site:
         """What is trained of it."""
         return [parameter for parameter in (*self.weights, *self.selector.parameters())
                 if parameter.requires_grad and isinstance(parameter, nn.Parameter)]
+
+    @property
+    def penalised(self) -> list[nn.Parameter]:
+        """What else the penalty may depend on, as far as it is trained."""
+        return [parameter for parameter in self.selector.penalised()
+                if parameter.requires_grad and id(parameter) in self.held]
 
     def flat(self) -> torch.Tensor:
         """The weights as one vector (W,)."""
@@ -205,7 +212,8 @@ def _assigned(sites: list[_Site], optimizers: Sequence[Optimizer]) -> dict[Optim
             for group in optimizer.param_groups for parameter in group["params"]}
     found: dict[Optimizer, list[_Site]] = {}
     for site in sites:
-        owners = [held.get(id(parameter)) for parameter in site.learned]
+        site.held = set(held)
+        owners = [held.get(id(parameter)) for parameter in (*site.learned, *site.penalised)]
         if None in owners or any(owner is not owners[0] for owner in owners):
             held_part = "no weights" if all(owner is None for owner in owners) else "only a part of the weights"
             raise InputError(f"the optimizer holds {held_part} of {site.name}: make one from model.parameters() (after "
@@ -225,9 +233,9 @@ def _add_penalty(site: _Site, scale: torch.Tensor | None) -> None:
     with torch.enable_grad():
         weight = site.flat().requires_grad_()
         term = site.selector.penalty(weight)
-    if term is None:
+    if term is None or not term.requires_grad:
         return
-    own = [parameter for parameter in site.selector.parameters() if parameter.requires_grad]
+    own = [parameter for parameter in site.selector.parameters() if parameter.requires_grad] + site.penalised
     gradients = torch.autograd.grad(term, [weight, *own], allow_unused=True)
     pairs = [*zip(own, gradients[1:])]
     if gradients[0] is not None:

@@ -29,6 +29,7 @@ from .regrowth import DropAndGrow  # noqa: E402
 from .rigl import RigL  # noqa: E402
 from .snip import SNIP  # noqa: E402
 from .srigl import SRigL  # noqa: E402
+from .synaptic import SynapticStrength  # noqa: E402
 from .topk import NoUpdate, RankingSelector, TopK  # noqa: E402
 
 # selectors whose edges come from a network that was trained before
@@ -38,6 +39,6 @@ __all__ = ["CHT", "COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", 
            "SNFS", "SNIP", "Candidates", "Complete", "DropAndGrow", "EdgePopup", "Edges", "Feather", "Frozen",
            "GraNet", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector", "NoUpdate", "RandomGraph",
            "RankingSelector", "RigL", "SRigL", "Selection", "Selector", "SoftThreshold", "Spartan",
-           "Supermask", "TargetedDropout", "Ticket", "TopK", "TopKAST", "VariationalDropout", "Weights",
-           "check_finite", "create", "hold", "k_is", "let_go", "options_of", "register", "soft_gate", "top_k",
-           "train_scores_only"]
+           "Supermask", "SynapticStrength", "TargetedDropout", "Ticket", "TopK", "TopKAST", "VariationalDropout",
+           "Weights", "check_finite", "create", "hold", "k_is", "let_go", "options_of", "register", "soft_gate",
+           "top_k", "train_scores_only"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from ..errors import lookup
 from ..wiring import Wiring
@@ -80,14 +82,39 @@ class Candidates(ABC):
         return node
 
 
+class Functions(Protocol):
+    """What the nodes of a network compute; see :class:`neuralgraph.networks.functions.NodeFunctions`."""
+
+    def gain(self, steps: Collection[str] | None = None) -> torch.Tensor: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
 class Edges(Candidates):
-    """The candidate edges of a wiring, in their order."""
+    """The candidate edges of a wiring, in their order.
+
+    Args:
+        wiring: which edges there are.
+        functions: gives what the nodes of a network on it compute, once for each of its steps that differ.
+    """
 
     word = "candidate edges"
 
-    def __init__(self, wiring: Wiring):
-        self.wiring = wiring
+    def __init__(self, wiring: Wiring, functions: Callable[[], Sequence[Functions]] = tuple):
+        self.wiring, self.functions = wiring, functions
         self.num = self.num_weights = wiring.num_edges
+
+    def gain(self, steps: Collection[str] | None = None) -> torch.Tensor | None:
+        """How much each node scales what it sends, (V,), differentiable; None of a wiring alone.
+
+        Of a network whose steps differ, the mean over them. ``steps``: the operations that count; None for all.
+        """
+        gains = [functions.gain(steps) for functions in self.functions()]
+        return torch.stack(gains).mean(0) if len(gains) > 1 else gains[0] if gains else None
+
+    def node_parameters(self) -> list[nn.Parameter]:
+        """What the nodes of the network learn."""
+        return [parameter for functions in self.functions() for parameter in functions.parameters()]
 
     def target(self):
         return self.wiring.dst

@@ -6,7 +6,7 @@ import math
 import numbers
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import ClassVar
 
 import torch
@@ -48,6 +48,7 @@ class Selector(nn.Module, ABC):
     scheduled: ClassVar[bool] = False       # it changes with the steps of the training
     freezes_weight: ClassVar[bool] = False  # it learns something else, and the weights stay as they are
     spares_outputs: ClassVar[bool] = False  # it must know which nodes are outputs of the whole network
+    part_of_weight: ClassVar[tuple[str, ...]] = ()  # own parameters that go on training while a choice is held
     retired: ClassVar[tuple[str, ...]] = ()  # names in state dicts of before that mean nothing any more
 
     def __init__(self, gradient: str | GradientRule = "masked"):
@@ -160,6 +161,10 @@ class Selector(nn.Module, ABC):
         """A term to add to the loss, or None; of the weights (W,) and its own parameters."""
         return None
 
+    def penalised(self) -> Sequence[nn.Parameter]:
+        """Parameters among which are all that the penalty depends on, beside the weights and its own."""
+        return ()
+
     def wants_gradient(self, step: int, total_steps: int) -> bool:
         """Whether :meth:`decide` and :meth:`update` of that step, from 1, want the gradient of every candidate."""
         return False
@@ -225,17 +230,23 @@ class Selector(nn.Module, ABC):
         step, total = self.done
         return step / total if total else 0.0
 
+    @property
+    def misses(self) -> str | None:
+        """What goes wrong in a training that nobody tells it of; None if nothing does."""
+        if self.scheduled:
+            return "changes with the steps of the training, but nobody tells it of them, so it stays at its first"
+        if type(self).penalty is not Selector.penalty and getattr(self, "strength", 1):
+            return "adds a penalty to the loss, but nobody asks it for that"
+        return None
+
     def check_served(self, weight: torch.Tensor) -> None:
         """Warns, once, if the weights are trained and nobody tells the selector of it."""
-        is_penalised = type(self).penalty is not Selector.penalty and getattr(self, "strength", 1)
-        if not (self.scheduled or is_penalised) or self.is_served or self._seen == "warned" \
-                or not torch.is_grad_enabled() or is_traced():
+        if self.is_served or self._seen == "warned" or not torch.is_grad_enabled() or is_traced() \
+                or self.misses is None:
             return
         if self._seen is not None and weight._version != self._seen:
             self._seen = "warned"
-            lacks = ("changes with the steps of the training, but nobody tells it of them, so it stays at its first"
-                     if self.scheduled else "adds a penalty to the loss, but nobody asks it for that")
-            warnings.warn(f"{type(self).__name__} {lacks}: call neuralgraph.rewire(model, optimizer, "
+            warnings.warn(f"{type(self).__name__} {self.misses}: call neuralgraph.rewire(model, optimizer, "
                           "total_steps=N) once before the loop.", stacklevel=4)
         else:
             self._seen = weight._version
