@@ -29,10 +29,9 @@ class Display(ProgressBar):
     """The bar, and one line of a table per epoch."""
 
     def started(self, run):
-        edges = ", ".join([f"{network.selector.num_real} of {network.wiring.num_edges} edges"
+        edges = ", ".join([f"{network.num_real} of {network.wiring.num_edges} edges"
                            for network in run.model.networks]
-                          + [f"{layer.k} of {layer.num_weights} weights" for layer in sparse_layers(run.model)]
-                          or ["all weights"])
+                          + [f"{layer.k} of {layer.num_weights} weights" for layer in sparse_layers(run.model)])
         click.echo(f"{run.recipe.name} on {run.data.name}: {run.data.num_train} training and "
                    f"{run.data.num_test} test images, {edges}, selector "
                    f"{run.recipe.selector}, in {run.folder}")

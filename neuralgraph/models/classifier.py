@@ -55,5 +55,4 @@ class Classifier(nn.Module):
     @property
     def num_real_edges(self) -> int:
         """k, summed over the networks; real weights of sparse layers count too."""
-        return sum(network.selector.num_real for network in self.networks) + sum(
-            layer.k for layer in sparse_layers(self))
+        return sum(network.num_real for network in self.networks) + sum(layer.k for layer in sparse_layers(self))

@@ -100,6 +100,12 @@ class NeuralGraph(nn.Module, ABC):
         """
         return self._weighted(self._evaluation().real.clone(), {})
 
+    @property
+    def num_real(self) -> int:
+        """How many edges are real in evaluation."""
+        number = self.selector.num_real
+        return int(self._evaluation().real.sum()) if number is None else number
+
     def _forward_selection(self) -> Selection:
         """The selection of one forward: made anew in training, kept in evaluation."""
         if not has_numbers(self.weight):

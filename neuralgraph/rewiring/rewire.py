@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from ..errors import InputError, SelectionError, listed, whole
 from ..layers import choices_of
 from ..networks import NeuralGraph
-from ..selectors import Selector
+from ..selectors import Selector, check_finite
 from ..selectors.selector import MOST_STEPS
 from .recording import Recorder
 
@@ -165,6 +165,9 @@ class Rewiring:
             site.gradient = None
             if site.selector.dense:
                 _take_dense(site)
+                _clear(site, optimizer, site.selector.decide(
+                    site.step + 1, self.total_steps, site.flat(), site.gradient))
+                _leave_real(site)
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, arguments: tuple, options: dict) -> None:
@@ -175,14 +178,10 @@ class Rewiring:
             given = {} if site.gradient is None else {"gradient": site.gradient}
             changed = site.selector.advance(site.step, self.total_steps, site.flat(), **given)
             site.gradient = None
-            if changed is not None:
-                for weight, part in site.parts(site.selector.candidates.spread(changed)):
-                    for values in (weight, *optimizer.state.get(weight, {}).values()):
-                        if isinstance(values, torch.Tensor) and values.shape == weight.shape:
-                            values.masked_fill_(part, 0)
+            _clear(site, optimizer, changed)
         if self._recorder is not None:
             step = min(site.step for sites in self._by_optimizer.values() for site in sites)
-            self._recorder.stepped(step, is_last=step == self.total_steps)
+            self._recorder.stepped(step, always=step == self.total_steps)
 
 
 def _sites(model: nn.Module) -> Iterator[_Site]:
@@ -233,17 +232,32 @@ def _add_penalty(site: _Site, scale: torch.Tensor | None) -> None:
 
 
 def _take_dense(site: _Site) -> None:
-    """Keeps the gradient of every candidate for the selector, and leaves the optimizer that of real ones."""
+    """Keeps the gradient of every candidate for the selector."""
     if any(weight.grad is None for weight in site.weights):
         raise SelectionError(f"{site.name} changes its real edges at this step and needs gradients for it, but "
                              "there are none: call loss.backward() before optimizer.step().")
     site.gradient = torch.cat([weight.grad.reshape(-1) for weight in site.weights])
+    check_finite(site.gradient, "gradients of edge weights")
+
+
+def _leave_real(site: _Site) -> None:
+    """Takes the gradients of absent candidates away from the optimizer."""
     selector = site.selector
     if selector.rule.reaches_all:
         return
     real = selector.candidates.spread(selector.select(site.flat()))
     for weight, part in site.parts(real):
         weight.grad.masked_fill_(~part, 0)
+
+
+def _clear(site: _Site, optimizer: Optimizer, changed: torch.Tensor | None) -> None:
+    """Sets weights and momentum of candidates that changed, a mask (n,), to 0."""
+    if changed is None:
+        return
+    for weight, part in site.parts(site.selector.candidates.spread(changed)):
+        for values in (weight, *optimizer.state.get(weight, {}).values()):
+            if isinstance(values, torch.Tensor) and values.shape == weight.shape:
+                values.masked_fill_(part, 0)
 
 
 def _is_left_out(optimizer: Optimizer) -> bool:

@@ -115,17 +115,24 @@ def take_over(model: Classifier, recipe: Recipe, source: Run) -> None:
     if source.recipe.model != recipe.model:
         raise RunError(f"the run in {recipe.source} trained {source.recipe.model!r}, this one is "
                        f"{recipe.model!r}; they must be the same model.")
+    initial: dict[str, torch.Tensor] = {}
+    choices = choices_of(model)
+    if recipe.selector == "lottery-ticket" or any(part.selector.needs_initial for part in (
+            *model.networks, *(choice for _, choice in choices))):
+        initial, _ = read_checkpoint(source.folder / INITIAL)
+    names = {part: name for name, part in source.model.named_modules()}
     for mine, theirs in zip(model.networks, source.model.networks):
         if mine.wiring != theirs.wiring:
             raise RunError(f"the run in {recipe.source} has other candidate edges; use the same model "
                            "settings.")
-        mine.selector.draw(theirs.weight)
-    names, trained = {id(own): name for name, own in model.named_parameters()}, dict(source.model.named_parameters())
-    for _, choice in choices_of(model):
-        choice.selector.draw(torch.cat([trained[names[id(own)]].detach().flatten() for own in choice.parameters()]))
+        mine.selector.draw(theirs.weight, initial.get(f"{names[theirs]}.weight"))
     values = source.model.state_dict()
-    if recipe.selector == "lottery-ticket":
-        values, _ = read_checkpoint(source.folder / INITIAL)
+    paths = {id(own): name for name, own in model.named_parameters()}
+    for _, choice in choices:
+        chosen = [paths[id(own)] for own in choice.parameters()]
+        choice.selector.draw(*(torch.cat([tensors[name].flatten() for name in chosen])
+                               for tensors in (values, initial) if tensors))
+    values = initial if recipe.selector == "lottery-ticket" else values
     own = model.state_dict()
     own.update({name: value for name, value in values.items() if ".selector." not in name})
     model.load_state_dict(own)
