@@ -19,9 +19,9 @@ import neuralgraph as ng
 from neuralgraph.cli import main
 from neuralgraph.errors import InputError, MissingPackageError, RunError, SelectionError, UnknownNameError
 from neuralgraph.models.mobilenet import Stage
-from neuralgraph.selectors import SELECTORS
+from neuralgraph.selectors import SELECTORS, k_is
 from neuralgraph.training import RECIPES, Interrupted, Run, Watcher
-from neuralgraph.training.arena import (RESAMPLES, Arena, Contender, bootstrap_interval, k_is, paired_difference,
+from neuralgraph.training.arena import (RESAMPLES, Arena, Contender, bootstrap_interval, paired_difference,
                                         parse_contenders)
 from neuralgraph.training.job import Job, outcome
 

@@ -11,7 +11,7 @@ from ..errors import InputError, SelectionError, lookup
 from ..layers import sparsify
 from ..layers.sparsify import BUDGETS
 from ..networks.network import aside, as_generator
-from ..selectors import GRANULARITIES
+from ..selectors import GRANULARITIES, k_is
 from ..selectors.selector import check_k
 from .classifier import Classifier
 from .layers import conv, linear
@@ -36,7 +36,7 @@ def tiny_convnet(*, num_classes: int = 10, in_channels: int = 3, image_size: int
         image_size: their side in pixels.
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`.
         k: number of real candidates of all sparse layers together; without it as ``density`` says.
-        density: share of them, by default 0.1.
+        density: share of them, by default 0.1 where the selector needs one.
         selector_options: further arguments of the selector.
         per: what candidates compete within, as for :func:`neuralgraph.sparsify`.
         granularity: what a candidate is, a "weight" or a "kernel".
@@ -59,7 +59,7 @@ def tiny_convnet(*, num_classes: int = 10, in_channels: int = 3, image_size: int
                    nn.BatchNorm2d(after), nn.ReLU()]
     head = nn.Sequential(GlobalPool(), linear(CHANNELS[-1], num_classes, generator=generator))
     model = Classifier(nn.Sequential(*layers), [], head, in_channels=in_channels, image_size=image_size)
-    share: float | dict[str, float] = DENSITY if density is None else density
+    share: float | dict[str, float] | None = density
     if selector == "complete":
         if k is not None or density is not None:
             raise SelectionError("the selector 'complete' keeps every weight: leave k and density out.")
@@ -68,11 +68,13 @@ def tiny_convnet(*, num_classes: int = 10, in_channels: int = 3, image_size: int
         shapes = {name: layer.weight.shape for name, layer in model.named_modules()
                   if isinstance(layer, (nn.Conv2d, nn.Linear)) and name != FIRST}
         share, budget = _shares(k, shapes, per, granularity, budget), "uniform"
-    elif per == "model":
+    elif density is None and k_is(selector) == "needed":
+        share = DENSITY
+    if share is None or per == "model":
         budget = "uniform"
     return sparsify(model, share, selector=selector, per=per, granularity=granularity, budget=budget,
                     selector_options=selector_options, first_layer_dense=False, inplace=True,
-                    skip=[FIRST], seed=int(torch.randint(2**62, (), generator=aside(generator))))
+                    skip=[FIRST], example=torch.zeros(2, in_channels, image_size, image_size), seed=int(torch.randint(2**62, (), generator=aside(generator))))
 
 
 def _shares(k: int, shapes: dict[str, torch.Size], per: str, granularity: str, budget: str) -> dict[str, float]:

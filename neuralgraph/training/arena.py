@@ -16,11 +16,11 @@ from .. import models, selectors
 from ..analysis.speed import environment
 from ..data import Images
 from ..errors import InputError, RunError, lookup
-from ..layers.sparse import choices_of, count
+from ..layers.sparse import count
 from .checkpoint import read_json, write_json
 from .comparison import Comparison, Entry, spread
 from .opening import describe, make_model
-from .options import MODEL_OPTIONS, arguments
+from .options import MODEL_OPTIONS
 from .recipe import Recipe
 from .watching import Watcher
 
@@ -209,10 +209,10 @@ class Arena:
 
     def _recipe(self, one: Contender) -> Recipe:
         """The recipe of a contender."""
-        takes_k = k_is(one.selector) != "found"
+        takes_k = selectors.k_is(one.selector) != "found"
         options = {f"selector.{name}": value for name, value in one.options if name != "k"}
         freed = dict(one.options).get("k")
-        if freed is not None and (freed != "none" or k_is(one.selector) != "optional"):
+        if freed is not None and (freed != "none" or selectors.k_is(one.selector) != "optional"):
             raise InputError(f"{one.label!r}: all contenders have the same k, by --k or --density; k=none, for one "
                              "that finds it itself, suits selectors that can.")
         recipe = self.plain.with_settings({"selector": one.selector, **options})
@@ -225,20 +225,16 @@ class Arena:
         known = models.options_of(self.plain.model)
         if "selector" not in known:
             raise InputError(f"the model {self.plain.model!r} keeps all its edges: there is nothing to choose.")
-        if self.density is None and self.plain.k is None:
+        if "k" not in known and self.density is None and self.plain.k is None:
             return None
         if "k" not in known:
             raise InputError(f"the model {self.plain.model!r} has no k or density; its number of edges follows from "
                              "other settings (--set width=0.225).")
-        if self.density is None:
+        if self.plain.k is not None and self.density is None:
             return self.plain.k
-        return count(self.density, self._candidates(images))
-
-    def _candidates(self, images: dict) -> int:
-        """How many candidates the model has."""
-        model = make_model(dataclasses.replace(self.plain, k=None), images)
-        return sum(network.wiring.num_edges for network in model.networks) + sum(
-            choice.selector.num_edges for _, choice in choices_of(model))
+        selector = "complete" if self.density is not None else "dnw"  # whose k is the model's own
+        model = make_model(dataclasses.replace(self.plain, selector=selector, k=None), images)
+        return model.num_real_edges if self.density is None else count(self.density, model.num_real_edges)
 
     def _before(self, fixed: dict) -> dict[tuple[str, int], dict]:
         """How the runs of an earlier result were timed.
@@ -287,15 +283,6 @@ class Arena:
                 **{key: _range(runs, key) for key in ("k", "multiply_adds", "dead_nodes")},
                 "step_seconds": spread(runs, "step_seconds", digits=6), "runs": runs})
         return rows
-
-
-def k_is(selector: str) -> str:
-    """Whether a selector's k is "needed", "optional" or "found" by itself, so that it takes none."""
-    build = selectors.SELECTORS[selector]
-    k = arguments(getattr(build, "kind", build)).get("k")
-    if k is None or not k.kinds:
-        return "found"
-    return "optional" if type(None) in k.kinds else "needed"
 
 
 def paired_difference(first: Sequence[dict], runs: Sequence[dict], key: str = "last") -> dict | None:
