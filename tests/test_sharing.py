@@ -160,7 +160,8 @@ def test_sparse_layers_choose_among_mixed_weights():
     assert torch.equal(layer.real(), kept)
     torch.testing.assert_close(layer(x), torch.conv2d(x, weight * kept, layer.bias, padding=1))
     model.eval()
-    first = model(torch.ones(1, 3, 8, 8))
+    first, kept = model(torch.ones(1, 3, 8, 8)), layer._choices["weight"][0]._kept
+    assert torch.equal(model(torch.ones(1, 3, 8, 8)), first) and layer._choices["weight"][0]._kept is kept
     with torch.no_grad():  # evaluation sees that weights changed
         mixing(layer)[0].view(-1)[7] += 5
     assert not torch.equal(model(torch.ones(1, 3, 8, 8)), first)
@@ -195,6 +196,8 @@ def test_kernels_of_nodes_are_mixed(backend, float64):
     operation = next(part for part in network.modules() if hasattr(part, "kernel_size"))
     templates, rows = mixing(operation)
     assert templates.shape == (3, 1, 3, 3) and rows.shape == (10, 3)
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(10))
+    assert torch.linalg.matrix_rank(rows) == 3
     plain_network, x = bake(network), torch.randn(3, 2, 6, 6)
     for each in (network, plain_network):
         each(x).square().sum().backward()
@@ -296,7 +299,8 @@ def test_what_is_made_of_a_shared_network_is_equal(name, tmp_path):
     with torch.no_grad():
         y = network(x)
         torch.testing.assert_close(ng.compile(network)(x), y, atol=1e-5, rtol=1e-4)
-        assert torch.equal(copy.deepcopy(network)(x), y)
+        copied = copy.deepcopy(network)
+        assert copied._chosen is None and torch.equal(copied(x), y)
         again = SHARED[name]().eval()
         again.load_state_dict(network.state_dict())
         assert torch.equal(again(x), y)
