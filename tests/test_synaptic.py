@@ -378,6 +378,17 @@ def test_canonical_dynamic_networks_compute_the_same(seed):
     torch.testing.assert_close(same.values, state.values, rtol=1e-9, atol=1e-10 * float(state.values.detach().abs().max()))
 
 
+def test_states_of_dynamic_networks_are_not_rescaled():
+    """A norm that makes the state, which the network returns, keeps its scale."""
+    wiring = ng.wirings.complete(4, inputs=1, outputs=1, function=NodeFunction("activation conv", "norm"))
+    net = drawn(ng.DiscreteTimeNeuralGraph(wiring, ng.Complete(), steps=2, dtype=torch.float64)).eval()
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    canonical, left = ng.canonicalise(net)
+    assert set(left) == set(range(4)) and set(left.values()) == {"its state is scaled too, which is the network's"}
+    (y, state), (again, same) = (network(x, return_state=True) for network in (net, canonical))
+    assert torch.equal(y, again) and torch.equal(state.values, same.values)
+
+
 def test_canonical_values_by_hand():
     net, group = three(k=4)
     with torch.no_grad():
