@@ -177,9 +177,9 @@ def test_tau_keeps_what_is_at_least_as_strong():
                          selector_options={"tau": 0.1}), SelectionError, "k=8, tau=0.1"),
     (lambda: ng.sparsify(nn.Linear(4, 4), None, selector="synaptic-strength", first_layer_dense=False,
                          selector_options={"tau": 9.0})(torch.zeros(1, 4)), SelectionError, "above all strengths"),
-    (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False), SelectionError, "'dnw' needs k"),
+    (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False), InputError, "'dnw' needs a density"),
     (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False, budget="erdos-renyi-kernel"), InputError,
-     "not without one"),
+     "density map or none"),
 ])
 def test_bad_settings(make, error, message):
     with pytest.raises(error, match=message):
@@ -189,7 +189,7 @@ def test_bad_settings(make, error, message):
 def test_a_penalty_that_nobody_adds_is_told():
     net, _ = three()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    with pytest.warns(UserWarning, match="SynapticStrength has a penalty that is in no loss.*neuralgraph.rewire"):
+    with pytest.warns(UserWarning, match="SynapticStrength adds a penalty to the loss, but nobody asks.*neuralgraph.rewire"):
         for _ in range(2):
             net(torch.randn(2, 2, 3, 3, dtype=torch.float64)).square().mean().backward()
             optimizer.step()

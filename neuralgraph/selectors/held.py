@@ -39,10 +39,8 @@ class Held(MaskSelector):
 
     def effective(self, weight, real):
         mask = self.candidates.spread(real).view(weight.shape)
-        if self.other.freezes_weight:
-            return super().effective(weight, real)
-        value = self.other.effective(weight, real)
-        return value.where(mask, value.new_zeros(()))  # of 0: what is absent gets no gradient
+        value = self.other.effective(weight.where(mask, weight.detach()), real)
+        return value.where(mask, value.new_zeros(()))  # absent ones of the other's own parameters get no gradient either
 
     @property
     def done(self):
@@ -64,7 +62,8 @@ class Held(MaskSelector):
         if self.other.freezes_weight:
             for weight in weights:
                 weight.requires_grad_(False)
-        self.other.is_served = self.is_served
+        if self.is_served:
+            self.other.begin(*self.other.done)  # the next step may want what this one did not
         return self.other
 
 

@@ -57,6 +57,7 @@ class SynapticStrength(RankingSelector):
     True
     """
 
+    k_is = "optional"
     part_of_weight = ("strengths",)
 
     def __init__(self, k: int | None = None, tau: float | None = None, strength: float = 1e-4, score: str = "full",
@@ -148,10 +149,6 @@ class SynapticStrength(RankingSelector):
         gain = self._gain()
         return super().fingerprint() if gain is None else (
             *super().fingerprint(), gain.detach().double().cpu().numpy().tobytes())
-
-    @property
-    def misses(self):
-        return "has a penalty that is in no loss, as nobody adds it" if self.strength else None
 
     def extra_repr(self):
         threshold = f"k={self.k}" if self.tau is None else f"tau={self.tau}"
