@@ -178,7 +178,8 @@ def test_tau_keeps_what_is_at_least_as_strong():
     (lambda: ng.sparsify(nn.Linear(4, 4), None, selector="synaptic-strength", first_layer_dense=False,
                          selector_options={"tau": 9.0})(torch.zeros(1, 4)), SelectionError, "above all strengths"),
     (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False), InputError, "'dnw' needs a density"),
-    (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False, budget="erdos-renyi-kernel"), InputError,
+    (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False, budget="erdos-renyi-kernel",
+                         selector="synaptic-strength", selector_options={"tau": 0.1}), InputError,
      "density map or none"),
 ])
 def test_bad_settings(make, error, message):
