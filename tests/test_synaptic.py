@@ -177,9 +177,10 @@ def test_tau_keeps_what_is_at_least_as_strong():
                          selector_options={"tau": 0.1}), SelectionError, "k=8, tau=0.1"),
     (lambda: ng.sparsify(nn.Linear(4, 4), None, selector="synaptic-strength", first_layer_dense=False,
                          selector_options={"tau": 9.0})(torch.zeros(1, 4)), SelectionError, "above all strengths"),
-    (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False), SelectionError, "'dnw' needs k"),
-    (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False, budget="erdos-renyi-kernel"), InputError,
-     "not without one"),
+    (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False), InputError, "'dnw' needs a density"),
+    (lambda: ng.sparsify(nn.Linear(4, 4), None, first_layer_dense=False, budget="erdos-renyi-kernel",
+                         selector="synaptic-strength", selector_options={"tau": 0.1}), InputError,
+     "density map or none"),
 ])
 def test_bad_settings(make, error, message):
     with pytest.raises(error, match=message):
@@ -376,6 +377,17 @@ def test_canonical_dynamic_networks_compute_the_same(seed):
     again, same = ng.canonicalise(net).network(x, return_state=True)
     torch.testing.assert_close(again, y, rtol=1e-9, atol=1e-10 * float(y.detach().abs().max().clamp(min=1)))
     torch.testing.assert_close(same.values, state.values, rtol=1e-9, atol=1e-10 * float(state.values.detach().abs().max()))
+
+
+def test_states_of_dynamic_networks_are_not_rescaled():
+    """A norm that makes the state, which the network returns, keeps its scale."""
+    wiring = ng.wirings.complete(4, inputs=1, outputs=1, function=NodeFunction("activation conv", "norm"))
+    net = drawn(ng.DiscreteTimeNeuralGraph(wiring, ng.Complete(), steps=2, dtype=torch.float64)).eval()
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    canonical, left = ng.canonicalise(net)
+    assert set(left) == set(range(4)) and set(left.values()) == {"its state is scaled too, which is the network's"}
+    (y, state), (again, same) = (network(x, return_state=True) for network in (net, canonical))
+    assert torch.equal(y, again) and torch.equal(state.values, same.values)
 
 
 def test_canonical_values_by_hand():

@@ -278,11 +278,6 @@ def _selectors(candidates, shares, selector, per, options):
     return made
 
 
-def _k(share: float | None, number: int, nodes: int = 1) -> int | None:
-    """How many candidates are real of so many at each of the nodes; None where the selector decides."""
-    return None if share is None else nodes * count(share, number)
-
-
 def _erdos_renyi(density: float, shapes: Mapping[str, list[torch.Size]]) -> dict[str, float]:
     """Shares in proportion to (sum of dimensions) / (their product), of as many weights as one density gives."""
     size = {name: sum(map(math.prod, parts)) for name, parts in shapes.items()}

@@ -143,7 +143,7 @@ def tiny_continuous(*, num_classes: int = 10, in_channels: int = 3, image_size: 
 
 
 def make_selector(name: str, k: int | None, options: dict | None, default: int = EDGES) -> Selector:
-    """The selector with k edges, by default as many as the paper's model has; none where a threshold decides."""
+    """The selector with k edges, by default as many as the paper's model has."""
     if not isinstance(options, (dict, type(None))):
         raise InputError(f"selector_options must be a dict of the selector's arguments, got {options!r}.")
     by_threshold = "tau" in selectors.options_of(name) and (options or {}).get("tau") is not None

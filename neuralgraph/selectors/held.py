@@ -39,8 +39,8 @@ class Held(MaskSelector):
 
     def effective(self, weight, real):
         mask = self.candidates.spread(real).view(weight.shape)
-        value = self.other.effective(weight, real)
-        return value.where(mask, value.new_zeros(()))  # of 0: what is absent gets no gradient
+        value = self.other.effective(weight.where(mask, weight.detach()), real)
+        return value.where(mask, value.new_zeros(()))  # absent ones of the other's own parameters get no gradient either
 
     @property
     def done(self):
