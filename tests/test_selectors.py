@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import GOLDEN, needs_golden
+from graphs import k_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from neuralgraph.selectors.topk import top_k
 
 
 # num_real is not k at first
-STARTS_WITH_MORE = ("complete", "l1-anneal", "gradual", "targeted-dropout-regular", "feather", "granet", "snip")
+STARTS_WITH_MORE = ("l1-anneal", "gradual", "targeted-dropout-regular", "feather", "granet", "snip", "spartan")
 
 
 def by_sorting(score, k):
@@ -51,22 +52,22 @@ def bound(selector, wiring=None, edges=None, seed=0):
 @pytest.mark.parametrize("name", SELECTORS)
 @given(edges=st.integers(1, 50), data=st.data())
 def test_exactly_k_and_the_gradient_rule(name, edges, data):
-    k = None if name == "complete" else data.draw(st.integers(0, edges))
+    k = k_of(name, data.draw(st.integers(0, edges)))
     selector = ng.selectors.create(name, k)
     weight = bound(selector, edges=edges, seed=edges)
     selector.eval()
     real = selector.select(weight)
     assert real.dtype == torch.bool and real.sum() == selector.num_real
-    if name not in STARTS_WITH_MORE:
+    if k is not None and name not in STARTS_WITH_MORE:
         assert selector.num_real == k
     selection = selector.weighted(weight, real)
     assert selection.real is real and selection.reaches_all == selector.reaches_all
-    dense = name in ("dnw", "edge-popup", "feather")
+    dense = name in ("dnw", "edge-popup", "feather", "spartan", "supermask", "top-kast")
     assert selector.reaches_all == dense
     cotangent = torch.randn(edges)
     selection.weight.backward(cotangent)
-    if name in ("edge-popup", "feather"):
-        return  # the formulas below
+    if name in ("edge-popup", "feather", "l0", "spartan", "str", "supermask", "top-kast"):
+        return  # formulas of their own: tests/test_candidates.py and tests/test_gates.py
     assert torch.equal(selection.weight, weight * real)
     assert torch.equal(weight.grad, cotangent * (torch.ones(edges) if dense else real))
     assert (selector.gradient == "ste") == dense

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -15,10 +16,11 @@ from ..layers import choices_of
 from ..networks import NeuralGraph
 from ..selectors import Selector, check_finite
 from ..selectors.selector import MOST_STEPS
+from .recording import Recorder
 
 
 def rewire(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], total_steps: int,
-           done: int | None = None) -> Rewiring:
+           done: int | None = None, history: str | Path | Recorder | None = None) -> Rewiring:
     """Lets the selectors inside a model take part in its training, in whatever loop it is trained.
 
     Call it once, beside the optimizer. Before every ``optimizer.step()`` the gradients of the selectors'
@@ -36,6 +38,9 @@ def rewire(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], total_s
         optimizer: of its parameters, or several: those that hold the candidates' weights.
         total_steps: the number of optimizer steps of the whole training.
         done: how many of them are done already, by default as the selectors' state says.
+        history: a file to record in which candidates were real when, for :class:`~neuralgraph.rewiring.History` and
+            :func:`neuralgraph.explore`; a :class:`~neuralgraph.rewiring.Recorder` to choose how often. What is there
+            is gone on with, from the steps that are done.
 
     Returns:
         The connection, whose :meth:`~Rewiring.remove` ends it.
@@ -57,7 +62,8 @@ def rewire(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], total_s
     >>> int(net.selection().real.sum())
     40
     """
-    return Rewiring(model, [optimizer] if isinstance(optimizer, Optimizer) else optimizer, total_steps, done)
+    recorder = Recorder(history) if isinstance(history, (str, Path)) else history
+    return Rewiring(model, [optimizer] if isinstance(optimizer, Optimizer) else optimizer, total_steps, done, recorder)
 
 
 @dataclass(eq=False)
@@ -93,7 +99,8 @@ class _Site:
 class Rewiring:
     """The connection that :func:`rewire` makes."""
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], total_steps: int, done: int | None):
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], total_steps: int, done: int | None,
+                 recorder: Recorder | None = None):
         if not isinstance(model, nn.Module):
             raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}.")
         if not optimizers or not all(isinstance(optimizer, Optimizer) for optimizer in optimizers):
@@ -117,6 +124,9 @@ class Rewiring:
                                  "of the whole training, those before included.")
         for site in sites:
             site.selector.begin(site.step, total_steps)
+        self._recorder = recorder
+        if recorder is not None:
+            recorder.begin(model, min((site.step for site in sites), default=0))
         self._hooks = [hook for optimizer in self._by_optimizer for hook in (
             optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after))]
 
@@ -170,6 +180,9 @@ class Rewiring:
             changed = site.selector.advance(site.step, self.total_steps, site.flat(), **given)
             site.gradient = None
             _clear(site, optimizer, changed)
+        if self._recorder is not None:
+            step = min(site.step for sites in self._by_optimizer.values() for site in sites)
+            self._recorder.stepped(step, always=step == self.total_steps)
 
 
 def _sites(model: nn.Module) -> Iterator[_Site]:

@@ -33,8 +33,6 @@ class Held(MaskSelector):
 
     def effective(self, weight, real):
         mask = self.candidates.spread(real).view(weight.shape)
-        if self.other.freezes_weight:
-            return super().effective(weight, real)
         return self.other.effective(weight.where(mask, weight.detach()), real)
 
     @property

@@ -8,13 +8,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from ..errors import lookup
 from .candidates import Candidates
-from .competition import COMPETITIONS, Groups, Whole, check_masks, compete
-from .selector import MOST_STEPS, MaskSelector, check_every, check_k, check_number
+from .competition import Competing, Groups, Whole
+from .selector import MOST_STEPS, MaskSelector, check_every, check_number
 
 
-class DropAndGrow(MaskSelector):
+class DropAndGrow(Competing, MaskSelector):
     """A mask that is kept between changes: each drops some real candidates, and as many others grow.
 
     At every ``every``-th step t of T, for t < end T, of k candidates that compete floor(f_t k) are dropped,
@@ -46,16 +45,12 @@ class DropAndGrow(MaskSelector):
         self.drop, self.end = check_number("drop", drop, 0, 1), check_number("end", end, 0, 1)
         self.last = check_number("last", last, 0, 1)
         self.every = check_every(every)
-        lookup("competition", per, COMPETITIONS)
-        check_masks(always, never)
-        self.per, self.group = per, group
-        self._always, self._never = always, never
+        self.compete_within(per, group, always, never)
         if self.draws:
             self.register_buffer("seed", torch.zeros(1))
 
     def prepare(self, candidates, weight, generator):
-        check_k(self.k, candidates.num, candidates.word)
-        self._groups = compete(self.per, candidates, self.k, self.group, self._always, self._never)
+        self._groups = self.groups()
         self.keep(self.first(torch.rand(candidates.num, generator=generator, dtype=torch.float64)))
         if self.draws:
             self.seed.copy_(torch.randint(MOST_STEPS, (1,), generator=generator))
@@ -116,9 +111,7 @@ class DropAndGrow(MaskSelector):
         return torch.from_numpy(generator.random((rows, self.candidates.num))).to(self.real.device)
 
     def extra_repr(self):
-        return f"k={self.k}, drop={self.drop}, every={self.every}, end={self.end}" + (
-            f", per={self.per!r}" if self.per != "graph" else "") + (
-            f", group={self.group}" if self.group is not None else "")
+        return f"k={self.k}, drop={self.drop}, every={self.every}, end={self.end}{self.competition_repr()}"
 
 
 def largest(groups: Groups, score: torch.Tensor, among: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

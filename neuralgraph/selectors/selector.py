@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import SelectionError, lookup, whole
 from ..wiring import Wiring
 from .candidates import Candidates, Edges
-from .competition import is_traced
+from .competition import check_k, is_traced
 from .selection import GRADIENTS, GradientRule, Selection
 
 MOST_STEPS = 2**24  # up to here float32 counts exactly
@@ -42,6 +42,9 @@ class Selector(nn.Module, ABC):
         gradient: a key of :data:`GRADIENTS`, or a :class:`GradientRule`.
     """
 
+    # whether k, the number of real candidates, is "needed", "optional" (without it the number follows from
+    # what is learned) or "found": it always follows, and there is no k to give
+    k_is: ClassVar[str] = "needed"
     scheduled: ClassVar[bool] = False       # it changes with the steps of the training
     freezes_weight: ClassVar[bool] = False  # it learns something else, and the weights stay as they are
     spares_outputs: ClassVar[bool] = False  # it must know which nodes are outputs of the whole network
@@ -134,8 +137,8 @@ class Selector(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def num_real(self) -> int:
-        """k, the number of real candidates."""
+    def num_real(self) -> int | None:
+        """The number of real candidates; None where it depends on the weights: count those of a selection."""
 
     # What a selection depends on
 
@@ -224,13 +227,15 @@ class Selector(nn.Module, ABC):
 
     def check_served(self, weight: torch.Tensor) -> None:
         """Warns, once, if the weights are trained and nobody tells the selector of it."""
-        if not self.scheduled or self.is_served or self._seen == "warned" or not torch.is_grad_enabled() \
-                or is_traced():
+        is_penalised = type(self).penalty is not Selector.penalty and getattr(self, "strength", 1)
+        if not (self.scheduled or is_penalised) or self.is_served or self._seen == "warned" \
+                or not torch.is_grad_enabled() or is_traced():
             return
         if self._seen is not None and weight._version != self._seen:
             self._seen = "warned"
-            warnings.warn(f"{type(self).__name__} changes with the steps of the training, but nobody tells it of "
-                          "them, so it stays at its first: call neuralgraph.rewire(model, optimizer, "
+            lacks = ("changes with the steps of the training, but nobody tells it of them, so it stays at its first"
+                     if self.scheduled else "adds a penalty to the loss, but nobody asks it for that")
+            warnings.warn(f"{type(self).__name__} {lacks}: call neuralgraph.rewire(model, optimizer, "
                           "total_steps=N) once before the loop.", stacklevel=4)
         else:
             self._seen = weight._version
@@ -325,17 +330,6 @@ class MaskSelector(Selector):
             real = self.real > 0.5
             is_average = not torch.equal(self.real, real.to(self.real.dtype))
             destination[prefix + "real"] = self.real if is_average else real
-
-
-def check_k(k: int, num_edges: int | None = None, word: str = "candidate edges") -> int:
-    """k as an integer within 0..num_edges, or an error."""
-    if whole(k) is None:
-        raise SelectionError(f"k, the number of real edges, must be an integer, got {k!r}.")
-    k = whole(k)
-    if k < 0 or (num_edges is not None and k > num_edges):
-        most = "" if num_edges is None else f" and at most the {num_edges} {word}"
-        raise SelectionError(f"k must be at least 0{most}, got {k}.")
-    return k
 
 
 def check_number(what: str, value: float, least: float, most: float = math.inf) -> float:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import lookup
-from .competition import COMPETITIONS, check_masks, compete
+from .competition import Competing
 from .registry import register
-from .selector import MaskSelector, check_k
+from .selector import MaskSelector
 
 
 @register("snip")
-class SNIP(MaskSelector):
+class SNIP(Competing, MaskSelector):
     """The k candidates of largest |dL/dw w| on the first batch, chosen before it is learned from and kept.
 
     The score is the connection sensitivity |dL/dc| at c = 1 of a gate c on each candidate, of a kernel as a
@@ -30,14 +29,10 @@ class SNIP(MaskSelector):
     def __init__(self, k: int, per: str = "graph", group: int | None = None, always: torch.Tensor | None = None,
                  never: torch.Tensor | None = None):
         super().__init__(k)
-        lookup("competition", per, COMPETITIONS)
-        check_masks(always, never)
-        self.per, self.group = per, group
-        self._always, self._never = always, never
+        self.compete_within(per, group, always, never)
 
     def prepare(self, candidates, weight, generator):
-        check_k(self.k, candidates.num, candidates.word)
-        self._groups = compete(self.per, candidates, self.k, self.group, self._always, self._never)
+        self._groups = self.groups()
         self.keep(torch.ones(candidates.num, dtype=torch.bool))
 
     def wants_gradient(self, step, total_steps):
@@ -48,4 +43,4 @@ class SNIP(MaskSelector):
         return ~self.mask
 
     def extra_repr(self):
-        return f"k={self.k}" + (f", per={self.per!r}" if self.per != "graph" else "")
+        return f"k={self.k}{self.competition_repr()}"
