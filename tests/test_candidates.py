@@ -90,6 +90,7 @@ def test_exact_k_and_the_written_gradient(kind, per, seed, share):
     selector.bind(candidates, weight, generator)
     real = selector.select(weight)
     assert real.sum() == k == selector.num_real
+    assert torch.equal(selector.groups().counts(real), selector.groups().keep)
     score = candidates.magnitude(weight.detach()).tolist()
     if per == "layer":
         wanted = by_sorting(score, range(candidates.num), k)

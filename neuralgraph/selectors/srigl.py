@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from .competition import Groups, compete
+from .competition import Groups
 from .regrowth import DropAndGrow, apportion, filled, largest
 from .registry import register
-from .selector import check_k, check_number
+from .selector import check_number
 
 
 @register("srigl")
@@ -46,11 +46,10 @@ class SRigL(DropAndGrow):
         self.gamma = check_number("gamma", gamma, 0, 1)
 
     def prepare(self, candidates, weight, generator):
-        check_k(self.k, candidates.num, candidates.word)
+        layers = self.groups()
         nodes, node = candidates.target().unique(return_inverse=True)
-        blocks = compete("block", candidates, self.k)
         self._nodes = Groups(node, torch.zeros(len(nodes), dtype=torch.long))
-        self._layer = torch.zeros(len(nodes), dtype=torch.long).scatter_(0, node, blocks.group)  # of each node
+        self._layer = torch.zeros(len(nodes), dtype=torch.long).scatter_(0, node, layers.group)  # of each node
         self._is_output = candidates.is_output()[nodes]
         super().prepare(candidates, weight, generator)
 
