@@ -41,6 +41,7 @@ _PUBLIC = {
     "plots": ("analysis.plots", None),
     "data": ("data", None),
     "training": ("training", None),
+    "explore": ("explorer", "explore"),
     "load_dnw_checkpoint": ("compat", "load_dnw_checkpoint"),
     "errors": ("errors", None),
 }

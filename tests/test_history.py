@@ -98,12 +98,7 @@ def test_a_killed_training_goes_on_with_the_same_file(tmp_path):
     optimizer = torch.optim.SGD(again.parameters(), lr=0.2, momentum=0.9)
     optimizer.load_state_dict(states[1])
     train(again, tmp_path / "parts.history", 20, begin=11, every=2, total=20, optimizer=optimizer)
-    steps = History(tmp_path / "whole.history").steps
-    history = History(tmp_path / "parts.history")
-    assert sorted({*steps, 11}) == sorted({*history.steps, 11})  # where it stopped is recorded too
-    for step in steps:
-        one, other = (History(tmp_path / f"{name}.history").at(step) for name in ("whole", "parts"))
-        assert torch.equal(one.real, other.real) and torch.equal(one.weight, other.weight)
+    assert (tmp_path / "whole.history").read_bytes() == (tmp_path / "parts.history").read_bytes()
 
 
 masks = st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=6)

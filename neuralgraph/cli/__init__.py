@@ -177,6 +177,18 @@ def benchmark(run, batch, rounds, path):
 
 
 @main.command()
+@click.argument("sources", nargs=-1, required=True, metavar="RUN [RUN]", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The HTML file; default NAME.html.")
+@click.option("--live", is_flag=True, help="Follow a run while it trains, at an address of this machine alone.")
+@click.option("--port", type=click.IntRange(0, 65535), help="live: the port; default any that is free.")
+def explore(sources, out, live, port):
+    """Show how the wiring of RUN formed, or of two side by side, in a browser."""
+    from . import exploring
+
+    exploring.explore(sources, out, live, port)
+
+
+@main.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...",
                 type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER",

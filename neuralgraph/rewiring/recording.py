@@ -45,13 +45,12 @@ class Recorder:
             CheckpointError: if it is damaged or something else.
             RunError: if it cannot be written.
         """
-        self._parts = list(_parts_of(model))
+        self._parts = list(observed_in(model))
         if not _is_first():
             return
         first = first_record([observed for observed, _ in self._parts])
-        keep = 0
-        if self.path.exists():
-            keep = self._take_over(first, step)
+        self._last, self._changes = -1, None
+        keep = self._take_over(first, step) if self.path.exists() else 0
         try:
             with open(self.path, "r+b" if keep else "wb", opener=_no_link) as file:
                 file.truncate(keep)
@@ -59,15 +58,13 @@ class Recorder:
                     file.write(first)
         except OSError as error:
             raise self._failed(error) from error
-        if not keep:
-            self._last, self._changes = -1, None
-        if self._last < step:
+        if self._changes is None:
             self._record(step)
 
-    def stepped(self, step: int, is_last: bool = False) -> None:
-        """Called after each step, of which so many are done now."""
+    def stepped(self, step: int, always: bool = False) -> None:
+        """Called after each step, of which so many are done now: records it if it is its turn, or ``always``."""
         is_early = step < self.every and step & (step - 1) == 0
-        if _is_first() and step > self._last and (is_early or is_last or step % self.every == 0):
+        if _is_first() and step > self._last and (is_early or always or step % self.every == 0):
             self._record(step)
 
     def _take_over(self, first: bytes, step: int) -> int:
@@ -82,7 +79,9 @@ class Recorder:
         return keep
 
     def _record(self, step: int) -> None:
-        content, self._changes = step_record(step, [_state_of(owner) for _, owner in self._parts], self._changes)
+        states = [(real, weight if len(real) <= MOST_WEIGHTS else None)
+                  for real, weight in (state_of(owner) for _, owner in self._parts)]
+        content, self._changes = step_record(step, states, self._changes)
         try:
             with open(self.path, "ab", opener=_no_link) as file:
                 file.write(content)
@@ -104,7 +103,7 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _parts_of(model: nn.Module):
+def observed_in(model: nn.Module):
     """What there is to observe, in order, and whose it is."""
     for name, module in model.named_modules():
         if isinstance(module, NeuralGraph):
@@ -116,7 +115,7 @@ def _parts_of(model: nn.Module):
 
 
 @torch.no_grad()
-def _state_of(owner: NeuralGraph | Choice) -> tuple[np.ndarray, np.ndarray | None]:
+def state_of(owner: NeuralGraph | Choice) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the real candidates and their effective weights, as evaluation has them."""
     if isinstance(owner, NeuralGraph):
         selection = owner.selection()
@@ -124,6 +123,4 @@ def _state_of(owner: NeuralGraph | Choice) -> tuple[np.ndarray, np.ndarray | Non
     else:
         real, weight = owner.evaluated()
     real = real.nonzero().flatten()
-    if len(real) > MOST_WEIGHTS:
-        return real.cpu().numpy(), None
     return real.cpu().numpy(), weight[real].float().cpu().numpy()

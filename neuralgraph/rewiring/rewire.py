@@ -181,7 +181,7 @@ class Rewiring:
             _clear(site, optimizer, changed)
         if self._recorder is not None:
             step = min(site.step for sites in self._by_optimizer.values() for site in sites)
-            self._recorder.stepped(step, is_last=step == self.total_steps)
+            self._recorder.stepped(step, always=step == self.total_steps)
 
 
 def _sites(model: nn.Module) -> Iterator[_Site]:

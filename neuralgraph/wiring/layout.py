@@ -35,12 +35,17 @@ def layout(wiring: Wiring, strength: torch.Tensor | None = None) -> torch.Tensor
     """
     if strength is None:
         strength = torch.ones(wiring.num_edges) if wiring.weight is None else wiring.weight.abs().float()
+    return places(wiring.block, wiring.src, wiring.dst, strength)
+
+
+def places(block: torch.Tensor, src: torch.Tensor, dst: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+    """As :func:`layout`, of a graph that is no wiring: blocks of its nodes (V,), ends and strengths of its edges (E,)."""
     real = strength > 0
-    src, dst, strength = wiring.src[real], wiring.dst[real], strength[real].double()
-    block = wiring.block.unique(return_inverse=True)[1]
+    src, dst, strength = src[real], dst[real], strength[real].double()
+    block = block.unique(return_inverse=True)[1]
     is_layered = bool((block[src] < block[dst]).all())
-    if not is_layered and wiring.num_nodes <= MOST_FORCED:
-        return _by_forces(wiring.num_nodes, src, dst, strength)
+    if not is_layered and len(block) <= MOST_FORCED:
+        return _by_forces(len(block), src, dst, strength)
     return _by_blocks(block, src, dst, strength)
 
 
