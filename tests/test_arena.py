@@ -110,6 +110,15 @@ def test_density_is_a_share_of_all_candidates(images, tmp_path, on, k):
     assert entry.recipe.k == arena.k == k
 
 
+@pytest.mark.parametrize("settings, changes, k", [
+    ({}, {}, 9345), ({"model.granularity": "kernel"}, {"density": 0.25}, 2880),
+    ({}, {"on": "graph"}, 32_000)])
+def test_without_k_all_have_as_many_as_the_model_has(images, tmp_path, settings, changes, k):
+    base = dataclasses.replace(BASE, k=None)
+    arena = Arena(base, "dnw,str,str:k=none", tmp_path, **{"data": images, "on": "layers", "settings": settings, **changes})
+    assert [entry.recipe.k for entry in arena._entries(ng.data.load(images))] == [k, k, None]
+
+
 def test_the_settings_of_the_recipes_own_selector_do_not_matter(images, tmp_path):
     base = dataclasses.replace(RECIPES["tiny-static"], selector="targeted-dropout", drop=0.5)
     assert [entry.recipe for entry in Arena(base, "dnw", tmp_path, data=images)._entries(ng.data.load(images))] == [

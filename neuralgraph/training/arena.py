@@ -16,7 +16,7 @@ from .. import models, selectors
 from ..analysis.speed import environment
 from ..data import Images
 from ..errors import InputError, RunError, lookup
-from ..layers.sparse import count
+from ..layers.sparse import choices_of, count
 from .checkpoint import read_json, write_json
 from .comparison import Comparison, Entry, spread
 from .opening import describe, make_model
@@ -232,9 +232,11 @@ class Arena:
                              "other settings (--set width=0.225).")
         if self.plain.k is not None and self.density is None:
             return self.plain.k
-        selector = "complete" if self.density is not None else "dnw"  # whose k is the model's own
-        model = make_model(dataclasses.replace(self.plain, selector=selector, k=None), images)
-        return model.num_real_edges if self.density is None else count(self.density, model.num_real_edges)
+        model = make_model(dataclasses.replace(self.plain, selector="dnw", k=None), images)  # with the model's own k
+        chosen = [*(network.selector for network in model.networks), *(one.selector for _, one in choices_of(model))]
+        if self.density is None:
+            return sum(selector.num_real for selector in chosen)
+        return count(self.density, sum(selector.num_edges for selector in chosen))
 
     def _before(self, fixed: dict) -> dict[tuple[str, int], dict]:
         """How the runs of an earlier result were timed.
