@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import neuralgraph as ng
 from neuralgraph.cli import main
 from neuralgraph.errors import InputError, MissingPackageError, RunError, SelectionError, UnknownNameError
+from neuralgraph.layers.sparse import sparse_layers
 from neuralgraph.models.mobilenet import Stage
 from neuralgraph.selectors import SELECTORS, k_is
 from neuralgraph.training import RECIPES, Interrupted, Run, Watcher
@@ -146,6 +147,13 @@ def test_the_result_is_that_of_the_runs(whole):
         assert row["last"]["mean"] == pytest.approx(statistics.mean(last), abs=1e-3)
     ticket = Run.open(folder / "lottery-ticket" / "seed-1")
     assert ticket.recipe.source == str((folder / "complete" / "seed-1").resolve())
+
+
+def test_a_ticket_of_layers_has_the_largest_trained_weights(whole):
+    ticket, source = (Run.open(whole[0] / name / "seed-0").model for name in ("lottery-ticket", "complete"))
+    for mine, theirs in zip(sparse_layers(ticket), sparse_layers(source), strict=True):
+        real, size = mine.real(), theirs.weight.detach().abs()
+        assert size[real].min() >= size[~real].max()
 
 
 def test_a_graph_of_few_edges(images, tmp_path):

@@ -62,7 +62,7 @@ def test_every_recipe_builds_its_model_and_takes_a_step(name, shared_wirings, tm
     run = Run(dataclasses.replace(recipe, **quick), tmp_path, data)
     edges = [network.selector.num_real for network in run.model.networks]
     if recipe.model.startswith("tiny"):
-        assert edges == [recipe.k or 32_000]
+        assert run.model.num_real_edges == (recipe.k or 32_000)
     elif recipe.selector == "complete":
         assert recipe.model == "mobilenet-v1" or sum(edges) == 6_981_632
     elif recipe.selector == "l1-anneal":

@@ -70,7 +70,7 @@ def regrow(model: nn.Module, growth: Sequence[dict]) -> nn.Module:
     >>> import neuralgraph as ng
     >>> net = ng.StaticNeuralGraph(ng.wirings.blocks([2, 3, 1]), ng.TopK(k=8))
     >>> regrow(net, [{"split": {"": [3]}, "k": {"": 11}}]).wiring
-    Wiring(7 nodes: 2 input, 4 hidden, 1 output; 15 candidate edges)
+    Wiring(7 nodes: 2 input, 4 hidden, 1 output; 14 candidate edges)
     """
     for entry in growth:
         modules = dict(model.named_modules())

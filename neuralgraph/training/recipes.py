@@ -26,7 +26,7 @@ MODELS = (
            model="tiny-discrete", lr=0.05, epochs=5, **DIGITS),
     Recipe("tiny-continuous", "the continuous-time classifier of Table 1, on the embedded digits",
            model="tiny-continuous", lr=0.05, epochs=3, **DIGITS),
-    Recipe("tiny-convnet", "a small convolutional network of sparse layers, 2,000 weights, on the embedded digits",
+    Recipe("tiny-convnet", "sparse layers, 2,000 weights, on the embedded digits",
            model="tiny-convnet", k=2000, epochs=12, **DIGITS),
     Recipe("mobilenet-dnw", "MobileNetV1-DNW x 0.225, 160 epochs", **CIFAR),
     Recipe("mobilenet-dnw-small", "MobileNetV1-DNW-Small x 0.225, 160 epochs",
