@@ -166,6 +166,8 @@ def test_settings(data, tmp_path):
         GrowingRun.create(plain, tmp_path / "run", data)
     with pytest.raises(InputError, match="split everything"):
         GrowingRun.create(QUICK.with_settings({"grow.fraction": "1"}), tmp_path / "run", data)
+    with pytest.raises(UnknownNameError, match="step_size"):
+        GrowingRun.create(dataclasses.replace(QUICK, grow_options={"step_size": 1}), tmp_path / "run", data)
     assert not (tmp_path / "run").exists()
 
 

@@ -131,10 +131,12 @@ def test_names_are_unique_and_frozen():
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Recipe)
                                    if f.name not in ("name", "description")])
 def test_every_field_can_be_set_from_text(field):
-    recipe = dataclasses.replace(RECIPES["imagenet-dnw-0.3"], resized_crop=False)
-    values = {"milestones": ("3,5", (3, 5)), "schedule": ("constant", "constant"),
+    recipe = dataclasses.replace(RECIPES["imagenet-dnw-0.3"], resized_crop=False,
+                                 grow="split" if field.startswith("grow_") else None)
+    values = {"grow": ("split", "split"),
+              "milestones": ("3,5", (3, 5)), "schedule": ("constant", "constant"),
               "precision": ("bfloat16", "bfloat16"), "tied": ("false", False), "adjoint": ("true", True),
-              **dict.fromkeys(("solver_options", "model_options", "selector_options"),
+              **dict.fromkeys(("solver_options", "model_options", "selector_options", "grow_options"),
                               ('{"step_size": 0.1}', {"step_size": 0.1}))}
     value = getattr(recipe, field)
     text, expected = values.get(field) or {

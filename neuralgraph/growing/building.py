@@ -123,8 +123,8 @@ def _build(model, chosen, readable, step, halve, budgets) -> nn.Module:
 
 def _plan(network: NeuralGraph) -> Plan:
     nodes = network.wiring.num_nodes
-    return Plan(torch.zeros(nodes, dtype=torch.bool), torch.zeros(network.wiring.num_edges, dtype=network.weight.dtype),
-                torch.zeros(nodes, dtype=torch.bool), torch.zeros(nodes, dtype=torch.bool))
+    step = torch.zeros(network.wiring.num_edges, dtype=network.weight.dtype)
+    return Plan(torch.zeros(nodes, dtype=torch.bool), step, *torch.zeros(2, nodes, dtype=torch.bool))
 
 
 def _halve(plan: Plan, network: NeuralGraph, nodes: torch.Tensor, halve: str, receives: bool = True) -> None:
@@ -219,7 +219,8 @@ def grown_network(network: NeuralGraph, plan: Plan, k: int | None) -> NeuralGrap
     if isinstance(network, DiscreteTimeNeuralGraph):
         options |= {"steps": network.steps, "tied": network.tied}
     added = int(real.sum()) - int(old_real.sum()) if k is None else k - (network.selector.k or k)
-    grown = grown_selector(network.selector, added, edge, lambda selector: type(network)(wiring, selector, **options))
+    grown = grown_selector(network.selector, added, edge,
+                           lambda selector: type(network)(wiring, selector, **options))
     every = [(network.functions, grown.functions)]
     every += zip(getattr(network, "later_functions", ()), getattr(grown, "later_functions", ()))
     for old, new in every:

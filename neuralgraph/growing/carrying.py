@@ -20,11 +20,11 @@ def check_carries(network: NeuralGraph) -> None:
     selection, weight = network.selection(), network.weight.detach()
     name = type(network.selector).__name__
     if isinstance(network.selector, Held):
-        raise SelectionError("the real edges of this network are frozen, for a number of nodes: thaw() it, split, and "
-                             "freeze() what has grown.")
+        raise SelectionError("the real edges of this network are frozen: thaw() it, split, and freeze() what has "
+                             "grown.")
     if not torch.equal(selection.weight.detach(), weight.where(selection.real, weight.new_zeros(()))):
-        raise SelectionError(f"the effective weights of a {name} are a function of all its weights, so that two halves "
-                             "of an edge would not be what it was: train with another selector, or split "
+        raise SelectionError(f"the effective weights of a {name} are a function of all its weights, so that two "
+                             "halves of an edge would not be what it was: train with another selector, or split "
                              "StaticNeuralGraph(net.learned_wiring(), Complete()).")
 
 
@@ -70,9 +70,9 @@ def carry(old: Selector, network: NeuralGraph, origin: torch.Tensor, real: torch
         if value.shape == (old.num_edges,):
             value = value[origin.to(value.device)]
         if name not in after or after[name].shape != value.shape:
-            raise SelectionError(f"the state {name!r} of a {type(old).__name__} cannot be carried over to a network with "
-                                 "more edges: train with another selector, or split StaticNeuralGraph("
-                                 "net.learned_wiring(), Complete()).")
+            raise SelectionError(f"the state {name!r} of a {type(old).__name__} cannot be carried over to a "
+                                 "network with more edges: train with another selector, or split "
+                                 "StaticNeuralGraph(net.learned_wiring(), Complete()).")
         after[name].copy_(value)
     if not torch.equal(selector.select(weight), real):
         least = weight[real].abs().min() if real.any() else weight.new_zeros(())
@@ -81,8 +81,8 @@ def carry(old: Selector, network: NeuralGraph, origin: torch.Tensor, real: torch
             weight[~real] *= (1 - 1e-3) * least / most
     if not torch.equal(selector.select(weight), real):
         raise SelectionError(f"{selector!r} would not keep the edges of a network that has grown from "
-                             f"{int(old.num_real)} to {int(real.sum())} of them: use a selector whose edges all compete "
-                             "(per='graph').")
+                             f"{int(old.num_real)} to {int(real.sum())} of them: use a selector whose edges all "
+                             "compete (per='graph').")
 
 
 def grown_selector(selector: Selector, grown: int, origin: torch.Tensor, build) -> NeuralGraph:

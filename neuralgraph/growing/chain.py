@@ -142,8 +142,9 @@ def _flat(name: str, module: nn.Module) -> Iterator[Item]:
 
 def _item(name: str, module: nn.Module) -> Item:
     flattens = isinstance(module, nn.Flatten)
-    channelwise = type(module) in CHANNELWISE or is_depthwise(module)
-    return Item(name, module, channelwise and not (flattens and (module.start_dim, module.end_dim) != (1, -1)), flattens)
+    mixes_samples = flattens and (module.start_dim, module.end_dim) != (1, -1)
+    is_channelwise = type(module) in CHANNELWISE or is_depthwise(module)
+    return Item(name, module, is_channelwise and not mixes_samples, flattens)
 
 
 class _Tracer(fx.Tracer):
@@ -170,17 +171,17 @@ def _traced(model: nn.Module) -> Iterator[Item]:
         read = node.all_input_nodes
         if read != [before] or len(before.users) > 1:
             ends = [repr(user.name) for user in before.users] if before is not None else []
-            raise InputError(f"{type(model).__name__} is no chain of layers but has a branch, a residual sum or the like: "
-                             + (f"{before.name!r} is read by {' and '.join(ends)}" if len(ends) > 1 else
+            raise InputError(f"{type(model).__name__} is no chain of layers but has a branch, a residual sum or the "
+                             "like: " + (f"{before.name!r} is read by {' and '.join(ends)}" if len(ends) > 1 else
                                 f"{node.name!r} reads {' and '.join(repr(n.name) for n in read) or 'nothing'}")
                              + "; only where each layer reads the one before can layers be split.")
         before = node
         if node.op == "call_module":
             yield _item(node.target, model.get_submodule(node.target))
         else:
-            flattens = node.target in (torch.flatten, "flatten") and node.args[1:] in ((1,), (1, -1)) or \
-                node.target in (torch.flatten, "flatten") and node.kwargs == {"start_dim": 1}
-            yield Item(node.name, None, node.target in FUNCTIONS or node.target in METHODS or flattens, flattens)
+            flattens = node.target in (torch.flatten, "flatten") and \
+                (node.args[1:] in ((1,), (1, -1)) or node.kwargs == {"start_dim": 1})
+            yield Item(node.name, None, node.target in FUNCTIONS | METHODS or flattens, flattens)
 
 
 def out_pixels(module: nn.Module, y: torch.Tensor) -> int:

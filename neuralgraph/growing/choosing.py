@@ -19,8 +19,8 @@ Cost = str | Callable[[str], float] | Mapping[str, float] | None
 def check_fraction(fraction: float) -> None:
     """Refuses a share of nodes, or of their cost, that is not above 0 and below 1."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
-        what = " would split nothing" if fraction == 0 else " would split everything" if fraction == 1 else ""
-        raise InputError(f"fraction must be a number above 0 and below 1, got {fraction!r}{what and ', which' + what}.")
+        what = {0: ", which would split nothing", 1: ", which would split everything"}.get(fraction, "")
+        raise InputError(f"fraction must be a number above 0 and below 1, got {fraction!r}{what}.")
 
 
 def check_cost(cost: Cost) -> None:
@@ -40,8 +40,8 @@ def lowest(eigenvalues: torch.Tensor, fraction: float) -> torch.Tensor:
     """
     number = math.floor(fraction * len(eigenvalues) + 1e-9)
     if number < 1:
-        raise InputError(f"fraction={fraction} of the {len(eigenvalues)} nodes that can be split is less than one, so "
-                         f"that nothing is split; give at least {math.ceil(1e4 / len(eigenvalues)) / 1e4}.")
+        raise InputError(f"fraction={fraction} of the {len(eigenvalues)} nodes that can be split is less than one, "
+                         f"so that nothing is split; give at least {math.ceil(1e4 / len(eigenvalues)) / 1e4}.")
     threshold = eigenvalues.sort().values[number]
     return (eigenvalues < threshold) & (eigenvalues < 0)
 
@@ -69,8 +69,8 @@ def affordable(eigenvalues: torch.Tensor, costs: torch.Tensor, fraction: float) 
                     bounds=(0, 1), method="highs")
     chosen = (torch.from_numpy(found.x) >= KEEP) & (eigenvalues < 0)
     if not chosen.any():
-        raise InputError(f"fraction={fraction} of the cost of all nodes pays for none whose eigenvalue is below 0, so "
-                         "that nothing is split: give a larger one.")
+        raise InputError(f"fraction={fraction} of the cost of all nodes pays for none whose eigenvalue is below 0, "
+                         "so that nothing is split: give a larger one.")
     return chosen
 
 

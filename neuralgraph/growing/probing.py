@@ -142,8 +142,8 @@ class Probe:
         with self._cutting(keep):
             loss = self.loss_of(x, target)
         if not loss.requires_grad:
-            raise InputError("the loss does not depend on the model's output by torch's operations, so that it has no "
-                             "gradient: compute it from y without detach(), item() or numpy.")
+            raise InputError("the loss does not depend on the model's output by torch's operations, so that it has "
+                             "no gradient: compute it from y without detach(), item() or numpy.")
         gradients = torch.autograd.grad(loss, messages, allow_unused=True)
         held = iter(list(zip(messages, gradients)))
         total = []
@@ -187,5 +187,6 @@ def checked(loss: object) -> torch.Tensor:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
         raise InputError(f"loss must return a tensor of one number, the mean over the batch, got {got}.")
     if not loss.isfinite():
-        raise InputError(f"the loss is {loss.item()}, so nothing can be said of its change: the training has diverged.")
+        raise InputError(f"the loss is {loss.item()}, so that nothing can be said of its change: the training has "
+                         "diverged.")
     return loss.reshape(())

@@ -20,7 +20,8 @@ class Route(ABC):
         self.losses: list[float] = []  # of the batches, in one pass
 
     @abstractmethod
-    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable]) -> tuple[torch.Tensor, torch.Tensor]:
+    def solve(self, probe: Probe, units: Units,
+              batches: Callable[[], Iterable]) -> tuple[torch.Tensor, torch.Tensor]:
         """The lowest eigenvalue of each unit (U,), and its unit eigenvector as numbers for all weights (N,)."""
 
     def _products(self, probe, units, batches) -> Iterable[Callable[[torch.Tensor], torch.Tensor]]:

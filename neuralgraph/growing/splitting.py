@@ -141,7 +141,8 @@ def _readers(units: Units, model: nn.Module) -> list[str]:
 def _again(batches: Iterable) -> Callable[[], Iterator]:
     """A function that goes through the batches once more."""
     if isinstance(batches, (torch.Tensor, str)) or not isinstance(batches, Iterable):
-        raise InputError(f"batches must give pairs (x, target): a DataLoader or a list, got {type(batches).__name__}.")
+        raise InputError("batches must give pairs (x, target): a DataLoader or a list, got "
+                         f"{type(batches).__name__}.")
     if isinstance(batches, Iterator):
         batches = list(batches)
 

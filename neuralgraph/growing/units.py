@@ -124,7 +124,7 @@ def _of_graph(name, network, link, reason, modules, refused, is_read) -> Part:
             refused.setdefault(why, []).append(part.label(node))
 
     if not isinstance(network, (StaticNeuralGraph, DiscreteTimeNeuralGraph)):
-        refuse(can, f"the states of a {type(network).__name__} bend with time, for which there is no splitting matrix")
+        refuse(can, f"the states of a {type(network).__name__} bend over time, which no splitting matrix says")
         return part
     if is_read:  # an input node is split with what makes its channel
         can &= wiring.role != INPUT
@@ -218,5 +218,6 @@ def _reading(link: Link, modules: dict[str, nn.Module], probe: Probe) -> torch.T
     else:
         channels = channels_of(modules[link.maker])
         here = torch.full((channels,), probe.pixels[link.reader] * reader.weight.numel() // channels)
-    between = sum(probe.pixels[name] * modules[name].weight[0].numel() for name in link.between if name in probe.pixels)
+    between = sum(probe.pixels[name] * modules[name].weight[0].numel() for name in link.between
+                  if name in probe.pixels)
     return here + between

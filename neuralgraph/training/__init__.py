@@ -12,5 +12,5 @@ from .rounds import GrowingRun
 from .run import Run
 from .watching import ProgressBar, Watcher
 
-__all__ = ["RECIPES", "GrowingRun", "Interrupted", "ProgressBar", "Recipe", "Run", "Watcher", "current", "fit", "join",
-           "keep_freed_memory", "open_model", "read_recipe", "read_wirings"]
+__all__ = ["RECIPES", "GrowingRun", "Interrupted", "ProgressBar", "Recipe", "Run", "Watcher", "current", "fit",
+           "join", "keep_freed_memory", "open_model", "read_recipe", "read_wirings"]

@@ -1,4 +1,4 @@
-"""The options of models, selectors and growing as settings: ``model.steps``, ``selector.per``, ``grow.fraction``."""
+"""The options of models, selectors and growing as settings of a recipe: ``model.steps``, ``grow.fraction``."""
 
 from __future__ import annotations
 

@@ -138,7 +138,8 @@ class Recipe:
         if self.grow is not None:
             lookup("way to grow", self.grow, GROWERS)
             if self.grow_rounds is not None and self.grow_rounds < 1:
-                raise InputError(f"grow_rounds must be at least 1, got {self.grow_rounds}; leave grow out to train once.")
+                raise InputError(f"grow_rounds must be at least 1, got {self.grow_rounds}; leave grow out to train "
+                                 "once.")
         elif self.grow_rounds is not None or self.grow_options:
             raise InputError("grow_rounds and grow_options belong to growing: give grow=split too.")
         if self.resized_crop and (self.image_size is None or self.crop_padding):

@@ -57,7 +57,7 @@ class Record:
 
 
 def read_records(folders: Sequence[str | Path]) -> list[Record]:
-    """The records of runs, of those that grow one for each round, named by as much of their folders as tells them apart.
+    """The records of runs, named by as much of their folders as tells them apart; of one that grows, of each round.
 
     Raises:
         CheckpointError: for a folder that holds no run or a damaged one.

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 
 from .. import growing
 from ..data import Augmentation, Images, lost_readers
-from ..errors import InputError, RunError
+from ..errors import InputError, RunError, lookup
 from .checkpoint import RECIPE, write_json
 from .distributed import current
 from .folder import check_free, round_folder, rounds
 from .lineage import changes_of, check_source, with_whole_paths
 from .opening import read_recipe
+from .options import options
 from .recipe import Recipe
 from .run import Run, load_images, versions
 from .watching import Watcher
@@ -45,6 +46,8 @@ class GrowingRun:
         """A new run; arguments and errors as for :meth:`Run.create`."""
         if recipe.grow is None:
             raise InputError("this recipe does not grow: give it grow=split, or use neuralgraph.training.Run.")
+        for name in recipe.grow_options or {}:
+            lookup(f"option of grow={recipe.grow}", name, options("grow", recipe.grow))
         growing.check_settings(**(recipe.grow_options or {}))
         folder, recipe = Path(folder), with_whole_paths(recipe)
         if current().is_first:
@@ -110,7 +113,8 @@ class GrowingRun:
 
     def _split(self) -> tuple[torch.nn.Module, growing.SplitReport]:
         with lost_readers():
-            return growing.split(self.run.model, _Batches(self.run), F.cross_entropy, **(self.recipe.grow_options or {}))
+            return growing.split(self.run.model, _Batches(self.run), F.cross_entropy,
+                                 **(self.recipe.grow_options or {}))
 
 
 class _Batches:
