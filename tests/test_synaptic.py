@@ -170,7 +170,7 @@ def test_tau_keeps_what_is_at_least_as_strong():
     (lambda: SynapticStrength(tau=float("nan")), SelectionError, "tau must be a number"),
     (lambda: SynapticStrength(k=3, strength=-1), SelectionError, "strength must be a number, expected at least 0"),
     (lambda: SynapticStrength(k=3, score="kernel"), UnknownNameError, "did you mean 'weight-kernel'"),
-    (lambda: SynapticStrength(tau=1.0, per="node"), SelectionError, "tau is the same for all"),
+    (lambda: SynapticStrength(tau=1.0, per="node"), SelectionError, "without k nothing competes"),
     (lambda: ng.sparsify(nn.Linear(4, 4), 0.5, selector="synaptic-strength", first_layer_dense=False,
                          selector_options={"score": "scale"}), SelectionError, "is for graphs"),
     (lambda: ng.sparsify(nn.Linear(4, 4), 0.5, selector="synaptic-strength", first_layer_dense=False,

@@ -14,12 +14,12 @@ from ..models import Classifier
 from ..networks import NeuralGraph
 from .building import build, places
 from .carrying import check_carries
-from .chain import is_depthwise, out_pixels
+from .chain import WEIGHTED, out_pixels
 from .choosing import Cost, affordable, check_cost, check_fraction, lowest, priced
 from .probing import Probe, checked
 from .report import SplitNode, SplitReport
 from .routes import ROUTES, Route
-from .units import WEIGHTED, Units, costs, find
+from .units import Units, costs, find
 
 HALVES = ("kernel", "edges")
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
 from ..nodes.conv import DepthwiseConv
-from ..wiring.wiring import HIDDEN, INPUT, OUTPUT
-from .chain import WEIGHTED, Link, channels_of, is_layer, links
+from ..wiring.wiring import INPUT, OUTPUT
+from .chain import Link, channels_of, is_layer, links
 from .probing import Probe
 
 
@@ -113,7 +113,7 @@ def find(model: nn.Module) -> Units:
 def _of_graph(name, network, link, reason, modules, refused, is_read) -> Part:
     wiring = network.wiring
     real = network.selection().real.cpu()
-    src, dst = wiring.src, wiring.dst
+    dst = wiring.dst
     part = Part(name, network, torch.zeros(0, dtype=torch.long), *torch.zeros(2, 0, dtype=torch.long), link)
     can = torch.ones(wiring.num_nodes, dtype=torch.bool)
 

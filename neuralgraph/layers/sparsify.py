@@ -115,8 +115,8 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | No
     candidates = {name: _candidates(layers[name], granularity, name in last) for name in shares}
     if budget != "uniform":
         if density is None or isinstance(density, Mapping) or per == "model":
-            raise InputError(f"budget={budget!r} divides one density among the layers: not without one, not with a "
-                             "density map, nor with per='model', where they compete for it.")
+            raise InputError(f"budget={budget!r} divides one density among the layers: not with a density map or "
+                             "none, nor with per='model', where they compete for it.")
         shares = BUDGETS[budget](density, {name: [getattr(*place_of(layers[name], own)).shape for own in found]
                                            for name, found in candidates.items()})
     made = _selectors(candidates, shares, selector, per, dict(selector_options or {}))
@@ -268,12 +268,14 @@ def _selectors(candidates, shares, selector, per, options):
             raise InputError("per='model' lets all layers compete for one density: give a number, not a map.")
         places = [(name, own) for name, found in candidates.items() for own in found]
         number = sum(candidates[name][own].num for name, own in places)
-        return [(places, selectors.create(selector, _k(share.pop(), number), **options))]
+        k = None if share == {None} else count(share.pop(), number)
+        return [(places, selectors.create(selector, k, **options))]
     made = []
     for name, found in candidates.items():
         for own, part in found.items():
             nodes = part.num_targets if per in ("node", "group") else 1
-            k = _k(shares[name], part.num // max(1, nodes), nodes)
+            share = shares[name]
+            k = None if share is None else nodes * count(share, part.num // max(1, nodes))
             made.append(([(name, own)], selectors.create(selector, k, **options)))
     return made
 

@@ -90,7 +90,8 @@ class Recorder:
         self._last = step
 
     def _failed(self, error: OSError) -> RunError:
-        return RunError(f"cannot write {self.path}: {error.strerror or error}.")
+        is_gone = not self.path.parent.is_dir()
+        return RunError(f"cannot write {self.path}: {'the folder is gone' if is_gone else error.strerror or error}.")
 
 
 def _is_first() -> bool:
