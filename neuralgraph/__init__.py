@@ -42,6 +42,7 @@ _PUBLIC = {
     "growing": ("growing", None),
     "data": ("data", None),
     "training": ("training", None),
+    "explore": ("explorer", "explore"),
     "load_dnw_checkpoint": ("compat", "load_dnw_checkpoint"),
     "errors": ("errors", None),
 }

@@ -75,6 +75,11 @@ def random_dag(seed, max_hidden=9, num_inputs=None, instance_up_to=2, dims=2):
     )
 
 
+def k_of(name, k):
+    """k for the selector of that name, None for one that takes none."""
+    return None if ng.selectors.k_is(name) == "found" else k
+
+
 random_dags = st.integers(0, 10**9).map(random_dag)
 
 SMALL = NodeFunction("norm activation conv", norm="instance")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from graphs import k_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,7 +237,7 @@ def test_bad_settings(make, message):
 
 @pytest.mark.parametrize("name", ng.selectors.SELECTORS)
 def test_the_state_of_another_selector_is_refused(name):
-    net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 4, 2]), ng.selectors.create(name, None if name == "complete" else 7))
+    net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 4, 2]), ng.selectors.create(name, k_of(name, 7)))
     for other in ("dnw", "random", "rigl", "edge-popup", "feather"):
         theirs = ng.StaticNeuralGraph(ng.wirings.blocks([3, 4, 2]), ng.selectors.create(other, 7))
         if set(theirs.state_dict()) != set(net.state_dict()):
@@ -338,7 +339,7 @@ def test_checkpoints_of_earlier_versions_open():
 def test_what_is_learned_goes_elsewhere_with_its_effective_weights(name):
     """As a wiring of the real edges, compiled and in ONNX, whatever the effective weights are."""
     wiring = ng.wirings.blocks([3, 6, 6, 2])
-    network = ng.StaticNeuralGraph(wiring, ng.selectors.create(name, None if name == "complete" else 30)).eval()
+    network = ng.StaticNeuralGraph(wiring, ng.selectors.create(name, k_of(name, 30))).eval()
     if hasattr(network.selector, "draw"):
         network.selector.draw(network.weight)
     x = torch.randn(2, 3, 6, 6)

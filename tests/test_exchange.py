@@ -102,7 +102,7 @@ def test_dot_is_what_graphviz_reads(tmp_path):
     text = ng.write(wiring, tmp_path / "w.dot").read_text()
     assert text.startswith("digraph wiring {") and text.rstrip().endswith("}")
     for u, v, weight in zip(wiring.src.tolist(), wiring.dst.tolist(), wiring.weight.tolist()):
-        assert f'"{u}" -> "{v}" [weight="{weight}", magnitude="{abs(weight)}"];' in text
+        assert f'"{u}" -> "{v}" [weight="{weight}", magnitude="{abs(weight)}", color=' in text
     assert text.count('role="input"') == 1 and text.count("kernel=") == 3
 
 

@@ -94,7 +94,7 @@ def test_one_step_is_the_written_formula(tmp_path):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 6])
-@pytest.mark.parametrize("selector", ["dnw", "targeted-dropout", "l1-anneal", "rigl", "feather", "edge-popup"])
+@pytest.mark.parametrize("selector", ["dnw", "targeted-dropout", "l1-anneal", "rigl", "feather", "edge-popup", "snfs", "chts", "snip"])
 def test_resumed_equals_undisturbed(tmp_path, selector, steps):
     """Shuffling and dropout from the global generator, Adam's moments, the selector's draws."""
     options = {"test": list(zip(*[part.split(30) for part in vectors()]))}

@@ -7,7 +7,7 @@ import neuralgraph
 
 ROOT = Path(neuralgraph.__file__).parent
 ROOMS = ["kernels", "nodes", "wiring", "selectors", "backends", "networks", "layers", "rewiring", "models",
-         "plan", "inference", "export", "analysis", "growing", "data", "training", "compat", "cli"]
+         "plan", "inference", "export", "analysis", "growing", "data", "training", "compat", "explorer", "cli"]
 FOR_ALL = {"errors", "_dgl", "_files", "_version"}
 ONLY_IN = {"numba": {"kernels"}, "llvmlite": {"kernels"}, "dgl": {"_dgl.py"},
            "torchdiffeq": {"networks/continuous.py"}, "click": {"cli"}}

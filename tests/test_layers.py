@@ -309,13 +309,15 @@ def test_all_layers_compete():
 
 @pytest.mark.parametrize("per", ["layer", "node", "model"])
 @pytest.mark.parametrize("granularity", ["weight", "kernel"])
-@pytest.mark.parametrize("selector", ["dnw", "rigl", "edge-popup", "feather", "random", "l1-anneal", "targeted-dropout"])
+@pytest.mark.parametrize("selector", ["dnw", "rigl", "edge-popup", "feather", "random", "l1-anneal", "targeted-dropout",
+                                      "set", "snfs", "granet", "srigl", "cht", "chts", "snip"])
 def test_every_selector_in_layers(selector, granularity, per):
     """Trained in a plain loop, it evaluates, bakes in, traces and exports to the same numbers."""
-    options = {"every": 2} if selector in ("rigl", "l1-anneal") else {}
+    known = ng.selectors.options_of(selector)
+    options = {"every": 2} if "every" in known else {}
     make = lambda: ng.sparsify(Branches(), 0.25, selector=selector, per=per, granularity=granularity,
                                selector_options=options)
-    if per == "node" and selector in ("random", "l1-anneal", "targeted-dropout"):
+    if per == "node" and "per" not in known:
         with pytest.raises(InputError, match="knows no groups"):
             make()
         return
@@ -336,7 +338,7 @@ def test_every_selector_in_layers(selector, granularity, per):
         y = model(IMAGES)
         for layer in (model.head, model.body, model.up):
             assert not layer.effective_weight()[~layer.real()].any()
-            assert selector in ("feather", "rigl") or layer.effective_weight()[layer.real()].all()
+            assert selector == "feather" or {"every", "drop"} <= known.keys() or layer.effective_weight()[layer.real()].all()
         assert torch.equal(model(IMAGES), y)
         assert torch.equal(model.requires_grad_(True)(IMAGES), y)
         assert torch.equal(ng.densify(model)(IMAGES), y)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from graphs import STATIC_GENERATORS, random_dag
+from graphs import STATIC_GENERATORS, k_of, random_dag
 
 import neuralgraph as ng
 from neuralgraph._dgl import dgl
@@ -14,7 +14,7 @@ from neuralgraph.errors import NeuralGraphError, SelectionError
 from neuralgraph.selectors import SELECTORS, L1Anneal, TargetedDropout
 
 MAKERS = {
-    **{name: lambda k, name=name: ng.selectors.create(name, None if name == "complete" else k)
+    **{name: lambda k, name=name: ng.selectors.create(name, k_of(name, k))
        for name in SELECTORS},
     "per-block": lambda k: ng.TopK(k, per="block"),
     "soft_g": lambda k: ng.TopK(k, gradient="soft_g"),
@@ -164,7 +164,7 @@ def test_k_of_kept_edges_cannot_change(make):
     lambda s: ng.ContinuousTimeNeuralGraph(ng.wirings.complete(9, inputs=3, outputs=2), s, solver="rk5"),
     lambda s: ng.ContinuousTimeNeuralGraph(ng.wirings.complete(9, inputs=3, outputs=2), s, rtol=-1),
 ])
-@pytest.mark.parametrize("selector", [name for name in MAKERS if name != "complete"])
+@pytest.mark.parametrize("selector", [name for name in MAKERS if name not in SELECTORS or k_of(name, 1)])
 def test_a_failed_network_leaves_its_selector_free(fail, selector):
     used = MAKERS[selector](20)
     with pytest.raises(NeuralGraphError):

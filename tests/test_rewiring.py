@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from graphs import k_of
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,13 +21,14 @@ OPTIMIZERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-3),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
 }
-OPTIONS = {"rigl": {"every": 3}, "l1-anneal": {"every": 3, "strength": 1e-3}}
+OPTIONS = {"rigl": {"every": 3}, "l1-anneal": {"every": 3, "strength": 1e-3}, "gradual": {"every": 3},
+           **{name: {"every": 3} for name in ("set", "snfs", "granet", "srigl", "cht", "chts")}}
 UNIT = ng.NodeFunction(receive="bias activation", activation="tanh")
 STEPS = 24
 
 
 def network(name="rigl", seed=0, **options):
-    selector = ng.selectors.create(name, None if name == "complete" else 30, **{**OPTIONS.get(name, {}), **options})
+    selector = ng.selectors.create(name, k_of(name, 30), **{**OPTIONS.get(name, {}), **options})
     return ng.StaticNeuralGraph(ng.wirings.blocks([4, 8, 8, 3], UNIT), selector, seed=seed, dims=0)
 
 
@@ -73,7 +75,7 @@ def test_a_resumed_training_is_bit_for_bit_the_same(name, optimizer):
     ng.rewire(second, steps, total_steps=STEPS)
     train(second, steps, first=10)
     assert same(second, whole)
-    if name not in ("complete", "targeted-dropout-regular"):
+    if k_of(name, 30) and name != "targeted-dropout-regular":
         assert whole.selection().real.sum() == whole.selector.num_real == 30
 
 
@@ -364,13 +366,13 @@ def test_frozen_edges_stay_and_are_thawed(name):
     with pytest.raises(SelectionError, match=r"thaw\(\) them first"):
         net.freeze()
     net.train().thaw()
-    assert net.selector is before and net.weight.requires_grad == (name != "edge-popup")
+    assert net.selector is before and net.weight.requires_grad != before.freezes_weight
     if before.scheduled:
         assert before.done == (8, STEPS)
     with pytest.raises(SelectionError, match="not frozen"):
         net.thaw()
     train(net, optimizer, first=8)
-    if name != "complete":
+    if k_of(name, 30):
         assert net.selection().real.sum() == 30
 
 

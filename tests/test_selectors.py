@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import GOLDEN, needs_golden
+from graphs import k_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,9 @@ from neuralgraph.errors import SelectionError, UnknownNameError
 from neuralgraph.selectors import GRADIENTS, SELECTORS, soft_gate
 from neuralgraph.selectors.topk import top_k
 
+
+# num_real is not k at first
+STARTS_WITH_MORE = ("l1-anneal", "gradual", "targeted-dropout-regular", "feather", "granet", "snip", "spartan")
 
 
 def by_sorting(score, k):
@@ -48,22 +52,22 @@ def bound(selector, wiring=None, edges=None, seed=0):
 @pytest.mark.parametrize("name", SELECTORS)
 @given(edges=st.integers(1, 50), data=st.data())
 def test_exactly_k_and_the_gradient_rule(name, edges, data):
-    k = None if name == "complete" else data.draw(st.integers(0, edges))
+    k = k_of(name, data.draw(st.integers(0, edges)))
     selector = ng.selectors.create(name, k)
     weight = bound(selector, edges=edges, seed=edges)
     selector.eval()
     real = selector.select(weight)
     assert real.dtype == torch.bool and real.sum() == selector.num_real
-    if name not in ("complete", "l1-anneal", "targeted-dropout-regular", "feather"):
+    if k is not None and name not in STARTS_WITH_MORE:
         assert selector.num_real == k
     selection = selector.weighted(weight, real)
     assert selection.real is real and selection.reaches_all == selector.reaches_all
-    dense = name in ("dnw", "edge-popup", "feather")
+    dense = name in ("dnw", "edge-popup", "feather", "spartan", "supermask", "top-kast")
     assert selector.reaches_all == dense
     cotangent = torch.randn(edges)
     selection.weight.backward(cotangent)
-    if name in ("edge-popup", "feather"):
-        return  # the formulas below
+    if name in ("edge-popup", "feather", "l0", "spartan", "str", "supermask", "top-kast"):
+        return  # formulas of their own: tests/test_candidates.py and tests/test_gates.py
     assert torch.equal(selection.weight, weight * real)
     assert torch.equal(weight.grad, cotangent * (torch.ones(edges) if dense else real))
     assert (selector.gradient == "ste") == dense
@@ -161,9 +165,11 @@ def test_ticket_takes_the_largest_of_other_weights():
         selector.draw(torch.full((20,), float("nan")))
 
 
-@pytest.mark.parametrize("shape, power", [("cubic", 3), ("linear", 1)])
-def test_l1_anneal_follows_its_schedule(shape, power):
-    selector = ng.selectors.L1Anneal(20, strength=0.1, end=0.75, every=10, shape=shape)
+@pytest.mark.parametrize("shape, power, strength", [("cubic", 3, 0.1), ("linear", 1, 0.1), ("cubic", 3, None)])
+def test_l1_anneal_and_gradual_follow_their_schedule(shape, power, strength):
+    options = {"end": 0.75, "every": 10, "shape": shape}
+    selector = ng.selectors.create("gradual", 20, **options) if strength is None else \
+        ng.selectors.create("l1-anneal", 20, strength=strength, **options)
     weight = bound(selector, edges=200)
     alive, total = torch.ones(200, dtype=torch.bool), 400
     for step in range(1, total + 1):
@@ -179,7 +185,7 @@ def test_l1_anneal_follows_its_schedule(shape, power):
                 assert weight[gone].abs().max() <= weight[real].abs().min()
         alive = real.clone()
         penalty = selector.penalty(weight)
-        if step < 300:
+        if step < 300 and strength:
             assert penalty.item() == pytest.approx(0.1 * weight[real].abs().sum().item(), rel=1e-5)
         else:
             assert penalty is None

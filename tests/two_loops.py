@@ -15,13 +15,15 @@ def main(folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, states = dist.get_rank(), {}
-    for name in ("rigl", "l1-anneal", "feather", "edge-popup", "targeted-dropout", "random"):
+    for name in ("rigl", "l1-anneal", "feather", "edge-popup", "targeted-dropout", "random", "set", "snfs", "granet",
+                 "srigl", "cht", "chts", "snip", "l0", "spartan", "str", "supermask", "top-kast",
+                 "variational-dropout"):
         net = network(name)
         model = DistributedDataParallel(net)
         optimizer = OPTIMIZERS["sgd"](model.parameters())
         ng.rewire(model, optimizer, total_steps=STEPS)
         for step in range(STEPS):
-            torch.manual_seed(step)
+            torch.manual_seed(2 * step + rank)
             x, y = (part.chunk(2)[rank] for part in batch(step))
             optimizer.zero_grad()
             (model(x) - y).square().mean().backward()

@@ -14,8 +14,8 @@ import torch
 from .._files import printable
 from ..errors import InputError, MissingPackageError
 from ..networks import NeuralGraph
-from ..wiring import Wiring
-from ..wiring.wiring import INPUT, OUTPUT
+from ..wiring import Wiring, layout
+from ..wiring.wiring import HIDDEN, INPUT, OUTPUT
 from .structure import degrees
 
 # Okabe and Ito's palette, told apart by all kinds of colour vision, and line styles beside it
@@ -100,6 +100,40 @@ def adjacency(wiring: Wiring | NeuralGraph):
              xlabel="from block", ylabel="to block",
              title=f"{wiring.num_edges:,} edges between {wiring.num_nodes:,} nodes")
     axes.tick_params(length=0)
+    return figure
+
+
+def graph(wiring: Wiring | NeuralGraph):
+    """The nodes and edges, laid out by blocks or by forces (see :func:`neuralgraph.wiring.layout`).
+
+    Edges are blue where the weight is above 0 and orange below, the stronger the darker and the thicker; inputs are green,
+    outputs violet, nodes without edges left out.
+
+    Args:
+        wiring: a learned wiring, say, or a network, of which the real edges are drawn.
+    """
+    wiring = _learned(wiring)
+    place = layout(wiring).numpy()
+    figure = _figure(9, 6)
+    from matplotlib.collections import LineCollection
+    axes = figure.subplots()
+    weight = torch.ones(wiring.num_edges) if wiring.weight is None else wiring.weight.float()
+    share = (weight.abs() / weight.abs().max().clamp(min=1e-30)).numpy()
+    order = share.argsort(kind="stable")  # the strongest on top
+    ends = place[torch.stack([wiring.src, wiring.dst], 1).numpy()][order]
+    crowded = min(1.0, 3000 / max(1, wiring.num_edges))
+    axes.add_collection(LineCollection(
+        ends, colors=[COLOURS[0] if positive else COLOURS[1] for positive in (weight > 0).numpy()[order]],
+        alpha=(0.1 + 0.8 * share[order]) * (0.3 + 0.7 * crowded), linewidths=0.3 + 1.5 * share[order],
+        rasterized=wiring.num_edges > 5000))
+    inward, outward = degrees(wiring)
+    live = (inward + outward > 0).numpy()
+    for role, colour in ((HIDDEN, "0.35"), (INPUT, COLOURS[2]), (OUTPUT, COLOURS[3])):
+        nodes = place[(wiring.role == role).numpy() & live]
+        axes.scatter(*nodes.T, s=max(3.0, min(40.0, 6000 / wiring.num_nodes)), color=colour, zorder=3, linewidths=0)
+    axes.set(xlim=(-0.02, 1.02), ylim=(1.02, -0.02), xticks=[], yticks=[],
+             title=f"{wiring.num_edges:,} edges between {int(live.sum()):,} live of {wiring.num_nodes:,} nodes")
+    axes.set_frame_on(False)
     return figure
 
 

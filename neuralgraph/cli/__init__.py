@@ -151,13 +151,14 @@ def inspect(source):
 @run_argument
 @click.option("--format", "format_", required=True, metavar="FORMAT",
               help="graphml, gexf, dot, json (node-link), or onnx: the whole model.")
+@click.option("--live-only", is_flag=True, help="dot: leave out the nodes without edges.")
 @click.option("--normalise", is_flag=True, help="onnx: let the file take bytes and normalise them itself.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
-def export(run, format_, normalise, out):
+def export(run, format_, live_only, normalise, out):
     """Write the learned wiring of RUN, with roles, blocks, kernels and weights."""
     from . import looking
 
-    looking.export(run, format_, normalise, out)
+    looking.export(run, format_, live_only, normalise, out)
 
 
 @main.command()
@@ -173,6 +174,18 @@ def benchmark(run, batch, rounds, path):
     from . import timing
 
     timing.benchmark(run, batch, rounds, path)
+
+
+@main.command()
+@click.argument("sources", nargs=-1, required=True, metavar="RUN [RUN]", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The HTML file; default NAME.html.")
+@click.option("--live", is_flag=True, help="Follow a run while it trains, at an address of this machine alone.")
+@click.option("--port", type=click.IntRange(0, 65535), help="live: the port; default any that is free.")
+def explore(sources, out, live, port):
+    """Show how the wiring of RUN formed, or of two side by side, in a browser."""
+    from . import exploring
+
+    exploring.explore(sources, out, live, port)
 
 
 @main.command()

@@ -37,10 +37,12 @@ def inspect(source: Path) -> None:
         raise InputError(f"there is neither a run nor a file {source}.")
 
 
-def export(folder: Path, format_: str, normalise: bool, out: Path) -> None:
+def export(folder: Path, format_: str, live_only: bool, normalise: bool, out: Path) -> None:
     lookup("format", format_, {**FORMATS, "onnx": None})
     if normalise and format_ != "onnx":
         raise InputError(f"--normalise belongs to --format onnx; a {format_} file takes no images.")
+    if live_only and format_ != "dot":
+        raise InputError(f"--live-only belongs to --format dot; a {format_} file holds the whole wiring.")
     if not out.parent.is_dir():
         raise InputError(f"the folder {out.parent} does not exist.")
     _, model, _ = open_model(folder)
@@ -54,10 +56,11 @@ def export(folder: Path, format_: str, normalise: bool, out: Path) -> None:
         path = out if len(networks) == 1 else out.with_stem(f"{out.stem}-{number + 1}")
         wiring = network.learned_wiring()
         try:
-            write(wiring, path, format_)
+            write(wiring, path, format_, live_only=live_only)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-        click.echo(f"{path}: {wiring.num_nodes} nodes, {wiring.num_edges} edges")
+        nodes = len(torch.cat([wiring.src, wiring.dst]).unique()) if live_only else wiring.num_nodes
+        click.echo(f"{path}: {nodes} nodes, {wiring.num_edges} edges")
 
 
 def _print_cost(recipe: Recipe, model: Classifier) -> None:

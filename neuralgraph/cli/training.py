@@ -28,7 +28,7 @@ class Display(ProgressBar):
     """The bar, and one line of a table per epoch."""
 
     def started(self, run):
-        edges = ", ".join(f"{network.selector.num_real} of {network.wiring.num_edges} edges"
+        edges = ", ".join(f"{network.num_real} of {network.wiring.num_edges} edges"
                           for network in run.model.networks)
         click.echo(f"{run.recipe.name} on {run.data.name}: {run.data.num_train} training and "
                    f"{run.data.num_test} test images, {edges}, selector "

@@ -46,3 +46,34 @@ def _first(rows, num_rows):
     first = torch.zeros(num_rows + 1, dtype=torch.int32, device="cpu")
     first[1:] = torch.bincount(rows, minlength=num_rows).cumsum(0)
     return first
+
+
+def swap_ends(src, dst, present, allowed, kind, first, second):
+    """Double edge swaps: a -> b, c -> d become a -> d, c -> b, one pair after another.
+
+    A pair stays as it is where one of the new edges is there already or has no allowed position, or where
+    neither b and d nor a and c are of one ``kind``.
+
+    Args:
+        src, dst: the ends of the edges, int64 (E,); ``dst`` changes.
+        present: which edges there are, bool (V, V) [src, dst]; changes with them.
+        allowed: which there may be, bool (V, V).
+        kind: of each node, int64 (V,).
+        first, second: the pairs of edges, int64 (P,).
+
+    Returns:
+        The number of pairs that were swapped.
+    """
+    swapped = 0
+    for number in range(len(first)):
+        one, other = first[number], second[number]
+        a, b, c, d = src[one], dst[one], src[other], dst[other]
+        if present[a, d] or present[c, b] or not allowed[a, d] or not allowed[c, b]:
+            continue
+        if kind[b] != kind[d] and kind[a] != kind[c]:
+            continue
+        present[a, b] = present[c, d] = False
+        present[a, d] = present[c, b] = True
+        dst[one], dst[other] = d, b
+        swapped += 1
+    return swapped

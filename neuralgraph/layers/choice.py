@@ -83,6 +83,12 @@ class Choice:
                 self._weights[number] = self._weighted(real, number)
         return self._weights[number]
 
+    def evaluated(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The real candidates as evaluation has them (n,), and their effective weights (n,); of kernels the norms."""
+        candidates = self.selector.candidates
+        weight = torch.cat([self.evaluation_weight(number).reshape(-1) for number in range(len(self.places))])
+        return self._evaluation(), weight if candidates.num == len(weight) else candidates.magnitude(weight)
+
     def evaluation_weight(self, number: int) -> torch.Tensor:
         """The effective weight for parameter ``number`` as evaluation has it."""
         return self._weighted(self._evaluation(), number).detach()

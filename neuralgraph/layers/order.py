@@ -1,4 +1,4 @@
-"""Which layers of a model are the first that its input meets."""
+"""Which layers of a model are the first that its input meets, and which the last."""
 
 from __future__ import annotations
 
@@ -22,18 +22,28 @@ def first_layers(model: nn.Module, layers: Mapping[str, nn.Module], example: obj
         layers: by name, all that are to be compared.
         example: an input of the model, or a tuple of its arguments.
     """
+    return _ends(model, layers, example, 0, "give example=x, or first_layer_dense=False and the layers to leave dense "
+                 "in skip")
+
+
+def last_layers(model: nn.Module, layers: Mapping[str, nn.Module], example: object = None) -> list[str]:
+    """The layers on whose output the input of none of the others depends, found as :func:`first_layers` are."""
+    return _ends(model, layers, example, -1, "give example=x")
+
+
+def _ends(model, layers, example, end, mend):
+    """The first layers, ``end=0``, or the last, ``end=-1``."""
     if len(layers) < 2 or model in layers.values():
         return list(layers)[:1]
     if example is not None:
-        return _by_running(model, layers, example)
+        return _by_running(model, layers, example)[end]
     found = _by_tracing(model, layers)
     if found is None:
-        name = next(iter(layers))
+        name, word = list(layers)[end], ("first", "last")[end]
         warnings.warn(f"cannot follow the data through this model without an example of its input, so {name!r}, "
-                      "the layer that was registered first, is taken for the first: give example=x, or "
-                      "first_layer_dense=False and the layers to leave dense in skip.", stacklevel=3)
+                      f"the layer that was registered {word}, is taken for the {word}: {mend}.", stacklevel=5)
         return [name]
-    return found
+    return found[end]
 
 
 class _Tracer(torch.fx.Tracer):
@@ -52,32 +62,38 @@ def _by_tracing(model, layers):
     except Exception:  # whatever the model's own code raises when it meets what is no tensor
         return None
     names = {layer: name for name, layer in layers.items()}
-    behind, first = set(), []  # nodes that a layer has been passed on the way to
+    behind, first, called, read = {}, [], [], set()  # behind: the layers that were passed last on the way to a node
     for node in graph.nodes:
-        is_behind = any(source in behind for source in node.all_input_nodes)
+        passed = set().union(*(behind[source] for source in node.all_input_nodes))
         layer = model.get_submodule(node.target) if node.op == "call_module" else None
         if layer in names:
-            if not is_behind and names[layer] not in first:
-                first.append(names[layer])
-            is_behind = True
-        if is_behind:
-            behind.add(node)
-    return first or None
+            name = names[layer]
+            if not passed and name not in first:
+                first.append(name)
+            read |= passed - {name}
+            called.append(name)
+            passed = {name}
+        behind[node] = passed
+    return (first, _but(called, read)) if first else None
 
 
 def _by_running(model, layers, example):
-    names, first, marks, called = {layer: name for name, layer in layers.items()}, [], set(), set()
+    names = {layer: name for name, layer in layers.items()}
+    first, called, read, marks = [], [], set(), {}
 
     def entering(layer, arguments, options):
-        if layer not in called and not any(_depends(tensor, marks) for tensor in _tensors((arguments, options))):
-            first.append(names[layer])
-        called.add(layer)
+        name = names[layer]
+        passed = set().union(*(_passed(tensor, marks) for tensor in _tensors((arguments, options))))
+        if name not in called and not passed:
+            first.append(name)
+        read.update(passed - {name})
+        called.append(name)
 
     def left(layer, arguments, output):
         def marked(value):
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 value = value.detach().requires_grad_()
-                marks.add(value)
+                marks[value] = names[layer]
                 return value
             return type(value)(map(marked, value)) if type(value) in (tuple, list) else value
         return marked(output)
@@ -90,23 +106,28 @@ def _by_running(model, layers, example):
     finally:
         for hook in hooks:
             hook.remove()
-    return first
+    return first, _but(called, read)
 
 
-def _depends(tensor: torch.Tensor, marks: set[torch.Tensor]) -> bool:
-    """Whether a tensor was computed from one of the others."""
+def _but(called: list[str], read: set[str]) -> list[str]:
+    """The layers that were called and that no other reads."""
+    return [name for name in dict.fromkeys(called) if name not in read]
+
+
+def _passed(tensor: torch.Tensor, marks: dict[torch.Tensor, str]) -> set[str]:
+    """The layers whose outputs, marked with their names, a tensor was computed from."""
     if tensor in marks:
-        return True
-    seen, nodes = set(), [tensor.grad_fn]
+        return {marks[tensor]}
+    found, seen, nodes = set(), set(), [tensor.grad_fn]
     while nodes:
         node = nodes.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
         if getattr(node, "variable", None) in marks:
-            return True
+            found.add(marks[node.variable])
         nodes += [source for source, _ in node.next_functions]
-    return False
+    return found
 
 
 def _tensors(thing: object) -> Iterator[torch.Tensor]:

@@ -38,7 +38,7 @@ class Sparse:
 
     @staticmethod
     def _count(choice: Choice, number: int) -> int:
-        if len(choice.places) == 1:
+        if len(choice.places) == 1 and choice.selector.num_real is not None:
             candidates = choice.selector.candidates
             return choice.selector.num_real * (candidates.num_weights // max(1, candidates.num))
         return int(choice.real(number).sum())

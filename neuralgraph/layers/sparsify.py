@@ -17,7 +17,7 @@ from .. import selectors
 from ..errors import InputError, UnknownNameError, listed, lookup
 from ..selectors import Weights
 from .choice import Choice
-from .order import first_layers
+from .order import first_layers, last_layers
 from .sparse import CHOSEN, SPARSE, Sparse, adopt, count, place_of, sparse_layers
 
 
@@ -37,7 +37,7 @@ PLAIN = {nn.TransformerEncoderLayer: _PlainEncoderLayer, nn.TransformerEncoder: 
 NAMES = "Conv1d to Conv3d, ConvTranspose1d to 3d, Linear, Embedding or MultiheadAttention"
 
 
-def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, selector: str = "dnw",
+def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | None = 0.1, *, selector: str = "dnw",
              per: str = "layer", granularity: str = "weight", budget: str = "uniform",
              selector_options: Mapping[str, object] | None = None, first_layer_dense: bool = True,
              skip: Collection[str] = (), example: object = None, seed: int = 0,
@@ -54,7 +54,7 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, s
         module: the model.
         density: share of real candidates, above 0 and at most 1; or a map from the names of layers, or
             patterns such as ``"layers.*"``, to theirs, all others staying dense: an exact name has the last word,
-            then the first pattern that fits.
+            then the first pattern that fits. None where the selector itself finds how many are real.
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`; some need :func:`neuralgraph.rewire`.
         per: what candidates compete within: "layer"; "node" (every output of a layer keeps as many), "group"
             (so do, and share their inputs, ``selector_options={"group": g}`` outputs in a row); "model" (all
@@ -68,8 +68,8 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, s
         first_layer_dense: leave the layers dense that the input meets first, as the better rows of the
             paper's Table 4 do; a density map that names one has the last word.
         skip: names of layers, or patterns, to leave dense.
-        example: an input of the model, or a tuple of its arguments, to find these first layers by running it
-            where tracing it does not do.
+        example: an input of the model, or a tuple of its arguments, to find these first layers (and the last, for
+            ``srigl``) by running it where tracing it does not do.
         seed: of what the selector draws.
         inplace: change ``module`` itself instead of a copy.
 
@@ -104,17 +104,19 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float] = 0.1, *, s
     if not layers:
         raise InputError(f"the model has no torch.nn.Conv2d or torch.nn.Linear (nor other of {NAMES}) to make "
                          "sparse" + (" (some are sparse already)." if sparse_layers(module) else "."))
+    _check_density(density, selector)
     shares, dense = _shares(module, density, layers, skip, first_layer_dense, example)
     _check_classes(module, {name: layers[name] for name in shares})
     _check_plain(module, {name: layers[name] for name in shares})
     if not inplace:
         module = copy.deepcopy(module)
         layers = {name: module.get_submodule(name) for name in layers}
-    candidates = {name: _candidates(layers[name], granularity) for name in shares}
+    last = _last(module, selector, example)
+    candidates = {name: _candidates(layers[name], granularity, name in last) for name in shares}
     if budget != "uniform":
-        if isinstance(density, Mapping) or per == "model":
-            raise InputError(f"budget={budget!r} divides one density among the layers: not with a density map, "
-                             "nor with per='model', where they compete for it.")
+        if density is None or isinstance(density, Mapping) or per == "model":
+            raise InputError(f"budget={budget!r} divides one density among the layers: not with a density map or "
+                             "none, nor with per='model', where they compete for it.")
         shares = BUDGETS[budget](density, {name: [getattr(*place_of(layers[name], own)).shape for own in found]
                                            for name, found in candidates.items()})
     made = _selectors(candidates, shares, selector, per, dict(selector_options or {}))
@@ -138,14 +140,28 @@ def _can_be_sparse(layer: nn.Module) -> bool:
         not isinstance(layer, (Sparse, NonDynamicallyQuantizableLinear))
 
 
-def _shares(module, density, layers, skip, first_layer_dense, example) -> tuple[dict[str, float], dict[str, str]]:
+def _check_density(density: float | Mapping[str, float | None] | None, selector: str) -> None:
+    """Refuses shares that are none, also of a layer that stays dense, or that the selector cannot use."""
+    k_is = selectors.k_is(selector)
+    if selector == "complete":
+        raise InputError("the selector 'complete' keeps everything: leave the layers as they are.")
+    for share in density.values() if isinstance(density, Mapping) else [density]:
+        if share is not None:
+            count(share, 1)
+            if k_is == "found":
+                raise InputError(f"the selector {selector!r} itself finds how many are real and takes no density: "
+                                 "give density=None.")
+        elif k_is == "needed":
+            raise InputError(f"the selector {selector!r} needs a density, the share that is real, got None.")
+
+
+def _shares(module, density, layers, skip, first_layer_dense, example
+            ) -> tuple[dict[str, float | None], dict[str, str]]:
     """The density of each layer that becomes sparse, and why each of the others does not."""
     is_map = isinstance(density, Mapping)
     for pattern in [*(density if is_map else ()), *skip]:
         if not isinstance(pattern, str) or not any(_fits(name, pattern) for name in layers):
             raise UnknownNameError("layer", pattern, layers)
-    for share in density.values() if is_map else [density]:
-        count(share, 1)  # also of a layer that stays dense
     dense, wanted = {}, {}
     for name in layers:
         given = [pattern for pattern in density if _fits(name, pattern)] if is_map else [name]
@@ -158,9 +174,7 @@ def _shares(module, density, layers, skip, first_layer_dense, example) -> tuple[
         else:
             wanted[name] = density
     if first_layer_dense and not is_map:
-        every = {name: layer for name, layer in module.named_modules()
-                 if _can_be_sparse(layer) or isinstance(layer, Sparse)}
-        for name in first_layers(module, every, example):
+        for name in first_layers(module, _every(module), example):
             if wanted.pop(name, None) is not None:
                 dense[name] = "the first layer"
     if not wanted:
@@ -222,9 +236,22 @@ def _check_plain(module: nn.Module, wanted: Mapping[str, nn.Module]) -> None:
                              "plain parameter of this layer alone first.")
 
 
-def _candidates(layer: nn.Module, granularity: str) -> dict[str, Weights]:
+def _last(module: nn.Module, selector: str, example: object) -> list[str]:
+    """The layers whose outputs are the model's, for a selector that asks."""
+    kind = lookup("selector", selector, selectors.SELECTORS)
+    if not getattr(getattr(kind, "kind", kind), "spares_outputs", False):
+        return []
+    return last_layers(module, _every(module), example)
+
+
+def _every(module: nn.Module) -> dict[str, nn.Module]:
+    """The layers that are or can be sparse, by name."""
+    return {name: layer for name, layer in module.named_modules() if _can_be_sparse(layer) or isinstance(layer, Sparse)}
+
+
+def _candidates(layer: nn.Module, granularity: str, is_last: bool) -> dict[str, Weights]:
     """By the name of each parameter, what there is to choose from."""
-    return {path: Weights(getattr(*place_of(layer, path)).shape, granularity, **options)
+    return {path: Weights(getattr(*place_of(layer, path)).shape, granularity, is_last=is_last, **options)
             for path, options in CHOSEN[type(layer)](layer).items()}
 
 
@@ -235,20 +262,20 @@ def _selectors(candidates, shares, selector, per, options):
         if "per" not in known:
             raise InputError(f"the selector {selector!r} knows no groups: use per='layer' or 'model'.")
         options["per"] = per
-    if selector == "complete":
-        raise InputError("the selector 'complete' keeps everything: leave the layers as they are.")
     if per == "model":
         share = set(shares.values())
         if len(share) > 1:
             raise InputError("per='model' lets all layers compete for one density: give a number, not a map.")
         places = [(name, own) for name, found in candidates.items() for own in found]
         number = sum(candidates[name][own].num for name, own in places)
-        return [(places, selectors.create(selector, count(share.pop(), number), **options))]
+        k = None if share == {None} else count(share.pop(), number)
+        return [(places, selectors.create(selector, k, **options))]
     made = []
     for name, found in candidates.items():
         for own, part in found.items():
             nodes = part.num_targets if per in ("node", "group") else 1
-            k = nodes * count(shares[name], part.num // max(1, nodes))
+            share = shares[name]
+            k = None if share is None else nodes * count(share, part.num // max(1, nodes))
             made.append(([(name, own)], selectors.create(selector, k, **options)))
     return made
 

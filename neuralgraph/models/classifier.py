@@ -54,4 +54,4 @@ class Classifier(nn.Module):
     @property
     def num_real_edges(self) -> int:
         """k, summed over the networks."""
-        return sum(network.selector.num_real for network in self.networks)
+        return sum(network.num_real for network in self.networks)

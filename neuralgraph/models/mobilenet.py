@@ -67,8 +67,8 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
     ("Discovering Neural Wirings", section 2.4 and Table 5). The stem has stride 1 up to 64 pixels.
 
     Args:
-        width: d, the width multiplier of the MobileNetV1 whose number of edges is kept; default
-            0.225. Not with the selector "complete", which keeps all edges.
+        width: d, the width multiplier of the MobileNetV1 whose number of edges is kept; by default
+            0.225 where the selector needs k. Not with selectors that take none.
         image_size: side of the images in pixels, at least 16.
         num_classes: of the classifier.
         in_channels: of the images.
@@ -94,10 +94,13 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
     if (whole(nodes) or 0) < 1:
         raise InputError(f"nodes must be a positive integer, got {nodes!r}.")
     nodes = whole(nodes)
-    if selector == "complete" and (width is not None or head_edges is not None):
-        raise InputError("the selector 'complete' keeps every edge and takes no width; leave it out.")
+    k_is = selectors.k_is(selector)
+    if k_is == "found" and (width is not None or head_edges is not None):
+        raise InputError(f"the selector {selector!r} takes no number of edges, so it takes no width and no "
+                         "head_edges; leave them out.")
     if not stages:
         raise InputError("stages must be at least one stage, got none.")
+    counts = k_is == "needed" or width is not None
     width = 0.225 if width is None else _checked_width(width)
     if not 0 < width <= nodes:
         raise InputError(f"width must be above 0 and at most {nodes}, got {width!r}; for more edges "
@@ -105,17 +108,18 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
     generator = as_generator(seed)
 
     def choose(k):
-        return make_selector(selector, None if selector == "complete" else k, selector_options)
+        return make_selector(selector, k, selector_options)
 
     networks = [StaticNeuralGraph(blocks([nodes * n for n in stage.sizes], NODE,
                                          input_stride=stage.stride),
-                                  choose(stage.budget(width)), backend, generator)
+                                  choose(stage.budget(width) if counts else None), backend, generator)
                 for stage in stages]
     features = nodes * stages[-1].outputs
     head = OrderedDict(norm=nn.BatchNorm2d(features), relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1))
     if small or head_edges is not None:
         full = stages[-1].outputs * num_classes
-        k = full - math.floor((1 - width) * full + 1e-9) if head_edges is None else head_edges
+        k = full - math.floor((1 - width) * full + 1e-9) if counts else None
+        k = k if head_edges is None else head_edges
         head["edges"] = StaticNeuralGraph(chain([features, num_classes], NodeFunction()), choose(k),
                                           backend, generator)
         head["flatten"] = nn.Flatten()

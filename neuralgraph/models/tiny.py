@@ -77,7 +77,7 @@ def tiny_static(*, num_classes: int = 10, in_channels: int = 3, image_size: int 
         in_channels: of the images.
         image_size: their side in pixels.
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`.
-        k: number of real edges; by default 32,000 (and all for the selector "complete").
+        k: number of real edges; by default 32,000 where the selector needs k.
         selector_options: further arguments of the selector.
         pool: "authors" (a 2x2 window near the centre) or "global".
         backend: see :func:`neuralgraph.backends.create`.
@@ -146,7 +146,7 @@ def make_selector(name: str, k: int | None, options: dict | None, default: int =
     """The selector with k edges, by default as many as the paper's model has."""
     if not isinstance(options, (dict, type(None))):
         raise InputError(f"selector_options must be a dict of the selector's arguments, got {options!r}.")
-    if k is None and name != "complete":
+    if k is None and selectors.k_is(name) == "needed":
         k = default
     return selectors.create(name, k, **(options or {}))
 

@@ -16,6 +16,7 @@ from ..backends.transforms import has_numbers, is_transformed, untransformed, wi
 from ..errors import InputError, SelectionError, whole
 from ..selectors import Selection, Selector, check_finite, hold, let_go
 from ..wiring import Stage, Wiring
+from ..wiring.drawing import picture
 from ..wiring.wiring import OUTPUT
 from .functions import NodeFunctions
 
@@ -98,6 +99,12 @@ class NeuralGraph(nn.Module, ABC):
             SelectionError: if weights are NaN or infinite.
         """
         return self._weighted(self._evaluation().real.clone(), {})
+
+    @property
+    def num_real(self) -> int:
+        """How many edges are real in evaluation."""
+        number = self.selector.num_real
+        return int(self._evaluation().real.sum()) if number is None else number
 
     def _forward_selection(self) -> Selection:
         """The selection of one forward: made anew in training, kept in evaluation."""
@@ -213,6 +220,11 @@ class NeuralGraph(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"{self.wiring!r}, backend={self.backend!r}" + ("" if self.dims == 2 else f", dims={self.dims}")
+
+    def _repr_html_(self) -> str:
+        wiring, kind = self.learned_wiring(), type(self).__name__
+        return picture(wiring, f"{kind}: {wiring.num_edges:,} real of {self.wiring.num_edges:,} candidate edges between "
+                               f"{wiring.num_nodes:,} nodes, {self.selector}")
 
     def __getstate__(self):
         # A copy or a pickle chooses its own edges; DGL blocks of the old ones stay behind.

@@ -1,5 +1,7 @@
-"""Selectors that change as the training goes on, in any training loop."""
+"""Selectors that change as the training goes on, in any training loop, and the history of what they did."""
 
+from .history import History, Moment, Observed
+from .recording import Recorder
 from .rewire import Rewiring, rewire
 
-__all__ = ["Rewiring", "rewire"]
+__all__ = ["History", "Moment", "Observed", "Recorder", "Rewiring", "rewire"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,12 +14,13 @@ from torch.optim import Optimizer
 from ..errors import InputError, SelectionError, listed, whole
 from ..layers import choices_of
 from ..networks import NeuralGraph
-from ..selectors import Selector
+from ..selectors import Selector, check_finite
 from ..selectors.selector import MOST_STEPS
+from .recording import Recorder
 
 
 def rewire(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], total_steps: int,
-           done: int | None = None) -> Rewiring:
+           done: int | None = None, history: str | Path | Recorder | None = None) -> Rewiring:
     """Lets the selectors inside a model take part in its training, in whatever loop it is trained.
 
     Call it once, beside the optimizer. Before every ``optimizer.step()`` the gradients of the selectors'
@@ -35,6 +37,9 @@ def rewire(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], total_s
         optimizer: of its parameters, or several: those that hold the candidates' weights.
         total_steps: the number of optimizer steps of the whole training.
         done: how many of them are done already, by default as the selectors' state says.
+        history: a file to record in which candidates were real when, for :class:`~neuralgraph.rewiring.History` and
+            :func:`neuralgraph.explore`; a :class:`~neuralgraph.rewiring.Recorder` to choose how often. What is there
+            is gone on with, from the steps that are done.
 
     Returns:
         The connection, whose :meth:`~Rewiring.remove` ends it.
@@ -56,7 +61,8 @@ def rewire(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer], total_s
     >>> int(net.selection().real.sum())
     40
     """
-    return Rewiring(model, [optimizer] if isinstance(optimizer, Optimizer) else optimizer, total_steps, done)
+    recorder = Recorder(history) if isinstance(history, (str, Path)) else history
+    return Rewiring(model, [optimizer] if isinstance(optimizer, Optimizer) else optimizer, total_steps, done, recorder)
 
 
 @dataclass(eq=False)
@@ -92,7 +98,8 @@ class _Site:
 class Rewiring:
     """The connection that :func:`rewire` makes."""
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], total_steps: int, done: int | None):
+    def __init__(self, model: nn.Module, optimizers: Sequence[Optimizer], total_steps: int, done: int | None,
+                 recorder: Recorder | None = None):
         if not isinstance(model, nn.Module):
             raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}.")
         if not optimizers or not all(isinstance(optimizer, Optimizer) for optimizer in optimizers):
@@ -116,6 +123,9 @@ class Rewiring:
                                  "of the whole training, those before included.")
         for site in sites:
             site.selector.begin(site.step, total_steps)
+        self._recorder = recorder
+        if recorder is not None:
+            recorder.begin(model, min((site.step for site in sites), default=0))
         self._hooks = [hook for optimizer in self._by_optimizer for hook in (
             optimizer.register_step_pre_hook(self._before), optimizer.register_step_post_hook(self._after))]
 
@@ -155,6 +165,9 @@ class Rewiring:
             site.gradient = None
             if site.selector.dense:
                 _take_dense(site)
+                _clear(site, optimizer, site.selector.decide(
+                    site.step + 1, self.total_steps, site.flat(), site.gradient))
+                _leave_real(site)
 
     @torch.no_grad()
     def _after(self, optimizer: Optimizer, arguments: tuple, options: dict) -> None:
@@ -165,11 +178,10 @@ class Rewiring:
             given = {} if site.gradient is None else {"gradient": site.gradient}
             changed = site.selector.advance(site.step, self.total_steps, site.flat(), **given)
             site.gradient = None
-            if changed is not None:
-                for weight, part in site.parts(site.selector.candidates.spread(changed)):
-                    for values in (weight, *optimizer.state.get(weight, {}).values()):
-                        if isinstance(values, torch.Tensor) and values.shape == weight.shape:
-                            values.masked_fill_(part, 0)
+            _clear(site, optimizer, changed)
+        if self._recorder is not None:
+            step = min(site.step for sites in self._by_optimizer.values() for site in sites)
+            self._recorder.stepped(step, always=step == self.total_steps)
 
 
 def _sites(model: nn.Module) -> Iterator[_Site]:
@@ -220,17 +232,32 @@ def _add_penalty(site: _Site, scale: torch.Tensor | None) -> None:
 
 
 def _take_dense(site: _Site) -> None:
-    """Keeps the gradient of every candidate for the selector, and leaves the optimizer that of real ones."""
+    """Keeps the gradient of every candidate for the selector."""
     if any(weight.grad is None for weight in site.weights):
         raise SelectionError(f"{site.name} changes its real edges at this step and needs gradients for it, but "
                              "there are none: call loss.backward() before optimizer.step().")
     site.gradient = torch.cat([weight.grad.reshape(-1) for weight in site.weights])
+    check_finite(site.gradient, "gradients of edge weights")
+
+
+def _leave_real(site: _Site) -> None:
+    """Takes the gradients of absent candidates away from the optimizer."""
     selector = site.selector
     if selector.rule.reaches_all:
         return
     real = selector.candidates.spread(selector.select(site.flat()))
     for weight, part in site.parts(real):
         weight.grad.masked_fill_(~part, 0)
+
+
+def _clear(site: _Site, optimizer: Optimizer, changed: torch.Tensor | None) -> None:
+    """Sets weights and momentum of candidates that changed, a mask (n,), to 0."""
+    if changed is None:
+        return
+    for weight, part in site.parts(site.selector.candidates.spread(changed)):
+        for values in (weight, *optimizer.state.get(weight, {}).values()):
+            if isinstance(values, torch.Tensor) and values.shape == weight.shape:
+                values.masked_fill_(part, 0)
 
 
 def _is_left_out(optimizer: Optimizer) -> bool:

@@ -5,7 +5,7 @@ from pkgutil import iter_modules
 
 from .candidates import GRANULARITIES, Candidates, Edges, Joined, Weights
 from .competition import COMPETITIONS, top_k
-from .registry import SELECTORS, create, options_of, register
+from .registry import SELECTORS, create, k_is, options_of, register
 from .selection import GRADIENTS, GradientRule, Selection, soft_gate
 from .selector import MaskSelector, Selector, check_finite
 
@@ -14,17 +14,30 @@ for _module in sorted(module.name for module in iter_modules(__path__)):
 
 from .fixed import Complete, Frozen, RandomGraph, Ticket  # noqa: E402
 from .held import Held, hold, let_go  # noqa: E402
-from .popup import EdgePopup  # noqa: E402
+from .gates import L0, VariationalDropout  # noqa: E402
+from .popup import EdgePopup, Supermask, train_scores_only  # noqa: E402
+from .soft_threshold import SoftThreshold  # noqa: E402
+from .spartan import Spartan  # noqa: E402
+from .topkast import TopKAST  # noqa: E402
 from .feather import Feather  # noqa: E402
 from .pruning import L1Anneal, TargetedDropout  # noqa: E402
+from .cht import CHT  # noqa: E402
+from .evolutionary import SET  # noqa: E402
+from .granet import GraNet  # noqa: E402
+from .momentum import SNFS  # noqa: E402
+from .regrowth import DropAndGrow  # noqa: E402
 from .rigl import RigL  # noqa: E402
+from .snip import SNIP  # noqa: E402
+from .srigl import SRigL  # noqa: E402
 from .topk import NoUpdate, RankingSelector, TopK  # noqa: E402
 
 # selectors whose edges come from a network that was trained before
 FROM_TRAINED = ("lottery-ticket", "fine-tune")
 
-__all__ = ["COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "SELECTORS", "Candidates", "Complete",
-           "EdgePopup", "Edges", "Feather", "Frozen", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector",
-           "NoUpdate", "RandomGraph", "RankingSelector", "RigL", "Selection", "Selector", "TargetedDropout", "Ticket",
-           "TopK", "Weights", "check_finite", "create", "hold", "let_go", "options_of", "register", "soft_gate",
-           "top_k"]
+__all__ = ["CHT", "COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", "L0", "SELECTORS", "SET",
+           "SNFS", "SNIP", "Candidates", "Complete", "DropAndGrow", "EdgePopup", "Edges", "Feather", "Frozen",
+           "GraNet", "GradientRule", "Held", "Joined", "L1Anneal", "MaskSelector", "NoUpdate", "RandomGraph",
+           "RankingSelector", "RigL", "SRigL", "Selection", "Selector", "SoftThreshold", "Spartan",
+           "Supermask", "TargetedDropout", "Ticket", "TopK", "TopKAST", "VariationalDropout", "Weights",
+           "check_finite", "create", "hold", "k_is", "let_go", "options_of", "register", "soft_gate", "top_k",
+           "train_scores_only"]

@@ -11,6 +11,7 @@ import torch
 
 from ..errors import lookup
 from ..wiring import Wiring
+from ..wiring.wiring import OUTPUT
 
 GRANULARITIES = {"weight": "weights", "kernel": "kernels"}
 
@@ -48,6 +49,19 @@ class Candidates(ABC):
     @abstractmethod
     def block(self) -> torch.Tensor:
         """The number of the block, or the layer, that each candidate leads to, int64 (n,)."""
+
+    @abstractmethod
+    def nth(self) -> torch.Tensor:
+        """The number of each candidate, from 0, among those between its two nodes, int64 (n,)."""
+
+    @abstractmethod
+    def is_output(self) -> torch.Tensor:
+        """Whether each target is an output of the whole network, bool (num_targets,)."""
+
+    @property
+    def parts(self) -> Sequence[Candidates]:
+        """The layers, of several, that have no node in common."""
+        return (self,)
 
     @abstractmethod
     def magnitude(self, weight: torch.Tensor) -> torch.Tensor:
@@ -88,6 +102,12 @@ class Edges(Candidates):
     def block(self):
         return self.wiring.block[self.wiring.dst]
 
+    def nth(self):
+        return torch.zeros(self.num, dtype=torch.long)
+
+    def is_output(self):
+        return self.wiring.role == OUTPUT
+
     def magnitude(self, weight):
         return weight.abs()
 
@@ -113,6 +133,7 @@ class Weights(Candidates):
         rows_are: "targets", as in (out, in / groups, *kernel), or "sources", as in the (in, out / groups,
             *kernel) of transposed convolutions and in embeddings.
         groups: of a convolution.
+        is_last: whether the layer's outputs are those of the model.
 
     >>> kernels = Weights((4, 2, 3, 3), granularity="kernel", groups=2)
     >>> kernels.num, kernels.target().tolist(), kernels.source().tolist()
@@ -120,11 +141,11 @@ class Weights(Candidates):
     """
 
     def __init__(self, shape: Sequence[int], granularity: str = "weight", rows_are: str = "targets",
-                 groups: int = 1):
+                 groups: int = 1, is_last: bool = False):
         self.word = lookup("granularity", granularity, GRANULARITIES)
         self._rows_are_targets = lookup("rows_are", rows_are, {"targets": True, "sources": False})
         self.rows, self.columns, *kernel = shape
-        self.groups = groups
+        self.groups, self.is_last = groups, is_last
         entries = math.prod(kernel)
         self.num_weights = self.rows * self.columns * entries
         self._each = entries if granularity == "kernel" else 1  # weights of a candidate
@@ -151,6 +172,12 @@ class Weights(Candidates):
     def block(self):
         return torch.zeros(self.num, dtype=torch.long)
 
+    def nth(self):
+        return torch.arange(self.num) % self._per_pair
+
+    def is_output(self):
+        return torch.full((self.num_targets,), self.is_last)
+
     def magnitude(self, weight):
         return weight.abs() if self._each == 1 else weight.view(self.num, self._each).norm(dim=1)
 
@@ -163,6 +190,8 @@ class Weights(Candidates):
 
 class Joined(Candidates):
     """The candidates of several layers, which compete with each other."""
+
+    parts: Sequence[Candidates] = ()
 
     def __init__(self, parts: Sequence[Candidates]):
         self.parts = tuple(parts)
@@ -189,6 +218,15 @@ class Joined(Candidates):
 
     def block(self):
         return torch.arange(len(self.parts)).repeat_interleave(torch.tensor(self.sizes))
+
+    def nth(self):
+        return torch.cat([part.nth() for part in self.parts])
+
+    def is_output(self):
+        marks = torch.zeros(self.num_targets, dtype=torch.bool)
+        for part, first in zip(self.parts, self._first):
+            marks[first:first + part.num_targets] = part.is_output()
+        return marks
 
     def magnitude(self, weight):
         return self._each(weight, lambda part: part.num_weights, "magnitude")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 
 import numpy as np
 import torch
@@ -56,6 +57,10 @@ class Groups:
 
     def top(self, score: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         """A mask (n,) of the largest scores of each group, ties as in :func:`top_k`; ``keep``: others."""
+        return self.handed_on(self.best(self.pooled(score), keep))
+
+    def best(self, score: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        """The same of competitors, from their scores, (P,)."""
         by_score = self._ranked(score).argsort(stable=True)
         order = by_score[self.group.to(score.device)[by_score].argsort(stable=True)]
         marks = (self._is_kept if keep is None else self._marks(keep)).to(score.device)
@@ -64,6 +69,40 @@ class Groups:
     def count(self, keep: torch.Tensor) -> int:
         """How many candidates these numbers of each group, (G,), are together."""
         return int(keep.sum())
+
+    def counts(self, mask: torch.Tensor) -> torch.Tensor:
+        """How many of each group are in a mask (n,), in the unit of ``keep``, (G,)."""
+        return torch.bincount(self.members()[mask.cpu()], minlength=len(self.keep))
+
+    def remaining(self, share: float | torch.Tensor) -> torch.Tensor:
+        """How many each group keeps, (G,), while this share, 0 to 1, of those that it drops in the end is real.
+
+        keep + ceil(share (size - keep)): what a schedule over k comes to in every group.
+        """
+        return self.keep + ((self.size - self.keep).double() * share - 1e-9).ceil().long()
+
+    # What competes are candidates, or pairs that have several
+
+    def pooled(self, values: torch.Tensor) -> torch.Tensor:
+        """To each competitor the sum over its candidates, (P,), from (n,)."""
+        return values
+
+    def handed_on(self, values: torch.Tensor) -> torch.Tensor:
+        """To each candidate the value of its competitor, (n,), from (P,)."""
+        return values
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over the competitors of each group, (G,), from (P,)."""
+        return values.new_zeros(len(self.keep)).index_add_(0, self.group.to(values.device), values)
+
+    def least(self, values: torch.Tensor) -> torch.Tensor:
+        """The smallest of the competitors of each group, (G,), from (P,); inf where there are none."""
+        least = values.new_full((len(self.keep),), math.inf)
+        return least.scatter_reduce_(0, self.group.to(values.device), values, "amin")
+
+    def expanded(self, values: torch.Tensor) -> torch.Tensor:
+        """To each competitor the value of its group, (P,), from (G,)."""
+        return values[self.group.to(values.device)]
 
     def greatest(self, score: torch.Tensor) -> torch.Tensor:
         """To each candidate the largest score of its group, (n,)."""
@@ -87,7 +126,7 @@ class Whole(Groups):
     def members(self):
         return torch.zeros(self.num, dtype=torch.long)
 
-    def top(self, score, keep=None):
+    def best(self, score, keep=None):
         score = self._ranked(score)
         if keep is not None and is_traced():
             order = score.argsort(stable=True)
@@ -98,6 +137,15 @@ class Whole(Groups):
 
     def greatest(self, score):
         return score.max().expand_as(score) if self.num else score
+
+    def sums(self, values):
+        return values.sum(0, keepdim=True)
+
+    def least(self, values):
+        return values.min()[None] if self.num else values.new_full((1,), math.inf)
+
+    def expanded(self, values):
+        return values.expand(self.num)
 
 
 class SharedParents(Groups):
@@ -120,13 +168,18 @@ class SharedParents(Groups):
     def count(self, keep):
         return super().count(keep) * self.nodes
 
+    def counts(self, mask):
+        return torch.bincount(self.group[self.pair[mask.cpu()]], minlength=len(self.keep)) // self.nodes
+
     def constrain(self, always, never):
         raise SelectionError("per='group' keeps or drops all candidates of a parent together: always and never "
                              "need another competition.")
 
-    def top(self, score, keep=None):
-        pair = self.pair.to(score.device)
-        return super().top(score.new_zeros(len(self.group)).index_add_(0, pair, score), keep)[pair]
+    def pooled(self, values):
+        return values.new_zeros(len(self.group)).index_add_(0, self.pair.to(values.device), values)
+
+    def handed_on(self, values):
+        return values[self.pair.to(values.device)]
 
     def greatest(self, score):
         pair = self.pair.to(score.device)
@@ -236,6 +289,55 @@ def check_masks(always: torch.Tensor | None, never: torch.Tensor | None) -> None
     if always is not None and never is not None and always.shape == never.shape and (always & never).any():
         both = (always & never).nonzero().flatten().tolist()
         raise SelectionError(f"always and never both name {listed(both)}.")
+
+
+def check_k(k: int, num_edges: int | None = None, word: str = "candidate edges") -> int:
+    """k as an integer within 0..num_edges, or an error."""
+    if whole(k) is None:
+        raise SelectionError(f"k, the number of real edges, must be an integer, got {k!r}.")
+    k = whole(k)
+    if k < 0 or (num_edges is not None and k > num_edges):
+        most = "" if num_edges is None else f" and at most the {num_edges} {word}"
+        raise SelectionError(f"k must be at least 0{most}, got {k}.")
+    return k
+
+
+class Competing:
+    """What selectors share whose candidates compete for being among k: the settings, and the groups they make.
+
+    Mixed into a :class:`Selector`, which calls :meth:`compete_within` when it is made. A setting that changes
+    holds from the next selection on.
+    """
+
+    def compete_within(self, per: str, group: int | None, always: torch.Tensor | None = None,
+                       never: torch.Tensor | None = None) -> None:
+        """Takes the settings, checked as far as they can be without candidates."""
+        lookup("competition", per, COMPETITIONS)
+        check_masks(always, never)
+        if group is not None and per != "group":
+            raise SelectionError(f"group={group!r} is a setting of per='group', got per={per!r}.")
+        self.per, self.group = per, group
+        self._always, self._never = always, never
+        self._fitted: tuple[Hashable, Groups | None] = (None, None)
+
+    def fit(self) -> Groups:
+        """What candidates compete within under the present settings."""
+        return compete(self.per, self.candidates, self.k, self.group, self._always, self._never)
+
+    def groups(self) -> Groups:
+        """The competition, made anew where a setting has changed."""
+        if is_traced():
+            return self._fitted[1]
+        settings = self.settings()
+        if self._fitted[0] != settings:
+            check_k(self.k, self.num_edges, self.candidates.word)
+            self._fitted = settings, self.fit()
+        return self._fitted[1]
+
+    def competition_repr(self) -> str:
+        """The settings that are not the usual ones, for ``extra_repr``."""
+        return (f", per={self.per!r}" if self.per != "graph" else "") + (
+            f", group={self.group}" if self.group is not None else "")
 
 
 def top_k(score: torch.Tensor, k: int, by_magnitude: bool = False) -> torch.Tensor:

@@ -56,10 +56,9 @@ class Feather(RankingSelector):
 
     def remaining(self) -> torch.Tensor:
         """How many candidates each group keeps now, (G,)."""
-        groups, clock = self.groups(), self.clock.cpu().double()
+        clock = self.clock.cpu().double()
         left = 1 - clock[0] / clock[1].clamp(min=1) / self.ramp if self.ramp else clock.new_zeros(())
-        absent = (groups.size - groups.keep) * left.clamp(min=0)**3
-        return groups.keep + (absent - 1e-9).ceil().long()
+        return self.groups().remaining(left.clamp(min=0)**3)
 
     def select(self, weight):
         return self.groups().top(self.candidates.magnitude(weight.detach()), self.remaining())
@@ -89,4 +88,4 @@ class Feather(RankingSelector):
         return _Feather.apply(weight, weight.detach() * value, mask, self._share_outside)
 
     def extra_repr(self):
-        return f"k={self.k}, ramp={self.ramp}"
+        return f"k={self.k}, ramp={self.ramp}{self.competition_repr()}"

@@ -33,8 +33,6 @@ class Held(MaskSelector):
 
     def effective(self, weight, real):
         mask = self.candidates.spread(real).view(weight.shape)
-        if self.other.freezes_weight:
-            return super().effective(weight, real)
         return self.other.effective(weight.where(mask, weight.detach()), real)
 
     @property
@@ -56,7 +54,8 @@ class Held(MaskSelector):
             parameter.requires_grad_(True)
         if self.other.freezes_weight:
             weight.requires_grad_(False)
-        self.other.is_served = self.is_served
+        if self.is_served:
+            self.other.begin(*self.other.done)  # the next step may want what this one did not
         return self.other
 
 

@@ -7,21 +7,24 @@ import math
 import torch
 
 from ..errors import SelectionError, lookup
-from .competition import Groups, top_k
+from .competition import Competing, Groups
 from .registry import register
-from .selector import MaskSelector, check_every, check_k, check_number
+from .selector import MaskSelector, check_every, check_number
 from .topk import RankingSelector
 
 
 @register("l1-anneal")
-class L1Anneal(MaskSelector):
+@register("gradual", strength=0.0)
+class L1Anneal(Competing, MaskSelector):
     """Start complete, remove the smallest |w| step by step until k remain, with an L1 term.
 
         k_t = k + (E - k) (1 - tau)^3,   tau = (t - t0) / (t1 - t0) clipped to [0, 1]
 
     (or linear in tau), updated every ``every`` steps; what is removed stays removed. The loss gains
     ``strength`` times the sum of |w| (of a kernel, its norm) over what is left, until t1. The paper's Table 2
-    has a row "L1 + Anneal" but neither schedule nor strength: both are this library's choice.
+    has a row "L1 + Anneal" but neither schedule nor strength: both are this library's choice. Without the L1
+    term, as ``gradual``, it is automated gradual pruning ("To prune, or not to prune", Zhu and Gupta, 2017,
+    equation 1), for good: there, weights that are masked could come back.
 
     Args:
         k: number of real edges in the end.
@@ -30,14 +33,16 @@ class L1Anneal(MaskSelector):
         end: t1, likewise.
         every: steps between removals.
         shape: "cubic" or "linear".
+        per, group: what candidates compete within, each with its share of k_t, as for :class:`TopK`.
     """
 
     scheduled = True
     retired = ("finished",)
 
     def __init__(self, k: int, strength: float = 1e-5, start: float = 0.0, end: float = 0.75,
-                 every: int = 100, shape: str = "cubic"):
+                 every: int = 100, shape: str = "cubic", per: str = "graph", group: int | None = None):
         super().__init__(k)
+        self.compete_within(per, group)
         self._power = lookup("shape", shape, {"cubic": 3, "linear": 1})
         if not check_number("start", start, 0, 1) < check_number("end", end, 0, 1):
             raise SelectionError(f"expected 0 <= start < end <= 1, got start={start}, end={end}.")
@@ -45,7 +50,7 @@ class L1Anneal(MaskSelector):
         self.strength, self.start, self.end, self.every = strength, start, end, check_every(every)
 
     def prepare(self, candidates, weight, generator):
-        check_k(self.k, candidates.num, candidates.word)
+        self.groups()
         self.keep(torch.ones(candidates.num, dtype=torch.bool))
 
     def upgrade(self, state, prefix):
@@ -53,21 +58,20 @@ class L1Anneal(MaskSelector):
             state.setdefault(prefix + "clock", torch.zeros(2))
         super().upgrade(state, prefix)
 
-    def remaining(self, progress: float) -> int:
-        """k_t when this share of all steps is done."""
+    def remaining(self, progress: float) -> torch.Tensor:
+        """How many candidates each group keeps when this share of all steps is done, (G,); together k_t."""
         tau = min(1.0, max(0.0, (progress - self.start) / (self.end - self.start)))
-        return self.k + math.ceil((self.num_edges - self.k) * (1 - tau)**self._power - 1e-9)
+        return self.groups().remaining((1 - tau)**self._power)
 
     def update(self, step, total_steps, weight, gradient):
         progress = step / total_steps
         ends_now = progress >= self.end > (step - 1) / total_steps
         if step % self.every and not ends_now:
             return
-        keep = self.remaining(progress)
-        real = self.mask
-        if keep < int(real.sum()):
+        groups, real, keep = self.groups(), self.mask, self.remaining(progress)
+        if groups.count(keep) < int(real.sum()):
             score = self.candidates.magnitude(weight)
-            self.keep(top_k(score.where(real, score.new_full((), -1.0)), keep))
+            self.keep(groups.top(score.where(real, score.new_full((), -math.inf)), keep))
 
     def penalty(self, weight):
         if self.progress >= self.end or not self.strength:
@@ -75,7 +79,7 @@ class L1Anneal(MaskSelector):
         return self.strength * self.candidates.magnitude(weight)[self.mask].sum()
 
     def extra_repr(self):
-        return f"k={self.k}, strength={self.strength}, end={self.end}"
+        return f"k={self.k}, strength={self.strength}, end={self.end}{self.competition_repr()}"
 
 
 @register("targeted-dropout")
@@ -94,12 +98,16 @@ class TargetedDropout(RankingSelector):
         drop: rho; the paper tried 0.9, 0.95, 0.99 and gamma.
         regular: target floor(gamma n) of the n in-edges of each node instead of the smallest of the
             whole graph; the number of real edges in evaluation may then exceed k.
+        per, group: what candidates are the smallest of, as for :class:`TopK`; not with ``regular``.
     """
 
     retired = ("seed", "draws")
 
-    def __init__(self, k: int, drop: float = 0.95, regular: bool = False):
-        super().__init__(k, "masked")
+    def __init__(self, k: int, drop: float = 0.95, regular: bool = False, per: str = "graph",
+                 group: int | None = None):
+        super().__init__(k, "masked", per, group)
+        if regular and per != "graph":
+            raise SelectionError(f"regular=True targets the smallest weights of each node, got per={per!r} too.")
         check_number("drop, a probability,", drop, 0, 1)
         self.drop, self.regular = drop, regular
 
@@ -117,4 +125,4 @@ class TargetedDropout(RankingSelector):
         return self.select(weight) | survives
 
     def extra_repr(self):
-        return f"k={self.k}, drop={self.drop}" + (", regular" if self.regular else "")
+        return f"k={self.k}, drop={self.drop}" + (", regular" if self.regular else self.competition_repr())

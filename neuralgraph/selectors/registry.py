@@ -57,12 +57,22 @@ def options_of(name: str) -> dict[str, inspect.Parameter]:
             if option != "k"}
 
 
+def k_is(name: str) -> str:
+    """Whether a selector's k is "needed", "optional" or "found" by itself, so that it takes none.
+
+    >>> k_is("dnw"), k_is("complete")
+    ('needed', 'found')
+    """
+    build = lookup("selector", name, SELECTORS)
+    return getattr(build, "kind", build).k_is
+
+
 def create(name: str, k: int | None = None, **options) -> Selector:
     """The selector of that name with k real edges.
 
     Args:
         name: a key of :data:`SELECTORS`.
-        k: number of real edges; None for "complete" only.
+        k: number of real edges; None where :func:`k_is` says that it is optional or found.
         options: further arguments of the selector's class.
 
     >>> create("targeted-dropout", k=100, drop=0.9)
@@ -72,6 +82,6 @@ def create(name: str, k: int | None = None, **options) -> Selector:
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of the selector {name!r}", option, known)
-    if k is None and name != "complete":
+    if k is None and k_is(name) == "needed":
         raise SelectionError(f"the selector {name!r} needs k, the number of real edges.")
     return SELECTORS[name](k, **options)

@@ -15,7 +15,7 @@ from torch import nn
 from ..errors import SelectionError, lookup, whole
 from ..wiring import Wiring
 from .candidates import Candidates, Edges
-from .competition import is_traced
+from .competition import check_k, is_traced
 from .selection import GRADIENTS, GradientRule, Selection
 
 MOST_STEPS = 2**24  # up to here float32 counts exactly
@@ -33,17 +33,21 @@ class Selector(nn.Module, ABC):
     - :meth:`effective`: with which weights, and which gradient reaches the weights and its own parameters; by
       default w 1{real} with the gradient rule;
     - :meth:`penalty`: a term of the loss, if there is one;
-    - with ``scheduled = True``, :meth:`update`: what changes after a step, and :meth:`wants_gradient`: whether
-      the next step must bring the gradient of every candidate.
+    - with ``scheduled = True``, :meth:`update`: what changes after a step, or :meth:`decide`: what changes
+      before it; and :meth:`wants_gradient`: whether the next step must bring the gradient of every candidate.
 
-    :func:`neuralgraph.rewire` calls the last three in any training loop.
+    :func:`neuralgraph.rewire` calls the last four in any training loop.
 
     Args:
         gradient: a key of :data:`GRADIENTS`, or a :class:`GradientRule`.
     """
 
+    # whether k, the number of real candidates, is "needed", "optional" (without it the number follows from
+    # what is learned) or "found": it always follows, and there is no k to give
+    k_is: ClassVar[str] = "needed"
     scheduled: ClassVar[bool] = False       # it changes with the steps of the training
     freezes_weight: ClassVar[bool] = False  # it learns something else, and the weights stay as they are
+    spares_outputs: ClassVar[bool] = False  # it must know which nodes are outputs of the whole network
     retired: ClassVar[tuple[str, ...]] = ()  # names in state dicts of before that mean nothing any more
 
     def __init__(self, gradient: str | GradientRule = "masked"):
@@ -133,8 +137,8 @@ class Selector(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def num_real(self) -> int:
-        """k, the number of real candidates."""
+    def num_real(self) -> int | None:
+        """The number of real candidates; None where it depends on the weights: count those of a selection."""
 
     # What a selection depends on
 
@@ -157,8 +161,25 @@ class Selector(nn.Module, ABC):
         return None
 
     def wants_gradient(self, step: int, total_steps: int) -> bool:
-        """Whether :meth:`update` after that step, from 1, wants the gradient of every candidate."""
+        """Whether :meth:`decide` and :meth:`update` of that step, from 1, want the gradient of every candidate."""
         return False
+
+    def decide(self, step: int, total_steps: int, weight: torch.Tensor,
+               gradient: torch.Tensor) -> torch.Tensor | None:
+        """What changes before ``step``, of those for which :meth:`wants_gradient` said so.
+
+        What it makes real is what the optimizer then trains, by the gradient that is there.
+
+        Args:
+            step: from 1.
+            total_steps: of the whole training.
+            weight: (W,), before the optimizer's step.
+            gradient: of every effective weight (W,).
+
+        Returns:
+            As :meth:`update`.
+        """
+        return None
 
     def update(self, step: int, total_steps: int, weight: torch.Tensor,
                gradient: torch.Tensor | None) -> torch.Tensor | None:
@@ -206,13 +227,15 @@ class Selector(nn.Module, ABC):
 
     def check_served(self, weight: torch.Tensor) -> None:
         """Warns, once, if the weights are trained and nobody tells the selector of it."""
-        if not self.scheduled or self.is_served or self._seen == "warned" or not torch.is_grad_enabled() \
-                or is_traced():
+        is_penalised = type(self).penalty is not Selector.penalty and getattr(self, "strength", 1)
+        if not (self.scheduled or is_penalised) or self.is_served or self._seen == "warned" \
+                or not torch.is_grad_enabled() or is_traced():
             return
         if self._seen is not None and weight._version != self._seen:
             self._seen = "warned"
-            warnings.warn(f"{type(self).__name__} changes with the steps of the training, but nobody tells it of "
-                          "them, so it stays at its first: call neuralgraph.rewire(model, optimizer, "
+            lacks = ("changes with the steps of the training, but nobody tells it of them, so it stays at its first"
+                     if self.scheduled else "adds a penalty to the loss, but nobody asks it for that")
+            warnings.warn(f"{type(self).__name__} {lacks}: call neuralgraph.rewire(model, optimizer, "
                           "total_steps=N) once before the loop.", stacklevel=4)
         else:
             self._seen = weight._version
@@ -223,10 +246,10 @@ class Selector(nn.Module, ABC):
         return {**self.__dict__, "is_served": False, "_seen": None, "dense": False}
 
     def _apply(self, fn, recurse=True):
-        clock = self.clock if self.scheduled else None
+        exact = {name: self._buffers[name] for name in ("clock", "seed") if name in self._buffers}
         super()._apply(fn, recurse)
-        if clock is not None:  # counts exactly, whatever the type of the weights
-            self.clock = clock.to(self.clock.device)
+        for name, value in exact.items():  # counts exactly, whatever the type of the weights
+            self._buffers[name] = value.to(self._buffers[name].device)
         return self
 
     def upgrade(self, state: dict, prefix: str) -> None:
@@ -309,17 +332,6 @@ class MaskSelector(Selector):
             destination[prefix + "real"] = self.real if is_average else real
 
 
-def check_k(k: int, num_edges: int | None = None, word: str = "candidate edges") -> int:
-    """k as an integer within 0..num_edges, or an error."""
-    if whole(k) is None:
-        raise SelectionError(f"k, the number of real edges, must be an integer, got {k!r}.")
-    k = whole(k)
-    if k < 0 or (num_edges is not None and k > num_edges):
-        most = "" if num_edges is None else f" and at most the {num_edges} {word}"
-        raise SelectionError(f"k must be at least 0{most}, got {k}.")
-    return k
-
-
 def check_number(what: str, value: float, least: float, most: float = math.inf) -> float:
     """A number within least..most and finite, or an error."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or \
@@ -329,15 +341,15 @@ def check_number(what: str, value: float, least: float, most: float = math.inf) 
     return value
 
 
-def check_every(every: int) -> int:
+def check_every(every: int, name: str = "every") -> int:
     """A number of steps, or an error."""
     if (whole(every) or 0) < 1:
-        raise SelectionError(f"expected an integer every >= 1, got {every!r}.")
+        raise SelectionError(f"expected an integer {name} >= 1, got {every!r}.")
     return whole(every)
 
 
-def check_finite(weight: torch.Tensor) -> None:
-    """Refuses weights that have no order."""
+def check_finite(weight: torch.Tensor, word: str = "edge weights") -> None:
+    """Refuses weights, or their gradients, that have no order."""
     if is_traced():
         return
     weight = weight.detach()
@@ -347,7 +359,7 @@ def check_finite(weight: torch.Tensor) -> None:
     if not finite.all():
         edge = int((~finite).nonzero()[0])
         raise SelectionError(
-            f"{int((~finite).sum())} of {len(weight)} edge weights are NaN or infinite (the first is "
+            f"{int((~finite).sum())} of {len(weight)} {word} are NaN or infinite (the first is "
             f"edge {edge}: {weight[edge].item()}), so edges cannot be ranked: the training has "
             "diverged; lower the learning rate or resume from an earlier checkpoint."
         )

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-
 import torch
 
-from ..errors import lookup
-from .competition import COMPETITIONS, Groups, Whole, check_masks, compete, is_traced, top_k
+from ..errors import SelectionError
+from .competition import Competing, Whole, check_k, top_k
 from .registry import register
 from .selection import GradientRule
-from .selector import Selector, check_k
+from .selector import Selector
 
 
-class RankingSelector(Selector):
+class RankingSelector(Competing, Selector):
     """A selector that ranks scores anew at every selection: a setting that changes holds from the next one.
 
     Args:
-        k: number of real edges, 0 to the number of candidates.
+        k: number of real edges, 0 to the number of candidates; None where ``k_is`` "optional", and then a subclass
+            says what is real.
         gradient: a key of :data:`GRADIENTS`, or a :class:`GradientRule`.
         per: what candidates compete within, a key of :data:`~neuralgraph.selectors.COMPETITIONS`.
         group: for ``per="group"``, the number of nodes that share their parents.
@@ -25,21 +24,18 @@ class RankingSelector(Selector):
             always real count among the k.
     """
 
-    def __init__(self, k: int, gradient: str | GradientRule = "ste", per: str = "graph",
+    def __init__(self, k: int | None, gradient: str | GradientRule = "ste", per: str = "graph",
                  group: int | None = None, always: torch.Tensor | None = None, never: torch.Tensor | None = None):
         super().__init__(gradient)
-        lookup("competition", per, COMPETITIONS)
-        check_masks(always, never)
-        self.k, self.per, self.group = check_k(k), per, group
-        self._always, self._never = always, never
-        self._fitted: tuple[Hashable, Groups | None] = (None, None)
-
-    def fit(self) -> Groups:
-        """What candidates compete within under the present settings."""
-        return compete(self.per, self.candidates, self.k, self.group, self._always, self._never)
+        self.k = None if k is None and self.k_is == "optional" else check_k(k)
+        self.compete_within(per, group, always, never)
+        if self.k is None and per != "graph":
+            raise SelectionError(f"without k nothing competes, so that per={per!r} means nothing: give k, or leave per "
+                                 "out.")
 
     def prepare(self, candidates, weight, generator):
-        self.groups()
+        if self.k is not None:
+            self.groups()
 
     def select(self, weight):
         groups, weight = self.groups(), weight.detach()
@@ -50,17 +46,7 @@ class RankingSelector(Selector):
 
     @property
     def num_real(self):
-        return self.k if self.candidates is None else self.groups().num_kept
-
-    def groups(self) -> Groups:
-        """The competition, made anew where a setting has changed."""
-        if is_traced():
-            return self._fitted[1]
-        settings = self.settings()
-        if self._fitted[0] != settings:
-            check_k(self.k, self.num_edges, self.candidates.word)
-            self._fitted = settings, self.fit()
-        return self._fitted[1]
+        return self.k if self.k is None or self.candidates is None else self.groups().num_kept
 
 
 @register("dnw")
@@ -97,9 +83,7 @@ class TopK(RankingSelector):
     """
 
     def extra_repr(self):
-        return (f"k={self.k}, gradient={self.gradient!r}"
-                + (f", per={self.per!r}" if self.per != "graph" else "")
-                + (f", group={self.group}" if self.group is not None else ""))
+        return f"k={self.k}, gradient={self.gradient!r}{self.competition_repr()}"
 
 
 @register("no-update")

@@ -13,6 +13,7 @@ from ..errors import RunError
 from .checkpoint import CHECKPOINT, RECIPE
 
 WIRINGS, INITIAL = "wiring", "initial.safetensors"
+HISTORY = "wiring.history"
 UNFINISHED = ".unfinished"  # in a folder whose making was cut off: it may be made again
 RUNS = Path("runs")  # where runs are kept that were given no folder
 

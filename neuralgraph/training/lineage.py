@@ -7,6 +7,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..data import DATASETS
 from ..errors import InputError, RunError
 from ..models import Classifier
@@ -112,14 +114,16 @@ def take_over(model: Classifier, recipe: Recipe, source: Run) -> None:
     if source.recipe.model != recipe.model:
         raise RunError(f"the run in {recipe.source} trained {source.recipe.model!r}, this one is "
                        f"{recipe.model!r}; they must be the same model.")
+    initial: dict[str, torch.Tensor] = {}
+    if recipe.selector == "lottery-ticket" or any(network.selector.needs_initial for network in model.networks):
+        initial, _ = read_checkpoint(source.folder / INITIAL)
+    names = {part: name for name, part in source.model.named_modules()}
     for mine, theirs in zip(model.networks, source.model.networks):
         if mine.wiring != theirs.wiring:
             raise RunError(f"the run in {recipe.source} has other candidate edges; use the same model "
                            "settings.")
-        mine.selector.draw(theirs.weight)
-    values = source.model.state_dict()
-    if recipe.selector == "lottery-ticket":
-        values, _ = read_checkpoint(source.folder / INITIAL)
+        mine.selector.draw(theirs.weight, initial.get(f"{names[theirs]}.weight"))
+    values = initial if recipe.selector == "lottery-ticket" else source.model.state_dict()
     own = model.state_dict()
     own.update({name: value for name, value in values.items() if ".selector." not in name})
     model.load_state_dict(own)

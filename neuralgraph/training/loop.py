@@ -12,11 +12,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError, RunError
-from ..rewiring import rewire
+from ..rewiring import Recorder, rewire
 from ..selectors import Selector
 from .checkpoint import CHECKPOINT, digest, load_model, part, write_checkpoint
 from .distributed import Ranks
-from .folder import WIRINGS, Seen, alone_in
+from .folder import HISTORY, WIRINGS, Seen, alone_in
 from .history import History
 from .interrupts import deferred_interrupt
 from .log import Log
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .watching import Watcher
 
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
+SMALL = 5000  # real edges
 
 
 class Interrupted(RunError):
@@ -63,6 +64,7 @@ class Loop:
         self.history = History(model)
         self.log = Log(folder)
         self.seen = Seen(folder)
+        self._recorder: Recorder | None = None  # as long as it trains
         self._since = 0.0  # when the step began, on the clock of time.perf_counter
 
     @property
@@ -163,11 +165,19 @@ class Loop:
         if self.is_finished or not any(isinstance(module, Selector) for module in self.model.modules()):
             yield
             return
-        rewiring = rewire(self.model, self.optimizer, self.epochs * self.steps_per_epoch, done=self._done)
+        self._recorder = Recorder(self.folder / HISTORY, self._record_every())
+        rewiring = rewire(self.model, self.optimizer, self.epochs * self.steps_per_epoch, done=self._done,
+                          history=self._recorder)
         try:
             yield
         finally:
             rewiring.remove()
+            self._recorder = None
+
+    def _record_every(self) -> int:
+        """Steps between records of the history: small ones are recorded more often."""
+        is_small = sum(int(real.sum()) for real in self.history.last) <= SMALL
+        return -(-self.steps_per_epoch // (8 if is_small else 1))
 
     def _hash_of_selection(self) -> str:
         """A hash of the real edges in evaluation and of the selectors' own state."""
@@ -178,6 +188,8 @@ class Loop:
 
     def _finish_epoch(self) -> dict:
         progress = self.progress
+        if self._recorder is not None:
+            self._recorder.stepped(self._done, always=True)
         self.ranks.spread_buffers(self.model)
         tested = self.task.test_row(self.model.eval(), progress.epoch)
         row = {"epoch": progress.epoch + 1, **self.task.training_row(progress), **tested,

@@ -32,7 +32,8 @@ class Recipe:
         image_size: resize class folders to this side in pixels; None keeps the size they have.
         model: a name of :func:`neuralgraph.models.names`.
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`.
-        k: number of real edges; None for the model's own, and for the selector "complete".
+        k: number of real edges; None for the model's own, and for selectors that take none or
+            find it themselves (:func:`neuralgraph.selectors.k_is`).
         width: of a MobileNet; this and the other options of models apply to those that have them,
             and None is the model's default.
         pool: of a tiny classifier's head, "authors" or "global".

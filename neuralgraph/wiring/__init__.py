@@ -4,12 +4,13 @@ from ..nodes import ACTIVATIONS, IDENTITY, NORMS, STATIC, NodeFunction
 from .assembling import DYNAMIC
 from .exchange import from_networkx, to_networkx
 from .files import FORMATS, read, write
+from .layout import layout
 from .reading import ROLES
 from .stages import Chunk, Stage, synchronous_stages, topological_stages
 from .wiring import Wiring
 
 __all__ = [
     "ACTIVATIONS", "DYNAMIC", "FORMATS", "IDENTITY", "NORMS", "ROLES", "STATIC", "Chunk",
-    "NodeFunction", "Stage", "Wiring", "from_networkx", "read", "to_networkx",
+    "NodeFunction", "Stage", "Wiring", "from_networkx", "layout", "read", "to_networkx",
     "synchronous_stages", "topological_stages", "write",
 ]

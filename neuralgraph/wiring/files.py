@@ -26,7 +26,7 @@ _LINKS = inspect.signature(nx.node_link_graph).parameters["edges"].default or "l
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
+def write(wiring: Wiring, path: str | Path, format: str | None = None, *, live_only: bool = False) -> Path:
     """Writes a wiring as GraphML, GEXF, DOT or node-link JSON.
 
     Learned kernels become JSON text in GraphML, GEXF and DOT, which hold no lists. JSON is what
@@ -36,6 +36,8 @@ def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
         wiring: usually a learned one, ``network.learned_wiring()``.
         path: the file; it appears whole or not at all.
         format: a key of :data:`FORMATS`; by default the ending of ``path``.
+        live_only: leave out the nodes without edges, which make Graphviz's pictures wide; of DOT only, as what is left
+            need not be a wiring.
 
     Raises:
         InputError: if the file cannot be written.
@@ -43,7 +45,12 @@ def write(wiring: Wiring, path: str | Path, format: str | None = None) -> Path:
     """
     path, format = _checked(path, format)
     make = lookup("format", format, FORMATS)
-    content = make(to_networkx(wiring))
+    graph = to_networkx(wiring)
+    if live_only:
+        if format != "dot":
+            raise InputError(f"live_only is of the format dot, which nothing reads as a wiring, not of {format}.")
+        graph.remove_nodes_from(list(nx.isolates(graph)))
+    content = make(graph)
     try:
         if not path.parent.is_dir():
             raise InputError(f"there is no folder {path.parent} to write {path.name} into.")
@@ -170,6 +177,7 @@ def _parse_gexf(content: bytes) -> nx.DiGraph:
 
 
 def _dot(graph: nx.DiGraph) -> bytes:
+    """Blocks are ranks, roles fill colours; edges are blue above 0 and red below, the stronger the thicker."""
     def quote(value):
         text = str(value).replace("\\", "\\\\").replace('"', '\\"')
         return f'"{text}"'
@@ -178,10 +186,24 @@ def _dot(graph: nx.DiGraph) -> bytes:
         return ", ".join(f"{name}={quote(value)}" for name, value in data.items())
 
     flat = _with_texts(graph, re.compile("[\0\ud800-\udfff]"))
-    lines = ["digraph wiring {", "  rankdir=LR;"]
-    lines += [f"  {quote(node)} [{attributes(data)}];" for node, data in flat.nodes(data=True)]
-    lines += [f"  {quote(u)} -> {quote(v)} [{attributes(data)}];" for u, v, data in flat.edges(data=True)]
+    most = max((abs(weight) for _, _, weight in flat.edges(data="weight", default=1.0)), default=1.0)
+    lines = ["digraph wiring {", "  rankdir=LR; ranksep=2; node [shape=circle, style=filled, fillcolor=white];"]
+    for node, data in flat.nodes(data=True):
+        lines.append(f"  {quote(node)} [{attributes({**data, **_FILL.get(data['role'], {})})}];")
+    blocks: dict[int, list] = {}
+    for node, block in flat.nodes(data="block"):
+        blocks.setdefault(block, []).append(node)
+    if all(flat.nodes[u]["block"] < flat.nodes[v]["block"] for u, v in flat.edges):
+        lines += [f"  {{ rank=same; {'; '.join(map(quote, nodes))}; }}" for _, nodes in sorted(blocks.items())]
+    for u, v, data in flat.edges(data=True):
+        weight = data.get("weight", 0.0)
+        drawn = {"color": "#0072B2" if weight > 0 else "#D55E00" if weight < 0 else "#888888",
+                 "penwidth": f"{0.3 + 2.7 * abs(weight) / most if most else 0.3:.2f}"}
+        lines.append(f"  {quote(u)} -> {quote(v)} [{attributes({**data, **drawn})}];")
     return "\n".join([*lines, "}\n"]).encode()
+
+
+_FILL = {"input": {"fillcolor": "#009E73"}, "output": {"fillcolor": "#CC79A7"}}
 
 
 # Node-link JSON, in which names are texts, numbers or lists of them, which stand for tuples

@@ -138,6 +138,10 @@ class Wiring:
         kind = "weighted" if self.weight is not None else "candidate"
         return f"Wiring({self.num_nodes} nodes: {roles}; {self.num_edges} {kind} edges)"
 
+    def _repr_html_(self) -> str:
+        from .drawing import picture  # which draws wirings
+        return picture(self)
+
     def __eq__(self, other: object) -> bool:
         """Same nodes, edges (in the same order), functions, labels and learned values."""
         if not isinstance(other, Wiring):

@@ -1,0 +1,338 @@
+"""The explorer in a real browser: what it draws is what the history says."""
+
+import json
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+import neuralgraph as ng
+from neuralgraph.cli import main
+from neuralgraph.errors import InputError
+from neuralgraph.explorer.serving import serve
+from neuralgraph.explorer.sources import source_of
+from neuralgraph.rewiring import History, Recorder
+
+pytest.importorskip("bokeh")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Page:
+    """A page that must log no error and ask nobody for anything."""
+
+    def __init__(self, browser, address, dark=False):
+        self.faults, self.requests = [], []
+        self.page = browser.new_page(viewport={"width": 1400, "height": 900},
+                                     color_scheme="dark" if dark else "light")
+        self.page.on("console", lambda message: message.type == "error" and self.faults.append(message.text))
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(address)
+        self.page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
+
+    def js(self, code):
+        return self.page.evaluate(code)
+
+    def drawn(self, side=0):
+        """The edges that are drawn, as pairs of nodes."""
+        self.js("neuralgraph.draw()")
+        return {tuple(pair) for pair in self.js(
+            f"(() => {{ const {{state, sides}} = neuralgraph, ends = sides[{side}].history.parts[state.part];"
+            f"return state.drawn[{side}].kept.map(e => [ends.src[e], ends.dst[e]]); }})()")}
+
+    def close(self):
+        self.page.close()
+        assert self.faults == []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explorer") / "run"
+    result = CliRunner().invoke(main, ["train", "tiny-static", "--epochs", "2", "--out", str(folder)],
+                                catch_exceptions=False)
+    assert result.exit_code == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(run):
+    path = run.parent / "run.html"
+    result = CliRunner().invoke(main, ["explore", str(run), "--out", str(path)], catch_exceptions=False)
+    assert result.exit_code == 0 and "open it in a browser" in result.output
+    return path
+
+
+@pytest.fixture
+def page(browser, html):
+    page = Page(browser, html.as_uri())
+    yield page
+    page.close()
+
+
+def edges_at(run, step):
+    history = History(run / "wiring.history")
+    part, moment = history.parts[0], history.at(step)
+    return {(u, v): w for u, v, w in zip(part.src[moment.real].tolist(), part.dst[moment.real].tolist(),
+                                         moment.weight[moment.real].tolist())}
+
+
+@in_browser
+class TestPage:
+    def test_the_slider_shows_exactly_what_was_real_then(self, page, run, html):
+        steps = History(run / "wiring.history").steps
+        assert page.js("neuralgraph.sides[0].history.steps") == steps and len(steps) > 12
+        assert page.page.get_attribute("#head", "max") == str(len(steps) - 1)
+        for index in (0, 3, len(steps) - 1):
+            page.page.locator("#head").fill(str(index))
+            page.page.wait_for_function(f"neuralgraph.state.index === {index}")
+            assert page.drawn() == set(edges_at(run, steps[index]))
+            assert f"step {steps[index]}" in page.page.inner_text("#moment")
+        assert page.requests == [html.as_uri()]
+
+    def test_the_lines_on_the_canvas_are_these_edges(self, page, run):
+        lines = page.js("""(() => { neuralgraph.seek(2); neuralgraph.draw();
+            const {state, sides} = neuralgraph, found = [];
+            for (const doc of Bokeh.documents) for (const sign of "pn") for (let s = 0; s < 6; s++) {
+                const data = doc.get_model_by_name(`edges-0-${sign}${s}`)?.data; if (!data) continue;
+                for (let i = 0; i < data.x.length; i += 3) found.push([sign, data.x[i], data.y[i], data.x[i+1], data.y[i+1]]); }
+            const g = sides[0].graphs[0]; return [found, g.x, g.y]; })()""")
+        drawn, x, y = lines
+        step = History(run / "wiring.history").steps[2]
+        expected = sorted(["p" if w > 0 else "n", x[u], y[u], x[v], y[v]] for (u, v), w in edges_at(run, step).items())
+        assert sorted(drawn) == expected
+
+    def test_weights_survive_the_way_into_the_page(self, page, run):
+        step = History(run / "wiring.history").steps[-1]
+        weights = page.js("(() => { const h = neuralgraph.sides[0].history; return [...h.weights(h.steps.length - 1, 0)]; })()")
+        np.testing.assert_allclose(sorted(weights), sorted(edges_at(run, step).values()), rtol=1e-6)
+
+    def test_filters_count_right(self, page, run):
+        now = edges_at(run, History(run / "wiring.history").steps[-1])
+        most = max(map(abs, now.values()))
+        page.page.locator("#least").fill("0.2")
+        assert page.drawn() == {edge for edge, w in now.items() if abs(w) >= 0.2 * most}
+        page.page.locator("#least").fill("0")
+        page.page.locator("#top").fill("7")
+        strongest = sorted(now, key=lambda edge: -abs(now[edge]))[:7]
+        assert page.drawn() == set(strongest) and page.page.inner_text("#counts").startswith("7 of 300 real edges")
+        page.page.locator("#top").fill("")
+        page.page.select_option("#from", "0")
+        page.page.select_option("#to", "5")
+        assert page.drawn() == {(u, v) for u, v in now if u < 32 and v >= 800}
+        page.page.select_option("#from", "")
+        page.page.select_option("#to", "")
+        history = History(run / "wiring.history")
+        ages, part = history.ages(), history.parts[0]
+        page.page.locator("#age").fill("60")
+        old = ages >= 60
+        assert page.drawn() == set(zip(part.src[old].tolist(), part.dst[old].tolist()))
+
+    def test_hovering_and_clicking_find_the_node(self, page, run):
+        now = edges_at(run, History(run / "wiring.history").steps[-1])
+        node = max(range(900), key=lambda v: sum(v in edge for edge in now))
+        spot = page.js(f"""(() => {{ const view = Object.values(Bokeh.index)[0], all = [...Bokeh.index];
+            for (const root of all) if (root.model.name === "graph-0") {{
+                const g = neuralgraph.sides[0].graphs[0], box = root.canvas_view.el.getBoundingClientRect(), f = root.frame;
+                return [box.x + f.x_scale.compute(g.x[{node}]), box.y + f.y_scale.compute(g.y[{node}])]; }} }})()""")
+        page.page.mouse.move(*spot)
+        page.page.wait_for_timeout(400)
+        seen = page.js("""(() => { const texts = []; const walk = root => { for (const e of root.querySelectorAll("*")) {
+            if (e.shadowRoot) walk(e.shadowRoot); if (e.classList && e.classList.contains("bk-tooltip-row-value")) texts.push(e.textContent); } };
+            walk(document); return texts.join(" "); })()""")
+        inward, outward = (sum(edge[end] == node for edge in now) for end in (1, 0))
+        assert str(node) in seen and f"{inward} in, {outward} out" in seen
+        page.page.mouse.click(*spot)
+        page.page.wait_for_function(f"neuralgraph.state.pinned === {node}")
+        page.js("neuralgraph.draw()")
+        detail = page.page.inner_text("#detail")
+        assert f"node {node}" in detail and f"{inward} in-edges, {outward} out-edges now" in detail
+        kernel = ng.training.open_model(run)[1].networks[0].learned_wiring().parameters["kernel"][node].flatten()
+        titles = [float(cell.get_attribute("title")) for cell in page.page.query_selector_all("#detail .kernel td")]
+        if titles:
+            np.testing.assert_allclose(titles, kernel, rtol=1e-3)
+        page.page.keyboard.press("Escape")
+        page.page.wait_for_function("neuralgraph.state.pinned === null")
+
+    def test_paths_through_a_node_are_those_of_networkx(self, page, run):
+        now = edges_at(run, History(run / "wiring.history").steps[-1])
+        graph = nx.DiGraph(list(now))
+        node = max((v for v in graph if graph.in_degree(v) and graph.out_degree(v)), key=graph.degree)
+        around = nx.ancestors(graph, node) | {node}, nx.descendants(graph, node) | {node}
+        expected = {(u, v) for nodes in around for u, v in graph.subgraph(nodes).edges}
+        lit, x, y = page.js(f"""(() => {{ neuralgraph.pin({node}); neuralgraph.draw(); const g = neuralgraph.sides[0].graphs[0];
+            for (const doc of Bokeh.documents) {{ const m = doc.get_model_by_name("lit-0"); if (m) return [m.data, g.x, g.y]; }} }})()""")
+        drawn = {(lit["x"][i], lit["y"][i], lit["x"][i + 1], lit["y"][i + 1]) for i in range(0, len(lit["x"]), 3)}
+        assert drawn == {(x[u], y[u], x[v], y[v]) for u, v in expected}
+
+    def test_keys_play_and_step(self, page):
+        last = page.js("neuralgraph.sides[0].history.steps.length") - 1
+        for key, index in (("Home", 0), ("ArrowRight", 1), ("ArrowLeft", 0), ("End", last)):
+            page.page.keyboard.press(key)
+            page.page.wait_for_function(f"neuralgraph.state.index === {index}")
+        page.page.select_option("#speed", "30")
+        page.page.keyboard.press(" ")
+        page.page.wait_for_function("neuralgraph.state.playing")
+        page.page.wait_for_function(f"!neuralgraph.state.playing && neuralgraph.state.index === {last}", timeout=20_000)
+
+    def test_what_is_drawn_is_saved_as_svg(self, page, run):
+        text = page.js("neuralgraph.svg()")
+        assert text.count("M") == len(edges_at(run, None)) and text.count("<circle") == 900
+
+    def test_dark_and_light(self, browser, html):
+        page = Page(browser, html.as_uri(), dark=True)
+        background = "getComputedStyle(document.body).backgroundColor"
+        assert page.js(background) == "rgb(20, 23, 28)"
+        page.page.keyboard.press("d")
+        assert page.js(background) == "rgb(255, 255, 255)"
+        page.close()
+
+    def test_two_runs_side_by_side(self, browser, run, tmp_path):
+        other = run.parent / "other"
+        if not other.exists():
+            CliRunner().invoke(main, ["train", "tiny-static", "--epochs", "1", "--set", "seed=1", "--out", str(other)],
+                               catch_exceptions=False)
+        ng.explore(run, other, out=tmp_path / "two.html")
+        page = Page(browser, (tmp_path / "two.html").as_uri())
+        assert page.drawn(1) == set(edges_at(other, None)) != page.drawn(0) == set(edges_at(run, None))
+        page.js("neuralgraph.seek(4)")
+        step = History(run / "wiring.history").steps[4]
+        assert page.drawn(1) == set(edges_at(other, step))
+        page.close()
+
+    def test_hostile_names_are_text(self, browser, tmp_path):
+        hostile = ["</script><script>window.hacked = 1</script>", "<img src=x onerror='window.hacked=1'>", "x" * 10_000, "NaN & \u2028"]
+        graph = nx.DiGraph([(hostile[0], hostile[1]), (hostile[1], hostile[2]), (hostile[0], hostile[3])])
+        ng.explore(ng.from_networkx(graph), out=tmp_path / "h.html")
+        page = Page(browser, (tmp_path / "h.html").as_uri())
+        assert page.js("neuralgraph.sides[0].graphs[0].label") == [label[:200].replace("\u2028", "\u2028") for label in graph]
+        for node in range(4):
+            page.js(f"neuralgraph.pin({node}); neuralgraph.draw()")
+            assert list(graph)[node][:20] in page.page.inner_text("#detail")
+        assert page.js("window.hacked") is None
+        page.close()
+
+    def test_many_edges_are_bundled_and_open_soon(self, browser, tmp_path):
+        net = ng.StaticNeuralGraph(ng.wirings.blocks([32, 192, 192, 192, 192, 100]), ng.TopK(k=300_000))
+        ng.explore(net, out=tmp_path / "many.html")
+        began = time.monotonic()
+        page = Page(browser, (tmp_path / "many.html").as_uri())
+        assert time.monotonic() - began < 60  # 15 s on a machine that does nothing else
+        drawn = page.js("(() => { const d = neuralgraph.state.drawn[0]; return [d.real, d.inSight, d.bundles]; })()")
+        assert drawn[:2] == [300_000, 300_000] and 100 < drawn[2] < 20_000
+        assert "bundles; zoom in" in page.page.inner_text("#counts")
+        zoomed = page.js("""(() => { for (const doc of Bokeh.documents) { const m = doc.get_model_by_name("graph-0"); if (!m) continue;
+            m.x_range.setv({start: 0.19, end: 0.21}); m.y_range.setv({start: 0.02, end: 0.0}); }
+            neuralgraph.draw(); const d = neuralgraph.state.drawn[0]; return [d.inSight, d.bundles]; })()""")
+        assert 0 < zoomed[0] < 300_000
+        page.close()
+
+    def test_a_run_is_followed_while_it_trains(self, browser, tmp_path, run):
+        folder = tmp_path / "growing"
+        shutil.copytree(run, folder)
+        whole = (folder / "wiring.history").read_bytes()
+        steps = History(folder / "wiring.history").steps
+        (folder / "wiring.history").write_bytes(whole[:-len(whole) // 4])
+        server = serve(folder)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            page = Page(browser, f"http://127.0.0.1:{server.server_port}/")
+            before = page.js("neuralgraph.sides[0].history.steps.length")
+            assert 1 < before < len(steps) and page.page.is_visible("#live")
+            (folder / "wiring.history").write_bytes(whole)
+            page.page.wait_for_function(f"neuralgraph.sides[0].history.steps.length === {len(steps)}", timeout=20_000)
+            assert page.drawn() == set(edges_at(run, None))
+            page.close()
+        finally:
+            server.shutdown()
+
+
+def test_a_server_answers_this_machine_alone(run):
+    server = serve(run)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert server.server_address[0] == "127.0.0.1"
+        content = (run / "wiring.history").read_bytes()
+        assert urllib.request.urlopen(f"{address}/history?from=100").read() == content[100:]
+        assert json.load(urllib.request.urlopen(f"{address}/history/metrics"))[1]["epoch"] == 2
+        for path, headers, code in (("/../recipe.json", {}, 404), ("/", {"Host": "evil.example"}, 403)):
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(urllib.request.Request(address + path, headers=headers))
+            assert caught.value.code == code
+        with pytest.raises(InputError, match="cannot listen on port"):
+            serve(run, server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_runs_without_a_history_show_their_epochs(run, tmp_path):
+    shutil.copytree(run, tmp_path / "old")
+    (tmp_path / "old" / "wiring.history").unlink()
+    source = source_of(tmp_path / "old")
+    assert "no wiring.history" in source.notes[0] and len(source.metrics) == 2
+    path = tmp_path / "epochs.history"
+    path.write_bytes(source.history)
+    history, whole = History(path), History(run / "wiring.history")
+    steps = 2 * [0] + [whole.steps[-1]]
+    assert history.steps == [0, steps[-1] // 2, steps[-1]]
+    part, full = history.parts[0], whole.parts[0]
+    for step in history.steps:
+        one, other = history.at(step), whole.at(step)
+        assert set(zip(part.src[one.real].tolist(), part.dst[one.real].tolist())) == set(
+            zip(full.src[other.real].tolist(), full.dst[other.real].tolist()))
+    (tmp_path / "old" / "wiring.history").write_bytes(b"damaged")
+    assert "cannot be read" in source_of(tmp_path / "old").notes[0]
+
+
+def test_every_kind_of_thing_can_be_explored(run, tmp_path):
+    net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 8, 2]), ng.TopK(k=20))
+    ng.rewire(net, torch.optim.SGD(net.parameters(), 0.1), 3, history=Recorder(tmp_path / "n.history"))
+    dynamic = ng.DiscreteTimeNeuralGraph(ng.wirings.complete(12, inputs=2, outputs=2), ng.TopK(k=30), steps=2)
+    for what in (run, str(run), tmp_path / "n.history", History(tmp_path / "n.history"), net, net.wiring, dynamic,
+                 net.learned_wiring(), ng.models.create("mobilenet-dnw", width=0.1, image_size=32)):
+        source = source_of(what)
+        assert source.graphs and source.history
+    shown = ng.explore(net)
+    assert shown.path is None and "srcdoc=" in shown._repr_html_() and "</script>" not in shown._repr_html_()
+
+
+def test_what_cannot_be_explored_is_refused(run, tmp_path):
+    with pytest.raises(InputError, match="neither a run nor a history"):
+        ng.explore(tmp_path / "absent")
+    with pytest.raises(InputError, match="expected the folder of a run"):
+        ng.explore(3)
+    with pytest.raises(InputError, match="no neural graph inside"):
+        ng.explore(torch.nn.Linear(2, 2))
+    with pytest.raises(InputError, match="two side by side, got 3"):
+        ng.explore(run, run, run)
+    with pytest.raises(InputError, match="no folder"):
+        ng.explore(run, out=tmp_path / "absent" / "x.html")
+    for arguments, message in ((["--port", "1"], "--port belongs to --live"), (["--live", "--out", "x"], "--live follows"),
+                               ([str(run), "--live"], "--live follows")):
+        result = CliRunner().invoke(main, ["explore", str(run), *arguments])
+        assert result.exit_code == 2 and message in result.output
+
+
+def test_ten_million_edges_are_refused(monkeypatch):
+    from neuralgraph.explorer import sources
+    monkeypatch.setattr(sources, "MOST_EDGES", 100)
+    with pytest.raises(InputError, match="204 edges, more than the 100 that can be shown"):
+        ng.explore(ng.wirings.blocks([4, 16, 7]))
