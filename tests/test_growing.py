@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import neuralgraph as ng
 from neuralgraph.growing import Exact, Fast, split
 from neuralgraph.growing.building import build
+from neuralgraph.growing.carrying import check_carries
 from neuralgraph.growing.probing import Probe
 from neuralgraph.growing.units import find
 
@@ -235,6 +236,29 @@ def test_selectors_keep_all_real_edges(name, halve):
     again, _ = grow(grown, halve, share=0.5, seed=3)  # and once more
     x = batches(1)[0][0]
     torch.testing.assert_close(again(x), grown(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ng.selectors.SELECTORS)
+def test_every_selector_goes_along_or_is_refused_by_name(name):
+    try:
+        selector = ng.selectors.create(name, 25)
+    except ng.errors.SelectionError:  # takes no k
+        selector = ng.selectors.create(name)
+    network = ng.StaticNeuralGraph(ng.wirings.blocks([2, 4, 4, 2], SMOOTH), selector, dtype=torch.float64).eval()
+    try:
+        check_carries(network)
+        grown, _ = grow(network, "kernel")
+    except ng.errors.SelectionError as error:
+        assert type(selector).__name__ in str(error)
+        return
+    x = batches(1)[0][0]
+    torch.testing.assert_close(grown(x), network(x), rtol=1e-9, atol=1e-9)
+    optimizer = torch.optim.SGD(grown.parameters(), lr=0.1)
+    ng.rewire(grown.train(), optimizer, total_steps=300)
+    for _ in range(120):  # it trains on, over an update of those that drop and grow
+        optimizer.zero_grad()
+        grown(x).square().mean().backward()
+        optimizer.step()
 
 
 def test_absent_candidates_are_shrunk_only_where_they_must_be():

@@ -161,8 +161,12 @@ class Probe:
         return loss.item(), partial(self._product, first, leaves)
 
     def _product(self, first, leaves, directions):
-        inner = sum((gradient * directions[name]).sum() for name, gradient in zip(self.leaves, first))
-        return dict(zip(self.leaves, _grad(inner, leaves, retain_graph=True)))
+        """S v part by part: where v is 0 so is S v, and what leads there is not gone through."""
+        moved = [number for number, name in enumerate(self.leaves) if directions[name].any()]
+        names = list(self.leaves)
+        inner = sum((first[number] * directions[names[number]]).sum() for number in moved)
+        found = dict(zip(moved, _grad(inner, [leaves[number] for number in moved], retain_graph=True)))
+        return {name: found.get(number, torch.zeros_like(leaves[number])) for number, name in enumerate(self.leaves)}
 
     @contextlib.contextmanager
     def _cutting(self, cut, curved=False):
