@@ -14,7 +14,7 @@ from torch import nn
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError, RunError
 from neuralgraph.rewiring import History, Observed, Recorder
-from neuralgraph.rewiring.history import PREFIX, first_record, step_record
+from neuralgraph.rewiring.records import PREFIX, first_record, step_record
 
 
 def train(model, path, steps, begin=0, every=100, total=None, optimizer=None, seen=None):

@@ -8,7 +8,7 @@ const opacity = shade => 0.3 + 0.65 * shade / (SHADES - 1);
 const $ = id => document.getElementById(id);
 const given = JSON.parse($("neuralgraph-data").textContent);
 
-// Reading a history: see neuralgraph/rewiring/history.py for the format
+// Reading a history: see neuralgraph/rewiring/records.py for the format
 
 const MAGIC = "neuralgraph history 1\n".length;
 

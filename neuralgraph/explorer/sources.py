@@ -15,7 +15,7 @@ from .._files import printable
 from ..errors import CheckpointError, InputError
 from ..networks import NeuralGraph
 from ..rewiring import History, Observed
-from ..rewiring.history import first_record, step_record
+from ..rewiring.records import first_record, step_record
 from ..rewiring.recording import observed_in, state_of
 from ..training import open_model, read_recipe, read_wirings
 from ..training.folder import HISTORY, WIRINGS

@@ -13,7 +13,8 @@ from ..errors import InputError, RunError, whole
 from ..layers import choices_of
 from ..layers.choice import Choice
 from ..networks import NeuralGraph
-from .history import History, Observed, first_record, step_record
+from .history import History
+from .records import Observed, first_record, step_record
 
 MOST_WEIGHTS = 2**18  # real candidates of a part, up to which their weights are recorded
 
