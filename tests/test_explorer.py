@@ -314,6 +314,23 @@ def test_every_kind_of_thing_can_be_explored(run, tmp_path):
     assert shown.path is None and "srcdoc=" in shown._repr_html_() and "</script>" not in shown._repr_html_()
 
 
+def test_a_training_of_anybodys_model_can_be_explored(tmp_path):
+    x = torch.linspace(-1, 1, 64).view(64, 1, 1, 1)
+    net = ng.StaticNeuralGraph(ng.wirings.blocks([1, 8, 1], ng.NodeFunction("bias activation")), ng.TopK(k=12))
+    ng.training.fit(net, list(zip(x.split(16), x.split(16))), folder=tmp_path / "fit", epochs=3,
+                    loss=torch.nn.functional.mse_loss)
+    source = source_of(tmp_path / "fit")
+    assert ng.training.history(tmp_path / "fit").steps[-1] == 12 and len(source.graphs[0].label) == 10
+    assert [row["step"] for row in source.metrics] == [4, 8, 12]
+
+
+def test_a_run_that_grows_shows_its_last_round(run, tmp_path):
+    shutil.copytree(run, tmp_path / "round-0")
+    shutil.copy(run / "recipe.json", tmp_path)
+    assert source_of(tmp_path).history == source_of(run).history
+    assert ng.training.history(tmp_path).steps == History(run / "wiring.history").steps
+
+
 def test_what_cannot_be_explored_is_refused(run, tmp_path):
     with pytest.raises(InputError, match="neither a run nor a history"):
         ng.explore(tmp_path / "absent")

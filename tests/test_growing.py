@@ -1,6 +1,7 @@
 """Splitting of graphs: outputs stay, the loss changes as the splitting matrices say, selectors go along."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -199,6 +200,16 @@ def test_fast_route_agrees_with_the_exact_one():
     torch.testing.assert_close(found, exact, rtol=0.02, atol=0.01 * float(exact.abs().max()))
     cosine = torch.zeros(units.number, dtype=torch.float64).index_add_(0, units.owner, v * direction).abs()
     assert (cosine[exact < -0.1 * exact.abs().max()] > 0.98).all()
+
+
+def test_the_fast_route_says_when_it_has_not_converged():
+    network = disturbed(ng.StaticNeuralGraph(ng.wirings.blocks([2, 4, 4, 2]), ng.Complete(), dtype=torch.float64))
+    data, units = batches(2, side=4), find(network)
+    with pytest.warns(UserWarning, match="fast route has not converged.*route='exact'"):
+        Fast(epochs=1).solve(Probe(network, loss, []), units, lambda: data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Fast(epochs=2, lr=5e-3).solve(Probe(network, loss, []), units, lambda: data * 50)
 
 
 def test_report_prints_and_the_model_is_as_it_was():

@@ -17,8 +17,9 @@ from ..networks import NeuralGraph
 from ..rewiring import History, Observed
 from ..rewiring.records import first_record, step_record
 from ..rewiring.recording import observed_in, state_of
-from ..training import open_model, read_recipe, read_wirings
-from ..training.folder import HISTORY, WIRINGS
+from ..training import history, open_model, read_recipe, read_wirings
+from ..training.checkpoint import RECIPE, read_json
+from ..training.folder import HISTORY, WIRINGS, last_round
 from ..training.log import read_metrics
 from ..wiring import Wiring
 from ..wiring.layout import places
@@ -120,19 +121,24 @@ def _wirings(parts) -> dict[int, Wiring]:
 def _of_run(folder: Path) -> Source:
     if not folder.is_dir():
         raise InputError(f"there is neither a run nor a history {folder}.")
-    recipe, description = read_recipe(folder)
-    _, model, _ = open_model(folder)
-    parts, notes = list(observed_in(model)), []
-    steps = math.ceil(description["data"]["train"] / recipe.batch_size)
+    folder, notes = last_round(folder), []
+    description = read_json(folder / RECIPE)
+    steps = _steps_per_epoch(folder, description)
     try:
         metrics = metrics_of(folder)
     except CheckpointError as error:
         metrics, notes = [], [f"metrics are missing: {error}"]
+    if "fit" in description:  # the model is in somebody's program
+        source = _of_history(history(folder), printable(folder), {})
+        source.metrics, source.notes = metrics, [*source.notes, *notes]
+        return source
+    recipe, model, _ = open_model(folder)
+    parts = list(observed_in(model))
     title = f"{recipe.name} ({printable(folder)})"
     path = folder / HISTORY
     if path.exists():
         try:
-            source = _of_history(History(path), title, _wirings(parts))
+            source = _of_history(history(folder), title, _wirings(parts))
             source.metrics, source.notes = metrics, [*source.notes, *notes]
             return source
         except CheckpointError as error:
@@ -158,9 +164,18 @@ def _of_run(folder: Path) -> Source:
 
 def metrics_of(folder: Path) -> list[dict]:
     """The rows of a run's metrics, each with the number of steps that were done."""
-    recipe, description = read_recipe(folder)
-    steps = math.ceil(description["data"]["train"] / recipe.batch_size)
+    steps = _steps_per_epoch(folder, read_json(folder / RECIPE))
     return [{**row, "step": row["epoch"] * steps} for row in read_metrics(folder)]
+
+
+def _steps_per_epoch(folder: Path, description: dict) -> int:
+    if "fit" not in description:
+        recipe, description = read_recipe(folder)
+        return math.ceil(description["data"]["train"] / recipe.batch_size)
+    try:
+        return int(description["fit"]["steps_per_epoch"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / RECIPE} is damaged: {error}") from error
 
 
 def live_source(folder: Path) -> Source:
@@ -169,7 +184,7 @@ def live_source(folder: Path) -> Source:
     Raises:
         InputError: for a run without a history, or one with sparse layers beside its graphs.
     """
-    path = folder / HISTORY
+    path = last_round(folder) / HISTORY
     if not path.exists():
         raise InputError(f"there is no {path} to follow; without --live what there is of the run is shown.")
     source, history = _of_run(folder), History(path)
@@ -179,18 +194,18 @@ def live_source(folder: Path) -> Source:
     return source
 
 
-def _of_history(history: History, title: str, wirings: dict[int, Wiring]) -> Source:
-    if not history.steps:
-        raise InputError(f"{history.path} has no record yet: wait until the training has begun.")
+def _of_history(found: History, title: str, wirings: dict[int, Wiring]) -> Source:
+    if not found.steps:
+        raise InputError(f"{found.path} has no record yet: wait until the training has begun.")
     moments = []
-    for step in history.steps:
-        found = []
-        for number in range(len(history.parts)):
-            moment = history.at(step, number)
+    for step in found.steps:
+        states = []
+        for number in range(len(found.parts)):
+            moment = found.at(step, number)
             weight = moment.weight[moment.real].numpy()
-            found.append((moment.real.nonzero().flatten().numpy(), None if np.isnan(weight).any() else weight))
-        moments.append((step, found))
-    return _source(title, history.parts, moments, wirings)
+            states.append((moment.real.nonzero().flatten().numpy(), None if np.isnan(weight).any() else weight))
+        moments.append((step, states))
+    return _source(title, found.parts, moments, wirings)
 
 
 def _source(title: str, parts: list[Observed], moments: list[tuple[int, list]], wirings: dict[int, Wiring]) -> Source:

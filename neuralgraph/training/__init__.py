@@ -5,7 +5,7 @@ from .distributed import current, join
 from .fitting import fit
 from .loop import Interrupted
 from .memory import keep_freed_memory
-from .opening import open_model, read_recipe
+from .opening import history, open_model, read_recipe
 from .recipe import Recipe
 from .recipes import RECIPES
 from .rounds import GrowingRun
@@ -13,4 +13,4 @@ from .run import Run
 from .watching import ProgressBar, Watcher
 
 __all__ = ["RECIPES", "GrowingRun", "Interrupted", "ProgressBar", "Recipe", "Run", "Watcher", "current", "fit",
-           "join", "keep_freed_memory", "open_model", "read_recipe", "read_wirings"]
+           "history", "join", "keep_freed_memory", "open_model", "read_recipe", "read_wirings"]

@@ -115,7 +115,7 @@ def outcome(run: Run) -> dict:
     ``k`` is the number of real edges (in layers, of real weights) after the last epoch, ``step_seconds`` the
     median time of a step.
     """
-    progress, real = run.progress, run.loop.history.last
+    progress, real = run.progress, run.loop.turnover.last
     rows = progress.rows if run.is_finished else []
     best = max(rows, key=lambda row: row["test_accuracy"], default=None)
     last = rows[-1] if rows else None

@@ -18,12 +18,12 @@ from ..selectors import Selector
 from .checkpoint import CHECKPOINT, digest, load_model, part, write_checkpoint
 from .distributed import Ranks
 from .folder import HISTORY, WIRINGS, Seen, alone_in
-from .history import History
 from .interrupts import deferred_interrupt
 from .log import Log
 from .optimizers import load_state, state_of
 from .progress import WARM_UP, Progress, read_progress
 from .task import Task
+from .turnover import Turnover
 
 if TYPE_CHECKING:
     from .schedules import Schedule
@@ -62,7 +62,7 @@ class Loop:
         self.ranks, self.device = ranks, device
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.progress = Progress()
-        self.history = History(model)
+        self.turnover = Turnover(model)
         self.log = Log(folder)
         self.seen = Seen(folder)
         self._recorder: Recorder | None = None  # as long as it trains
@@ -81,7 +81,7 @@ class Loop:
     @property
     def columns(self) -> list[str]:
         """The names of the metrics of an epoch."""
-        return ["epoch", *self.task.columns, *self.history.columns, f"{self.task.unit}_per_second", "seconds"]
+        return ["epoch", *self.task.columns, *self.turnover.columns, f"{self.task.unit}_per_second", "seconds"]
 
     @contextlib.contextmanager
     def alone(self):
@@ -182,12 +182,12 @@ class Loop:
 
     def _record_every(self) -> int:
         """Steps between records of the history: small ones are recorded more often."""
-        is_small = sum(int(real.sum()) for real in self.history.last) <= SMALL
+        is_small = sum(int(real.sum()) for real in self.turnover.last) <= SMALL
         return -(-self.steps_per_epoch // (8 if is_small else 1))
 
     def _hash_of_selection(self) -> str:
         """A hash of the real edges in evaluation and of the selectors' own state."""
-        state = {str(n): mask for n, mask in enumerate(self.history.real())}
+        state = {str(n): mask for n, mask in enumerate(self.turnover.real())}
         for name, module in self.model.named_modules():
             if isinstance(module, Selector):
                 state |= {f"{name}.{own}": value for own, value in module.state_dict().items()}
@@ -200,7 +200,7 @@ class Loop:
         self.ranks.spread_buffers(self.model)
         tested = self.task.test_row(self.model.eval(), progress.epoch)
         row = {"epoch": progress.epoch + 1, **self.task.training_row(progress), **tested,
-               **self.history.finish_epoch(),
+               **self.turnover.finish_epoch(),
                f"{self.task.unit}_per_second": round(progress.seen / progress.seconds, 1),
                "seconds": round(progress.seconds, 3)}
         measured = [statistics.median(self._took)] if self._took else []
@@ -221,7 +221,7 @@ class Loop:
         states, numbers = state_of(self.optimizer, self.model)
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in states.items()}
-        write_checkpoint(self.folder / CHECKPOINT, tensors | self.history.tensors(),
+        write_checkpoint(self.folder / CHECKPOINT, tensors | self.turnover.tensors(),
                          {"progress": vars(self.progress), "optimizer": numbers, **self.notes})
         self.seen.remember()
         self.log.write(self.progress.rows)
@@ -238,7 +238,7 @@ class Loop:
                                       "such tensor.")
         load_model(self.model, tensors, path)
         load_state(self.optimizer, self.model, part(tensors, "optimizer"), state.get("optimizer", {}), path)
-        self.history.load(tensors, path)
+        self.turnover.load(tensors, path)
         self.progress = read_progress(state, path)
         rows, step = self.progress.rows, self.progress.step
         if step > self.steps_per_epoch:
@@ -249,7 +249,7 @@ class Loop:
 
     def write_wiring(self) -> None:
         """The real edges after the last epoch, as one file of the sequence."""
-        self.history.write(self.folder / WIRINGS / f"epoch-{self.progress.epoch:04d}.npz")
+        self.turnover.write(self.folder / WIRINGS / f"epoch-{self.progress.epoch:04d}.npz")
 
 
 @contextlib.contextmanager

@@ -10,8 +10,9 @@ from .._version import __version__
 from ..data import Images
 from ..errors import CheckpointError, InputError, NeuralGraphError
 from ..models import Classifier, Preprocessing
+from ..rewiring import History
 from .checkpoint import CHECKPOINT, RECIPE, load_model, newer_version, read_checkpoint, read_json
-from .folder import last_round
+from .folder import HISTORY, last_round
 from .options import MODEL_OPTIONS, SELECTOR_OPTIONS
 from .progress import Progress, read_progress
 from .recipe import Recipe
@@ -84,6 +85,17 @@ def grown(model: Classifier, state: dict, path: Path) -> Classifier:
         return growing.regrow(model, state.get("growth", []))
     except NeuralGraphError as error:
         raise CheckpointError(f"{path} does not fit the run's model: {error}") from error
+
+
+def history(folder: str | Path) -> History:
+    """Which edges were real when in a run, or in a training by :func:`fit`; of a run that grows, in its last round.
+
+    It may still be going on: ``history(folder).refresh()`` reads what was written since.
+
+    Raises:
+        CheckpointError: if there is none, as in runs of before histories were recorded, or it is damaged.
+    """
+    return History(last_round(Path(folder)) / HISTORY)
 
 
 def preprocessing_of(data: Images, recipe: Recipe) -> Preprocessing:

@@ -114,7 +114,7 @@ class Run:
             run.model.load_state_dict(model.state_dict())
         elif check_source(recipe):
             take_over(run.model, recipe, cls.open(recipe.source, run.data, device=str(run.device)))
-        run.loop.history.begin()
+        run.loop.turnover.begin()
         run._check_ranks_agree()
         if not run.ranks.is_first:
             return run

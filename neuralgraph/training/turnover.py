@@ -14,7 +14,7 @@ from ..networks import NeuralGraph
 from .checkpoint import check_fits, part, write_wirings
 
 
-class History:
+class Turnover:
     """The real edges after the last epoch, and those that were ever real after one.
 
     Kept for every neural graph and sparse layer inside a model, in the order of ``model.modules()``; the
