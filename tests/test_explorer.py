@@ -256,7 +256,7 @@ class TestPage:
             before = page.js("neuralgraph.sides[0].history.steps.length")
             assert 1 < before < len(steps) and page.page.is_visible("#live")
             (folder / "wiring.history").write_bytes(whole)
-            page.page.wait_for_function(f"neuralgraph.sides[0].history.steps.length === {len(steps)}", timeout=20_000)
+            page.page.wait_for_function(f"neuralgraph.state.index === {len(steps) - 1}", timeout=20_000)  # it was at the end
             assert page.drawn() == set(edges_at(run, None))
             page.close()
         finally:
