@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.cli import main
@@ -21,7 +22,7 @@ from neuralgraph.errors import InputError, MissingPackageError, RunError, Select
 from neuralgraph.layers.sparse import sparse_layers
 from neuralgraph.models.mobilenet import Stage
 from neuralgraph.selectors import SELECTORS, k_is
-from neuralgraph.training import RECIPES, Interrupted, Run, Watcher
+from neuralgraph.training import RECIPES, Interrupted, Run
 from neuralgraph.training.arena import (RESAMPLES, Arena, Contender, bootstrap_interval, paired_difference,
                                         parse_contenders)
 from neuralgraph.training.job import Job, outcome
@@ -217,16 +218,6 @@ def test_differences_are_paired():
 
 
 # However the runs are made
-
-class StopAfter(Watcher):
-    def __init__(self, steps):
-        self.steps = steps
-
-    def stepped(self, run, images, loss, accuracy):
-        self.steps -= 1
-        if self.steps == 0:
-            signal.raise_signal(signal.SIGINT)
-
 
 def test_interrupted_it_goes_on(whole, images, tmp_path):
     for steps in (4, 20):

@@ -1,13 +1,13 @@
 """Images that stay on disk: crops as defined, the same whoever reads them, changes noticed."""
 
 import dataclasses
-import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.data import Augmentation, draws, files, sources
@@ -140,16 +140,6 @@ def test_in_memory_and_on_disk_are_the_same_images(digits_on_disk, monkeypatch):
 
 RECIPE = dataclasses.replace(RECIPES["tiny-static"], epochs=2, batch_size=60, k=2000, flip=True,
                              image_size=16, resized_crop=True)
-
-
-class StopAfter(Watcher):
-    def __init__(self, steps):
-        self.left = steps
-
-    def stepped(self, run, images, loss, accuracy):
-        self.left -= 1
-        if not self.left:
-            os.kill(os.getpid(), 2)
 
 
 def test_a_run_resumes_exactly_with_other_workers(digits_on_disk, tmp_path):

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
+from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.cli import main
@@ -54,16 +55,6 @@ def train(folder, model=None, loader=None, **options):
     model = model or Noisy()
     options = {"epochs": 3, "loss": mse_loss, "optimizer": adam(0.01), **options}
     return model, fit(model, loader or shuffled(), folder=folder, **options)
-
-
-class StopAfter(Watcher):
-    def __init__(self, steps, number=signal.SIGINT):
-        self.left, self.number = steps, number
-
-    def stepped(self, run, images, loss, accuracy):
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(self.number)
 
 
 def timeless(rows):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.cli import main
@@ -124,16 +125,6 @@ def test_finished_runs_are_skipped(whole, images):
     folder, result = whole
     *_, again = plan(folder, images).run(Fail())
     assert outcomes(again) == outcomes(result)
-
-
-class StopAfter(Watcher):
-    def __init__(self, steps):
-        self.steps = steps
-
-    def stepped(self, run, images, loss, accuracy):
-        self.steps -= 1
-        if self.steps == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_interrupted_it_goes_on(whole, images, tmp_path):

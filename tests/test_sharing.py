@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from stopping import StopAfter
 
 import neuralgraph as ng
 from graphs import random_dag
@@ -13,7 +14,6 @@ from neuralgraph.errors import InputError, UnknownNameError
 from neuralgraph.selectors import SELECTORS
 from neuralgraph.sharing import bake, fold, is_shared, parameter_groups, share, similarity, tie
 from neuralgraph.training import Interrupted
-from test_fit import StopAfter
 
 KERNELS = ng.NodeFunction("norm activation conv")
 

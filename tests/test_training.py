@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError, RunError, UnknownNameError
@@ -63,16 +64,6 @@ def test_a_run_repeats_exactly(data, undisturbed, tmp_path):
     other = Run.create(dataclasses.replace(QUICK, seed=1), tmp_path / "other", data)
     other.train()
     assert not same(other, undisturbed)
-
-
-class StopAfter(Watcher):
-    def __init__(self, steps):
-        self.steps = steps
-
-    def stepped(self, run, images, loss, accuracy):
-        self.steps -= 1
-        if self.steps == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 6])

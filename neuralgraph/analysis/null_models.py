@@ -13,7 +13,7 @@ import torch
 from .. import kernels
 from ..errors import InputError, listed, lookup, whole
 from ..networks import NeuralGraph
-from ..wiring import Wiring
+from ..wiring import ROLES, Wiring
 from ..wiring.stages import longest_path_levels
 from ..wiring.wiring import INPUT, OUTPUT
 from .statistics import MOST_NODES, STATISTICS, Edges
@@ -114,7 +114,7 @@ def null_model(wiring: Wiring | NeuralGraph, statistic: Statistic, samples: int 
     if statistic == "3-cycles" and longest_path_levels(wiring.num_nodes, *allowed.nonzero().T) is not None:
         raise InputError("3-cycles have no meaning where the allowed edges make no cycle: expected the graph of a "
                          "dynamic network.")
-    nodes = {node: {"role": ("hidden", "input", "output")[role], "block": block}
+    nodes = {node: {"role": ROLES[role], "block": block}
              for node, (role, block) in enumerate(zip(wiring.role.tolist(), wiring.block.tolist()))}
 
     def value(src, dst):

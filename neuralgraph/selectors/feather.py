@@ -54,18 +54,10 @@ class Feather(RankingSelector):
         self.theta = theta if theta is None else check_number("theta", theta, 0, 1)
         self.ramp = check_number("ramp", ramp, 0, 1)
 
-    def remaining(self) -> torch.Tensor:
-        """How many candidates each group keeps now, (G,)."""
+    def remaining(self):
         clock = self.clock.cpu().double()
         left = 1 - clock[0] / clock[1].clamp(min=1) / self.ramp if self.ramp else clock.new_zeros(())
         return self.groups().remaining(left.clamp(min=0)**3)
-
-    def select(self, weight):
-        return self.groups().top(self.candidates.magnitude(weight.detach()), self.remaining())
-
-    @property
-    def num_real(self):
-        return self.k if self.candidates is None else self.groups().count(self.remaining())
 
     @property
     def reaches_all(self):

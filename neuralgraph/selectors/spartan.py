@@ -107,8 +107,7 @@ class Spartan(RankingSelector):
         """b of now."""
         return 1 + (self.sharpest - 1) * min(1.0, self.progress / self.end)
 
-    def remaining(self) -> torch.Tensor:
-        """How many candidates each group keeps now, (G,)."""
+    def remaining(self):
         left = max(0.0, 1 - self.progress / self.ramp) if self.ramp else 0.0
         return self.groups().remaining(left)
 
@@ -121,11 +120,7 @@ class Spartan(RankingSelector):
     def select(self, weight):
         if self.is_frozen:
             return self.groups().top(self.frozen)
-        return self.groups().top(self.candidates.magnitude(weight.detach()), self.remaining())
-
-    @property
-    def num_real(self):
-        return self.k if self.candidates is None else self.groups().count(self.remaining())
+        return super().select(weight)
 
     @property
     def reaches_all(self):

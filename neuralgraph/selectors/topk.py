@@ -37,8 +37,15 @@ class RankingSelector(Competing, Selector):
         if self.k is not None:
             self.groups()
 
+    def remaining(self) -> torch.Tensor | None:
+        """How many candidates each group keeps now, (G,), where a schedule says so; None for those of k."""
+        return None
+
     def select(self, weight):
         groups, weight = self.groups(), weight.detach()
+        keep = self.remaining()
+        if keep is not None:
+            return groups.top(self.candidates.magnitude(weight), keep)
         is_free = type(groups) is Whole and groups.always is None and groups.never is None
         if is_free and self.candidates.num == self.candidates.num_weights:
             return top_k(weight, groups.num_kept, by_magnitude=True)  # in one pass over the weights
@@ -46,7 +53,10 @@ class RankingSelector(Competing, Selector):
 
     @property
     def num_real(self):
-        return self.k if self.k is None or self.candidates is None else self.groups().num_kept
+        if self.k is None or self.candidates is None:
+            return self.k
+        keep = self.remaining()
+        return self.groups().num_kept if keep is None else self.groups().count(keep)
 
 
 @register("dnw")

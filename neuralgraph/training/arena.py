@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..data import Images
 from ..errors import InputError, RunError, lookup
 from ..layers.sparse import choices_of, count
 from .checkpoint import read_json, write_json
-from .comparison import Comparison, Entry, spread
+from .comparison import Comparison, Entry, images_as_json, spelled, spread
 from .opening import describe, make_model
 from .options import MODEL_OPTIONS
 from .recipe import Recipe
@@ -158,9 +157,7 @@ class Arena:
         options = {"--data": data, "--epochs": epochs, "--k": k, "--density": density, "--seeds": seeds, "--out": out,
                    "--on": None if on == "graph" else on}
         listed = contenders if isinstance(contenders, str) else ",".join(contenders)
-        self.command = shlex.join(["neuralgraph", "arena", self._base[0], "--selectors", listed, *(
-            str(part) for option in options.items() if option[1] is not None for part in option), *(
-            f"--set={key}={value}" for key, value in (settings or {}).items())])
+        self.command = spelled(["arena", self._base[0], "--selectors", listed], options, settings)
         self._asked = {"recipe": self._base[0], "on": on, "density": density, "settings": settings or {}}
 
     # Making the runs
@@ -264,8 +261,7 @@ class Arena:
         return {
             "command": self.command, **self._asked, "model": self.plain.model, "k": self.k,
             "epochs": self.plain.epochs, "seeds": list(self.seeds),
-            "data": {"name": data.name, "train": data.num_train, "test": data.num_test,
-                     "fingerprint": data.fingerprint()},
+            "data": images_as_json(data),
             "baseline": self.contenders[0].label, "jobs": jobs, "ray": bool(ray),
             "statistics": f"of the test accuracy after the last epoch, in per cent: mean and sample standard deviation "
                           f"over seeds; difference: mean over seeds of the paired differences to the baseline, with "

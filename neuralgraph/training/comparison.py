@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +113,22 @@ class Comparison:
         for job, result in ways.choose(todo, data, watcher or Watcher(), jobs, threads, ray):
             done[job.name] = sorted([*done[job.name], result], key=lambda run: run["seed"])
             yield job.name, result, done
+
+
+def spelled(words: Sequence[str], options: Mapping[str, object], settings: Mapping[str, str] | None) -> str:
+    """A command of this library as a shell takes it; options that are None are left out.
+
+    >>> spelled(["report", "a b"], {"--out": None, "--seeds": 2}, {"lr": "0.1"})
+    "neuralgraph report 'a b' --seeds 2 --set=lr=0.1"
+    """
+    given = (str(part) for option in options.items() if option[1] is not None for part in option)
+    return shlex.join(["neuralgraph", *words, *given,
+                       *(f"--set={name}={value}" for name, value in (settings or {}).items())])
+
+
+def images_as_json(data: Images) -> dict:
+    """What a result says of the images."""
+    return {"name": data.name, "train": data.num_train, "test": data.num_test, "fingerprint": data.fingerprint()}
 
 
 def spread(runs: Sequence[dict], key: str, digits: int = 3) -> dict:

@@ -56,13 +56,14 @@ class Option:
             return None
         for kind in (kind for kind in KINDS if kind in self.kinds):
             try:
-                return _read(kind, text)
+                return read(kind, text)
             except (ValueError, KeyError):
                 continue
         raise InputError(f"{key} must be {self.type}, got {text!r}.")
 
 
-def _read(kind: type, text: str) -> object:
+def read(kind: type, text: str) -> object:
+    """A value of one kind from its text; ValueError or KeyError where it is none."""
     if kind is bool:
         return {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
     if kind is dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import numbers
 import operator
@@ -16,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError, UnknownNameError, lookup
 from .checkpoint import RECIPE, newer_version, read_json
-from .options import FIELDS, GROWERS, arguments, options, split
+from .options import FIELDS, GROWERS, arguments, options, read, split
 from .schedules import SCHEDULES, Schedule, steps
 
 
@@ -289,17 +288,11 @@ def _parse(key: str, text: str, kind) -> object:
             return None
         kind = next(arm for arm in typing.get_args(kind) if arm is not type(None))
     try:
-        if kind is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False,
-                    "0": False}[text.lower()]
+        if kind is bool and text in ("0", "1"):
+            return text == "1"
         if typing.get_origin(kind) is tuple:
             return tuple(int(part) for part in text.split(",") if part)
-        if kind is dict:
-            value = json.loads(text)
-            if not isinstance(value, dict):
-                raise ValueError
-            return value
-        return kind(text)
+        return read(kind, text)
     except (ValueError, KeyError):
         name = {bool: "true or false", int: "an integer", float: "a number",
                 dict: "a JSON object such as {\"step_size\": 0.1}"}.get(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from ..data import Images
 from ..errors import InputError, lookup
 from .checkpoint import write_json
-from .comparison import Comparison, Entry, spread
+from .comparison import Comparison, Entry, images_as_json, spelled, spread
 from .recipe import Recipe
 from .recipes import RECIPES
 from .run import versions
@@ -102,9 +101,7 @@ class Reproduction:
         self.out, self.seeds = self.comparison.out, self.comparison.seeds
         options = {"--data": data, "--epochs": epochs, "--seeds": seeds, "--out": out,
                    "--rows": rows and ",".join(rows)}
-        self.whole_command = shlex.join(["neuralgraph", "reproduce", table, *(
-            str(part) for option in options.items() if option[1] is not None for part in option), *(
-            f"--set={name}={value}" for name, value in (settings or {}).items())])
+        self.whole_command = spelled(["reproduce", table], options, settings)
 
     def _entry(self, row: Row, epochs: int | None) -> Entry:
         paper = self._paper(row)
@@ -152,8 +149,7 @@ class Reproduction:
         return {
             "table": self.table, "command": self.whole_command, "schedule": self.schedule,
             "is_reduced": self.is_reduced,
-            "data": {"name": data.name, "train": data.num_train, "test": data.num_test,
-                     "fingerprint": data.fingerprint()},
+            "data": images_as_json(data),
             "seeds": list(self.seeds), "settings": self.settings,
             "std": "sample standard deviation over seeds; the paper's is over 5 runs",
             "versions": {**versions(), "platform": platform.platform()},
