@@ -52,7 +52,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]):
                                  ("test accuracy (%)", "training loss (cross-entropy, nats)")):
         for number, (label, rows) in enumerate(runs.items()):
             axes.plot([row["epoch"] for row in rows], [row[name] for row in rows], label=label,
-                      color=COLOURS[number % len(COLOURS)], marker="o", markersize=3,
+                      color=COLOURS[number % len(COLOURS)], marker=_marker(rows), markersize=3,
                       linestyle=STYLES[number // len(COLOURS) % len(STYLES)], linewidth=1.4)
         _epochs(axes, max((len(rows) for rows in runs.values()), default=0))
         axes.set_ylabel(title)
@@ -72,7 +72,7 @@ def rewiring(rows: Sequence[Mapping[str, float]], name: str | None = None):
     figure = _figure(10, 4.3, name, "rewiring")
     epochs = [row["epoch"] for row in rows]
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["threshold"] for row in rows], color=COLOURS[0], marker="o", markersize=3)
+    left.plot(epochs, [row["threshold"] for row in rows], color=COLOURS[0], marker=_marker(rows), markersize=3)
     left.set_ylabel("threshold (least |weight| of a real edge)")
     _from_zero(left)
     right.bar(epochs, [row["swapped_edges"] for row in rows], color=COLOURS[1])
@@ -298,6 +298,9 @@ def arena(result: Mapping):
     most = [run["multiply_adds"] for row in rows for run in row["runs"] if run["multiply_adds"]]
     if most and max(most) > 10 * min(most):
         adds.set_xscale("log")
+    else:
+        adds.xaxis.get_major_locator().set_params(nbins=3)
+        adds.xaxis.set_major_formatter("{x:,.0f}")
     for axes in (accuracy, difference, adds):
         axes.grid(axis="x", color="0.9", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -344,6 +347,11 @@ def _from_zero(axes, top: float = 0.0) -> None:
     axes.update_datalim([(1, 0), (1, top)])
     axes.autoscale_view()
     axes.set_ylim(bottom=0)
+
+
+def _marker(rows: Sequence) -> str:
+    """Of each point, where these are few enough to be told apart."""
+    return "o" if len(rows) <= 40 else ""
 
 
 def _epochs(axes, count: int) -> None:
