@@ -40,8 +40,11 @@ def net():
     return ng.StaticNeuralGraph(ng.wirings.blocks([2, 4, 2]), ng.TopK(k=9)).eval()
 
 
-@given(rows=st.lists(st.lists(st.one_of(st.text(max_size=300), st.integers(), st.floats(), st.none(), st.booleans()),
-                              min_size=2, max_size=2), max_size=40), title=st.text())
+texts = st.text(st.characters(exclude_characters="\ufffe\uffff"), max_size=300)  # which XML cannot say
+
+
+@given(rows=st.lists(st.lists(st.one_of(texts, st.integers(), st.floats(-1e300, 1e300), st.none(), st.booleans()),
+                              min_size=2, max_size=2), max_size=40), title=texts)
 @settings(max_examples=60, deadline=None)
 def test_a_table_holds_texts_whatever_is_in_them(rows, title):
     html = _html.table(("a", "<b>"), rows, title, notes=[title])
