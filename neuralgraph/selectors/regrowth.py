@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from .candidates import Candidates
-from .competition import Competing, Groups, Whole
+from .competition import Competing
+from .groups import Groups, Whole
 from .selector import MOST_STEPS, MaskSelector, check_every, check_number
 
 
@@ -101,9 +102,10 @@ class DropAndGrow(Competing, MaskSelector):
     def update(self, step, total_steps, weight, gradient):
         if not self.changes_at(step, total_steps) or gradient is None and self.wants_gradient(step, total_steps):
             return None
-        real = self.mask
-        self.keep(self.changed(real, weight, gradient))
-        return self.mask ^ real
+        before = self.mask
+        real = self.changed(before, weight, gradient)
+        self.keep(real)
+        return real ^ before
 
     def uniform(self, rows: int = 1) -> torch.Tensor:
         """Draws of U[0, 1), float64 (rows, n): those of this step, in whatever process and after any resume."""
@@ -116,7 +118,8 @@ class DropAndGrow(Competing, MaskSelector):
 
 def largest(groups: Groups, score: torch.Tensor, among: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Of each group the ``keep`` (G,) largest scores among a mask (n,), which has as many."""
-    return groups.top(score.where(among, score.new_full((), -math.inf)), keep)
+    place = among.nonzero().flatten()
+    return torch.zeros_like(among).index_copy_(0, place, groups.part(place, keep).top(score[place]))
 
 
 def filled(groups: Groups, score: torch.Tensor, kept: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

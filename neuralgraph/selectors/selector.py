@@ -15,7 +15,8 @@ from torch import nn
 from ..errors import SelectionError, lookup, whole
 from ..wiring import Wiring
 from .candidates import Candidates, Edges
-from .competition import check_k, is_traced
+from .competition import check_k
+from .groups import is_traced
 from .selection import GRADIENTS, GradientRule, Selection
 
 MOST_STEPS = 2**24  # up to here float32 counts exactly
