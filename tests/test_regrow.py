@@ -15,8 +15,8 @@ from torch import nn
 import neuralgraph as ng
 from neuralgraph.backends import Backend, create
 from neuralgraph.errors import InputError, SelectionError, UnknownNameError
-from neuralgraph.selectors import SELECTORS, DropAndGrow, Edges, Joined, Weights, options_of
-from neuralgraph.selectors.cht import ch3_l3, dead_ends, fast_scores, path_scores
+from neuralgraph.selectors import SELECTORS, DropAndGrow, Edges, Joined, Weights, cht, options_of
+from neuralgraph.selectors.cht import dead_ends, path_scores
 from neuralgraph.selectors.regrowth import apportion
 
 REGROWING = [name for name in SELECTORS if {"every", "drop"} <= options_of(name).keys()]
@@ -219,14 +219,18 @@ PLACES = {
 }
 
 
+@pytest.mark.parametrize("followed", [False, True])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("place", PLACES)
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6))
-def test_scores_are_sums_over_paths(place, soft, seed):
+def test_scores_are_sums_over_paths(place, soft, followed, seed):
+    """By products of matrices and by following paths."""
     candidates, generator = PLACES[place](), torch.Generator().manual_seed(seed)
     real = torch.rand(candidates.num, generator=generator) < 0.5
-    score = path_scores(candidates, real, fast_scores if soft else ch3_l3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cht, "SPARSE", 2.0 if followed else 0.0)
+        score = path_scores(candidates, real, soft)
     target, source = candidates.target().tolist(), candidates.source().tolist()
     if place == "convolution":
         source = [3 * s + entry for s, entry in zip(source, itertools.cycle(range(3)))]
@@ -298,10 +302,10 @@ def test_chts_draws_in_proportion():
 def test_chts_grows_in_proportion_to_the_score():
     real = mask_of(0, 1, 2, 4, 5, n=12)  # of 3 x 4
     candidates, seen = Weights((3, 4)), Counter()
-    score = path_scores(candidates, real, fast_scores)
+    score = path_scores(candidates, real, True)
     assert edges_of(score.where(~real, 0.0) > 0) == [6]
     real = mask_of(0, 1, 2, 4, 5, 9, n=12)
-    score = path_scores(candidates, real, fast_scores).where(~real, 0.0)
+    score = path_scores(candidates, real, True).where(~real, 0.0)
     for seed in range(500):
         selector = ng.selectors.create("chts", 7, drop=1 / 7, every=1)
         weight = bind(selector, candidates, torch.full((12,), 1e-30), seed)
