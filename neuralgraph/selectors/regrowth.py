@@ -107,10 +107,16 @@ class DropAndGrow(Competing, MaskSelector):
         self.keep(real)
         return real ^ before
 
-    def uniform(self, rows: int = 1) -> torch.Tensor:
-        """Draws of U[0, 1), float64 (rows, n): those of this step, in whatever process and after any resume."""
-        generator = np.random.Generator(np.random.Philox(key=[int(self.seed), self.done[0]]))
-        return torch.from_numpy(generator.random((rows, self.candidates.num))).to(self.real.device)
+    def uniform(self, rows: int = 1, number: int | None = None, stream: int = 0) -> torch.Tensor:
+        """Draws of U[0, 1), float64 (rows, number): those of this step, in whatever process and after any resume.
+
+        Args:
+            number: by default of the candidates.
+            stream: draws of one do not depend on those of another.
+        """
+        number = self.candidates.num if number is None else number
+        state = np.random.Philox(key=[int(self.seed), self.done[0]], counter=[0, 0, 0, stream])
+        return torch.from_numpy(np.random.Generator(state).random((rows, number))).to(self.real.device)
 
     def extra_repr(self):
         return f"k={self.k}, drop={self.drop}, every={self.every}, end={self.end}{self.competition_repr()}"

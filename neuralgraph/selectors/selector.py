@@ -198,9 +198,13 @@ class Selector(nn.Module, ABC):
             gradient: of every effective weight (W,), where :meth:`wants_gradient` said so.
 
         Returns:
-            A mask (n,) of candidates that were dropped or are new, whose weights and whose momentum become 0;
-            or None.
+            A mask (n,) of candidates that were dropped or are new, whose momentum becomes 0 as their weights do, but
+            for :meth:`new_weights`; or None.
         """
+        return None
+
+    def new_weights(self) -> torch.Tensor | None:
+        """With which weights (W,) those begin that became real at this step's change; None for 0."""
         return None
 
     def begin(self, step: int, total_steps: int) -> None:
