@@ -20,7 +20,7 @@ def use():
     kernel = launch.Kernel(ranking.SPLIT, float32=ranking._split_float32)
     ranking._run_split = kernel
     assert ranking.bracketed_top_k(torch.arange(5000.0), 100, True).nonzero().min() == 4900
-    sorting._by_row = sorting._compiled(getattr(sorting._by_row, "py_func", sorting._by_row))
+    sorting._by_row = launch.compiled(getattr(sorting._by_row, "py_func", sorting._by_row))
     kept, row, other = torch.tensor([True, False, True]), torch.tensor([1, 1, 0]), torch.tensor([7, 8, 9])
     first = sorting.by_row(kept, row, other, 2)[0]
     assert first.tolist() == [0, 1, 2]

@@ -357,10 +357,10 @@ def test_every_selector_in_layers(selector, granularity, per):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("selector", ["dnw", "rigl", "feather"])
-def test_compiled_without_a_break(selector, training):
+@pytest.mark.parametrize("selector, per", [("dnw", "layer"), ("dnw", "node"), ("rigl", "layer"), ("feather", "layer")])
+def test_compiled_without_a_break(selector, per, training):
     torch._dynamo.reset()
-    model = ng.sparsify(Branches(), 0.25, selector=selector).train(training)
+    model = ng.sparsify(Branches(), 0.25, selector=selector, per=per).train(training)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     ng.rewire(model, optimizer, total_steps=8)
     twin = copy.deepcopy(model)

@@ -5,6 +5,7 @@ import itertools
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,8 +16,8 @@ from torch import nn
 import neuralgraph as ng
 from neuralgraph.backends import Backend, create
 from neuralgraph.errors import InputError, SelectionError, UnknownNameError
-from neuralgraph.selectors import SELECTORS, DropAndGrow, Edges, Joined, Weights, options_of
-from neuralgraph.selectors.cht import ch3_l3, dead_ends, fast_scores, path_scores
+from neuralgraph.selectors import SELECTORS, DropAndGrow, Edges, Joined, Weights, cht, options_of
+from neuralgraph.selectors.cht import dead_ends, path_scores
 from neuralgraph.selectors.regrowth import apportion
 
 REGROWING = [name for name in SELECTORS if {"every", "drop"} <= options_of(name).keys()]
@@ -56,6 +57,44 @@ def test_set_by_hand():
         seen[tuple(edges_of(selector.mask))] += 1
     assert set(seen) == {tuple(sorted((1, 2, *pair))) for pair in itertools.combinations((0, 3, 4, 5), 2)}
     assert all(70 < number < 130 for number in seen.values())  # 100 expected, standard deviation 9
+
+
+def test_new_weights_of_set_are_drawn_as_initial_ones_were():
+    """U(-sqrt(3) sigma, sqrt(3) sigma) by draws of seed and step; of kernels all entries, sigma of each layer."""
+    candidates = Joined([Weights((4, 5)), Weights((3, 4, 3), "kernel")])
+    selector = ng.selectors.SET(16, drop=0.5, every=1, new="init")
+    bind(selector, candidates, torch.cat([torch.tensor([-1.0, 3] * 10), torch.tensor([0.5, -0.5] * 18)]))
+    selector.begin(0, 8)
+    selector.advance(1, 8, torch.randn(56, generator=torch.Generator().manual_seed(0)))
+    draw = np.random.Generator(np.random.Philox(key=[int(selector.seed), 1], counter=[0, 0, 0, 1])).random(56)
+    size = torch.tensor([2.0] * 20 + [0.5] * 36, dtype=torch.float64)  # -1 and 3 are 2 from their mean
+    torch.testing.assert_close(selector.new_weights(), (2 * torch.from_numpy(draw) - 1) * size * 3**0.5, rtol=1e-6, atol=0)
+    assert ng.selectors.SET(3).new_weights() is None
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_new_weights_are_written_where_edges_grow(optimizer):
+    """What grew has its draw, what was dropped 0, what stayed its own; the same after a resume."""
+    states, nets = None, []
+    for first, last in ((0, 9), (0, 4), (4, 9)):
+        net = network("set", seed=first, new="init", every=3)
+        steps = OPTIMIZERS[optimizer](net.parameters())
+        if first:
+            net.load_state_dict(states[0]), steps.load_state_dict(states[1])
+        ng.rewire(net, steps, total_steps=12)
+        for step in range(first, last):
+            before = net.selection().real
+            train(net, steps, step, step + 1)
+            real = net.selection().real
+            grown, dropped = real & ~before, before & ~real
+            assert bool(grown.any()) == (step % 3 == 2)
+            assert torch.equal(net.weight[grown], net.selector.new_weights().float()[grown]) and net.weight[grown].all()
+            assert not net.weight[dropped].any() and (before & real).any() and net.weight[before & real].all()
+            for value in steps.state[net.weight].values():
+                assert value.shape != net.weight.shape or not value[grown | dropped].any()
+        states = copy.deepcopy((net.state_dict(), steps.state_dict()))
+        nets.append(net)
+    assert same(nets[0], nets[2])
 
 
 def test_snfs_by_hand():
@@ -219,14 +258,18 @@ PLACES = {
 }
 
 
+@pytest.mark.parametrize("followed", [False, True])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("place", PLACES)
 @settings(max_examples=8)
 @given(seed=st.integers(0, 10**6))
-def test_scores_are_sums_over_paths(place, soft, seed):
+def test_scores_are_sums_over_paths(place, soft, followed, seed):
+    """By products of matrices and by following paths."""
     candidates, generator = PLACES[place](), torch.Generator().manual_seed(seed)
     real = torch.rand(candidates.num, generator=generator) < 0.5
-    score = path_scores(candidates, real, fast_scores if soft else ch3_l3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cht, "SPARSE", 2.0 if followed else 0.0)
+        score = path_scores(candidates, real, soft)
     target, source = candidates.target().tolist(), candidates.source().tolist()
     if place == "convolution":
         source = [3 * s + entry for s, entry in zip(source, itertools.cycle(range(3)))]
@@ -298,10 +341,10 @@ def test_chts_draws_in_proportion():
 def test_chts_grows_in_proportion_to_the_score():
     real = mask_of(0, 1, 2, 4, 5, n=12)  # of 3 x 4
     candidates, seen = Weights((3, 4)), Counter()
-    score = path_scores(candidates, real, fast_scores)
+    score = path_scores(candidates, real, True)
     assert edges_of(score.where(~real, 0.0) > 0) == [6]
     real = mask_of(0, 1, 2, 4, 5, 9, n=12)
-    score = path_scores(candidates, real, fast_scores).where(~real, 0.0)
+    score = path_scores(candidates, real, True).where(~real, 0.0)
     for seed in range(500):
         selector = ng.selectors.create("chts", 7, drop=1 / 7, every=1)
         weight = bind(selector, candidates, torch.full((12,), 1e-30), seed)
@@ -579,6 +622,9 @@ def rewired_with_infinite_gradients():
     (lambda: ng.selectors.create("set", 3, per="nodes"), UnknownNameError, "did you mean 'node'"),
     (lambda: bind(ng.selectors.CHT(3, chains=True), Weights((2, 4)), torch.zeros(8)), SelectionError,
      "chains=True needs a graph"),
+    (lambda: ng.selectors.SET(3, new="ones"), UnknownNameError, "unknown new 'ones'"),
+    (lambda: bind(ng.selectors.SET(3, new="init"), Weights((2, 4)), torch.ones(8)), SelectionError,
+     "but all of them are equal: use new='zero'"),
     (lambda: ng.selectors.CHT(3, soft="yes"), SelectionError, "soft must be True or False, got 'yes'"),
     (rewired_with_infinite_gradients, SelectionError, "1 of 188 gradients of edge weights are NaN or infinite"),
 ])

@@ -4,12 +4,14 @@ import pytest
 import torch
 from conftest import GOLDEN, needs_golden
 from graphs import k_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import neuralgraph as ng
 from neuralgraph.errors import SelectionError, UnknownNameError
-from neuralgraph.selectors import GRADIENTS, SELECTORS, soft_gate
+from neuralgraph.selectors import GRADIENTS, SELECTORS, groups as module_of_groups, soft_gate
+from neuralgraph.selectors.groups import Groups, Whole
+from neuralgraph.selectors.regrowth import largest
 from neuralgraph.selectors.topk import top_k
 
 
@@ -38,6 +40,49 @@ def test_top_k_at_size():
     score = torch.rand(300_000, generator=torch.Generator().manual_seed(0)).mul(1000).round()
     for k in (1, 31_999, 150_000, 299_999, 300_000):
         assert torch.equal(top_k(score, k), by_sorting(score, k))
+
+
+def by_sorting_groups(score, group, keep):
+    """As written: by score, then by group, both stable; of each group the last ``keep`` are real."""
+    by_score = score.argsort(stable=True)
+    order = by_score[group[by_score].argsort(stable=True)]
+    size = torch.bincount(group, minlength=len(keep))
+    mask = torch.zeros(len(score), dtype=torch.bool)
+    mask[order[torch.arange(len(score)) >= (size.cumsum(0) - keep).repeat_interleave(size)]] = True
+    return mask
+
+
+@pytest.mark.parametrize("way", ["by sorting", "a call for each group", "compiled"])
+@settings(max_examples=40)
+@given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=8), dtype=st.sampled_from([torch.float32, torch.float64]),
+       values=st.sampled_from(["different", "ties", "equal", "infinite"]), mixed=st.booleans(), seed=st.integers(0, 2**32))
+def test_the_largest_of_groups_equal_a_stable_sort(way, sizes, dtype, values, mixed, seed):
+    """However many groups there are, in order or mixed, with ties and without; of all candidates, and of some."""
+    g = torch.Generator().manual_seed(seed)
+    size = torch.tensor(sizes)
+    group = torch.arange(len(sizes)).repeat_interleave(size)
+    group = group[torch.randperm(len(group), generator=g)] if mixed else group
+    score = torch.randn(len(group), generator=g, dtype=dtype)
+    score = {"different": score, "ties": score.round(), "equal": score * -0.0,
+             "infinite": score.where(score.abs() < 0.5, score.sign() * torch.inf)}[values]
+    keep = (torch.rand(len(sizes), generator=g) * (size + 1)).long()
+    groups = Groups(group, keep)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module_of_groups, "CALLS", 0 if way == "a call for each group" else 10**9)
+        patch.setattr(module_of_groups, "FEW", 0 if way == "compiled" else 10**9)
+        assert torch.equal(groups.top(score), by_sorting_groups(score, group, keep))
+        other = (torch.rand(len(sizes), generator=g) * (size + 1)).long()
+        assert torch.equal(groups.top(score, other), by_sorting_groups(score, group, other))
+        among = torch.rand(len(score), generator=g) < 0.5
+        few = torch.minimum(other, groups.counts(among))
+        expected = by_sorting_groups(score.where(among, -torch.inf), group, few)
+        if values != "infinite":  # of which only those of the mask are meant
+            assert torch.equal(largest(groups, score, among, few), expected)
+        whole = Whole(len(score), 0)
+        k, rest = few.sum()[None], torch.zeros_like(group)
+        expected = by_sorting_groups(score.where(among, -torch.inf), rest, k)
+        if values != "infinite":
+            assert torch.equal(largest(whole, score, among, k), expected)
 
 
 def bound(selector, wiring=None, edges=None, seed=0):

@@ -12,7 +12,7 @@ import hashlib
 import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import llvmlite
@@ -87,6 +87,11 @@ def kept_on_disk(function: Callable, compiler: Callable):
     with contextlib.suppress(RuntimeError, OSError):  # no such folder
         compiled._cache = _Cache(function)
     return compiled
+
+
+def compiled(function: Callable) -> Callable:
+    """A function of arrays, compiled at its first call for their types, that runs on the thread that calls it."""
+    return kept_on_disk(function, partial(numba.njit, nogil=True))
 
 
 class _Cache(FunctionCache):

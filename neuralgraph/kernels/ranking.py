@@ -1,4 +1,4 @@
-"""The k largest of many numbers in one pass over them."""
+"""The largest of many numbers without sorting them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numba import carray, types
 
-from .launch import Kernel
+from .launch import Kernel, compiled
 from .record import record
 from .vector import (at, fill, inline, lanes_of, load, load_scalar, magnitude, mark_above, narrow, rolled,
                      size_of, splat, take_number, trailing_zeros)
@@ -114,3 +114,38 @@ def bracketed_top_k(values: torch.Tensor, k: int, by_magnitude: bool) -> torch.T
         tied = places[scores == threshold]
         marks[tied[len(tied) - (missing - int((scores > threshold).sum())):]] = True
     return mask
+
+
+def top_of_groups(score: torch.Tensor, size: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """The mask (n,) of the largest scores of each group, of equal ones the last.
+
+    Args:
+        score: (n,), not nan, float32 or float64, group after group.
+        size: how many are of each group, int64 (G,).
+        keep: how many of them are largest, int64 (G,).
+    """
+    mask = torch.zeros(len(score), dtype=torch.bool, device="cpu")
+    _mark_top(score.contiguous().numpy(), size.numpy(), keep.numpy(), mask.numpy())
+    return mask
+
+
+@compiled
+def _mark_top(score, size, keep, mask):
+    first = 0
+    for group in range(len(size)):
+        n, missing = size[group], keep[group]
+        own, marks = score[first:first + n], mask[first:first + n]
+        first += n
+        if missing == 0:
+            continue
+        threshold = np.partition(own, n - missing)[n - missing]
+        for i in range(n):
+            if own[i] > threshold:
+                marks[i] = True
+                missing -= 1
+        for i in range(n - 1, -1, -1):
+            if missing == 0:
+                break
+            if own[i] == threshold:
+                marks[i] = True
+                missing -= 1

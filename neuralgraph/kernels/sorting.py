@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
-from numba import njit
 
-from .launch import kept_on_disk
-
-
-def _compiled(function):
-    return kept_on_disk(function, functools.partial(njit, nogil=True))
+from .launch import compiled
 
 
 def by_row(kept, row, other, num_rows):
@@ -28,7 +21,7 @@ def by_other_end(first, index, place, num_rows):
     return tuple(map(torch.from_numpy, lists))
 
 
-@_compiled
+@compiled
 def _by_row(edges, row, other, num_rows):
     first = np.zeros(num_rows + 1, np.int32)
     for edge in edges:
@@ -46,7 +39,7 @@ def _by_row(edges, row, other, num_rows):
     return first, index, place
 
 
-@_compiled
+@compiled
 def _by_other_end(first, index, place, num_rows):
     starts = np.zeros(num_rows + 1, np.int32)
     for other in index:

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from ..errors import InputError
 from ..selectors import Candidates, Joined, Selector, TopK, check_finite
-from ..selectors.competition import is_traced
+from ..selectors.groups import is_traced
 
 PROBED = 32  # entries of a weight that are compared by value; each is a cache line to fetch
 

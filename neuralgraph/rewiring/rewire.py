@@ -266,13 +266,19 @@ def _leave_real(site: _Site) -> None:
 
 
 def _clear(site: _Site, optimizer: Optimizer, changed: torch.Tensor | None) -> None:
-    """Sets weights and momentum of candidates that changed, a mask (n,), to 0."""
+    """Sets weights and momentum of candidates that changed, a mask (n,), to 0, or to what new weights begin with."""
     if changed is None:
         return
-    for weight, part in site.parts(site.selector.candidates.spread(changed)):
+    selector = site.selector
+    new = selector.new_weights()
+    for weight, part in site.parts(selector.candidates.spread(changed)):
         for values in (weight, *optimizer.state.get(weight, {}).values()):
             if isinstance(values, torch.Tensor) and values.shape == weight.shape:
                 values.masked_fill_(part, 0)
+    if new is not None:
+        is_new = selector.candidates.spread(changed & selector.select(site.flat()))
+        for (weight, values), (_, part) in zip(site.parts(new), site.parts(is_new)):
+            weight.copy_(values.to(weight.dtype).where(part, weight))
 
 
 def _is_left_out(optimizer: Optimizer) -> bool:

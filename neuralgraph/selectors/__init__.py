@@ -4,7 +4,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .candidates import GRANULARITIES, Candidates, Edges, Joined, Weights
-from .competition import COMPETITIONS, top_k
+from .competition import COMPETITIONS
+from .groups import top_k
 from .registry import SELECTORS, create, k_is, options_of, register
 from .selection import GRADIENTS, GradientRule, Selection, soft_gate
 from .selector import MaskSelector, Selector, check_finite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .. import kernels
 from ..errors import SelectionError
 from ..wiring.wiring import INPUT, OUTPUT
 from .candidates import Candidates
@@ -80,13 +81,14 @@ class CHT(DropAndGrow):
         wiring = self.candidates.wiring
         if wiring is not None and self.per != "group" and self.chains is not False:
             kept &= ~dead_ends(wiring.src, wiring.dst, wiring.role, kept)
-        score = path_scores(self.candidates, kept, fast_scores if self.soft else ch3_l3)
+        score = path_scores(self.candidates, kept, self.soft)
         growth = (score.log() + gumbel(draws[1]) if self.soft else score).where(score > 0, draws[1] - OUTSIDE)
         return filled(self._groups, growth, kept, keep)
 
 
 LEAST = -1e4     # the logarithm of a weight of 0
 OUTSIDE = 1e6    # below every score, what has none
+SPARSE = 0.08    # share of real candidates below which following paths is faster than products of matrices
 
 
 def gumbel(draw: torch.Tensor) -> torch.Tensor:
@@ -101,37 +103,43 @@ def exponent(step: int, total_steps: int, end: float) -> float:
 
 def dead_ends(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """Real edges that no path of real edges from an input to an output uses, a mask (E,)."""
-    alive = real.cpu()
+    alive = real.nonzero().flatten().cpu()
     while True:
         is_fed = (role == INPUT).index_fill(0, dst[alive], True)
         is_read = (role == OUTPUT).index_fill(0, src[alive], True)
-        still = alive & is_fed[src] & is_read[dst]
-        if torch.equal(still, alive):
-            return real & ~alive.to(real.device)
+        still = alive[is_fed[src[alive]] & is_read[dst[alive]]]
+        if len(still) == len(alive):
+            return real.index_fill(0, alive.to(real.device), False)
         alive = still
 
 
-def path_scores(candidates: Candidates, real: torch.Tensor, formula) -> torch.Tensor:
-    """The scores of absent candidates, (n,), by a formula of the matrix of real ones of each layer.
+def path_scores(candidates: Candidates, real: torch.Tensor, soft: bool) -> torch.Tensor:
+    """The scores of absent candidates, float64 (n,): CH3-L3, or CH2-L3n if ``soft``, within each layer.
 
     They are rounded to float32, so that sums that are equal but for the order of their terms are.
     """
     parts = candidates.parts
-    return torch.cat([_scores_of(part, own, formula)
-                      for part, own in zip(parts, real.split([part.num for part in parts]))])
+    return torch.cat([_scores_of(part, own, soft)
+                      for part, own in zip(parts, real.split([part.num for part in parts]))]).double()
 
 
-def _scores_of(part: Candidates, real: torch.Tensor, formula) -> torch.Tensor:
-    score = torch.zeros(part.num, dtype=torch.float64, device=real.device)
-    if not real.any():
+def _scores_of(part: Candidates, real: torch.Tensor, soft: bool) -> torch.Tensor:
+    number = int(real.sum())
+    score = torch.zeros(part.num, dtype=torch.float32, device=real.device)
+    if not number:
         return score
     nth = part.nth()
-    row, rows = _numbered(part.target().to(real.device), real)
-    column, columns = _numbered((part.source() * (int(nth.max()) + 1) + nth).to(real.device), real)
+    target, source = part.target(), part.source() * (int(nth.max()) + 1) + nth
+    if real.device.type == "cpu" and kernels.AVAILABLE and number < SPARSE * part.num:
+        from ..kernels.paths import path_scores  # numba is loaded where it is used
+        return path_scores(target, source, real, soft)
+    row, rows = _numbered(target.to(real.device), real)
+    column, columns = _numbered(source.to(real.device), real)
     matrix = torch.zeros(rows, columns, dtype=torch.float64, device=real.device)
     matrix[row[real], column[real]] = 1
     between = (row >= 0) & (column >= 0)  # others are on no path
-    score[between] = formula(matrix).float().double()[row[between], column[between]]
+    scores = fast_scores(matrix) if soft else ch3_l3(matrix)
+    score[between] = scores.float()[row[between], column[between]]
     return score
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .competition import Whole
+from .groups import Whole
 from .regrowth import DropAndGrow, apportion, filled, largest, layers_of
 from .registry import register
 from .selector import check_every, check_number
@@ -82,8 +82,9 @@ class SNFS(DropAndGrow):
         kept = largest(layers, self.worth(weight), real, before - number)
         free = free + number
         total, most = int(number.sum()), (free * 99) // 100
+        place = real.nonzero().flatten()
         size = torch.zeros(len(before), dtype=torch.float64).index_add_(
-            0, layers.group, momentum.where(real, momentum.new_zeros(())).cpu().double())
+            0, layers.group[place.cpu()], momentum[place].cpu().double())
         grown = apportion(total, size / before.clamp(min=1), most if total <= most.sum() else free)
         return filled(layers, momentum, kept, before - number + grown)
 

@@ -7,7 +7,8 @@ import math
 import torch
 
 from ..errors import SelectionError, lookup
-from .competition import Competing, Groups
+from .competition import Competing
+from .groups import Groups
 from .registry import register
 from .selector import MaskSelector, check_every, check_number
 from .topk import RankingSelector

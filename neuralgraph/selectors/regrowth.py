@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from .candidates import Candidates
-from .competition import Competing, Groups, Whole
+from .competition import Competing
+from .groups import Groups, Whole
 from .selector import MOST_STEPS, MaskSelector, check_every, check_number
 
 
@@ -101,14 +102,21 @@ class DropAndGrow(Competing, MaskSelector):
     def update(self, step, total_steps, weight, gradient):
         if not self.changes_at(step, total_steps) or gradient is None and self.wants_gradient(step, total_steps):
             return None
-        real = self.mask
-        self.keep(self.changed(real, weight, gradient))
-        return self.mask ^ real
+        before = self.mask
+        real = self.changed(before, weight, gradient)
+        self.keep(real)
+        return real ^ before
 
-    def uniform(self, rows: int = 1) -> torch.Tensor:
-        """Draws of U[0, 1), float64 (rows, n): those of this step, in whatever process and after any resume."""
-        generator = np.random.Generator(np.random.Philox(key=[int(self.seed), self.done[0]]))
-        return torch.from_numpy(generator.random((rows, self.candidates.num))).to(self.real.device)
+    def uniform(self, rows: int = 1, number: int | None = None, stream: int = 0) -> torch.Tensor:
+        """Draws of U[0, 1), float64 (rows, number): those of this step, in whatever process and after any resume.
+
+        Args:
+            number: by default of the candidates.
+            stream: draws of one do not depend on those of another.
+        """
+        number = self.candidates.num if number is None else number
+        state = np.random.Philox(key=[int(self.seed), self.done[0]], counter=[0, 0, 0, stream])
+        return torch.from_numpy(np.random.Generator(state).random((rows, number))).to(self.real.device)
 
     def extra_repr(self):
         return f"k={self.k}, drop={self.drop}, every={self.every}, end={self.end}{self.competition_repr()}"
@@ -116,7 +124,8 @@ class DropAndGrow(Competing, MaskSelector):
 
 def largest(groups: Groups, score: torch.Tensor, among: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """Of each group the ``keep`` (G,) largest scores among a mask (n,), which has as many."""
-    return groups.top(score.where(among, score.new_full((), -math.inf)), keep)
+    place = among.nonzero().flatten()
+    return torch.zeros_like(among).index_copy_(0, place, groups.part(place, keep).top(score[place]))
 
 
 def filled(groups: Groups, score: torch.Tensor, kept: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,8 @@ from torch import nn
 from ..errors import SelectionError, lookup, whole
 from ..wiring import Wiring
 from .candidates import Candidates, Edges
-from .competition import check_k, is_traced
+from .competition import check_k
+from .groups import is_traced
 from .selection import GRADIENTS, GradientRule, Selection
 
 MOST_STEPS = 2**24  # up to here float32 counts exactly
@@ -197,9 +198,13 @@ class Selector(nn.Module, ABC):
             gradient: of every effective weight (W,), where :meth:`wants_gradient` said so.
 
         Returns:
-            A mask (n,) of candidates that were dropped or are new, whose weights and whose momentum become 0;
-            or None.
+            A mask (n,) of candidates that were dropped or are new, whose momentum becomes 0 as their weights do, but
+            for :meth:`new_weights`; or None.
         """
+        return None
+
+    def new_weights(self) -> torch.Tensor | None:
+        """With which weights (W,) those begin that became real at this step's change; None for 0."""
         return None
 
     def begin(self, step: int, total_steps: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import SelectionError
-from .competition import Groups
+from .groups import Groups
 from .registry import register
 from .selector import check_number
 from .topk import RankingSelector

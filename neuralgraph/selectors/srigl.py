@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .competition import Groups
+from .groups import Groups
 from .regrowth import DropAndGrow, apportion, filled, largest
 from .registry import register
 from .selector import check_number
@@ -81,7 +81,7 @@ class SRigL(DropAndGrow):
         layers, nodes, worth, growth = self._groups, self._nodes, self.worth(weight), self.growth(real, gradient)
         number = self.dropped(layers.keep)
         kept = largest(layers, worth, real, layers.keep - number)
-        salient = kept | largest(layers, growth, ~kept, number)
+        salient = filled(layers, growth, kept, layers.keep)
         fan_in = self._fan_in(self._active(nodes.counts(salient), nodes.counts(real)))
         kept = largest(nodes, worth, kept, torch.minimum(fan_in, nodes.counts(kept)))
         return filled(nodes, growth, kept, fan_in)

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..errors import SelectionError, lookup
 from .candidates import Edges
-from .competition import is_traced
+from .groups import is_traced
 from .registry import register
 from .selection import GradientRule
 from .selector import check_finite, check_number

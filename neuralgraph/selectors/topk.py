@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..errors import SelectionError
-from .competition import Competing, Whole, check_k, top_k
+from .competition import Competing, check_k
+from .groups import Whole, top_k
 from .registry import register
 from .selection import GradientRule
 from .selector import Selector
