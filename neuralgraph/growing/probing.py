@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..networks import ContinuousTimeNeuralGraph, NeuralGraph
 from ..selectors import Selection
 from .chain import is_depthwise, out_pixels
-from .curvature import Curved, curved
+from .curvature import Curved
 from .reducing import reduced_network
 
 SCARCE = 20  # so many times fewer edges than a dense product has: they are added one by one
@@ -67,6 +67,7 @@ class Probe:
         self.spaces: dict[str, tuple[int, ...]] = {}  # the sides of the maps that enter a network
         self.pixels: dict[str, int] = {}              # of a layer's outputs
         self.leaves: dict[str, torch.Tensor] = {}     # a of each network and layer
+        self.curved = Curved()
         self._cut: Callable[[torch.Tensor], torch.Tensor] = lambda message: message
         for name, module in self.model.named_modules():
             if isinstance(module, NeuralGraph) and not isinstance(module, ContinuousTimeNeuralGraph):
@@ -98,10 +99,10 @@ class Probe:
                 setattr(network, method, partial(through, getattr(reduced, method)))
 
     def _receive(self, functions, function, rows, total, fused=False):
-        return curved(functions.groups[function].receive, rows, total)
+        return self.curved.run(functions.groups[function].receive, rows, total)
 
     def _send(self, functions, function, rows, state, fused=False):
-        return self._cut(curved(functions.groups[function].send, rows, state))
+        return self._cut(self.curved.run(functions.groups[function].send, rows, state))
 
     def _measure_layer(self, name, module, _, y):
         self.pixels[name] = out_pixels(module, y)
@@ -135,7 +136,7 @@ class Probe:
                 total.append((gradient.detach() * message).sum())
             return value.detach()
 
-        with self._cutting(hold), Curved():
+        with self._cutting(hold), self.curved:
             self.model(x)
         leaves = list(self.leaves.values())
         first = _grad(sum(total), leaves, create_graph=True)

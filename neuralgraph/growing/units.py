@@ -68,6 +68,15 @@ class Units:
         return [part.label(int(node)) for part in self.parts for node in part.nodes]
 
     @property
+    def layers(self) -> torch.Tensor:
+        """The layer that each unit is in, or the block of a graph, as numbers (U,)."""
+        found = []
+        for part in self.parts:
+            own = part.module.wiring.block[part.nodes] if isinstance(part.module, NeuralGraph) else part.nodes * 0
+            found.append(torch.stack([torch.full_like(own, len(found)), own], 1))
+        return torch.cat(found).unique(dim=0, return_inverse=True)[1]
+
+    @property
     def owner(self) -> torch.Tensor:
         """The unit that each weight belongs to, (N,), ascending."""
         first, owners = 0, []
@@ -79,6 +88,10 @@ class Units:
     def split(self, values: torch.Tensor) -> list[torch.Tensor]:
         """Values of all units (U,) by part."""
         return list(values.split([len(part.nodes) for part in self.parts]))
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sums over the weights of each unit (..., U) of numbers for all weights (..., N)."""
+        return values.new_zeros(*values.shape[:-1], self.number).index_add(-1, self.owner, values)
 
     def spread(self, values: torch.Tensor, leaves: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Numbers for all weights (N,) as tensors of the shapes of their parts, 0 elsewhere."""
