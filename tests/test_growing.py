@@ -288,10 +288,10 @@ def test_caps_of_layers_against_greedy_choice():
 
 
 def test_layers_that_are_capped_are_blocks_and_layers():
-    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.ReLU(), ng.StaticNeuralGraph(
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.Conv2d(3, 3, 1), ng.StaticNeuralGraph(
         ng.wirings.blocks([3, 2, 4, 2]), ng.Complete()), torch.nn.Flatten(), torch.nn.Linear(50, 2))
     layers = find(model).layers.tolist()
-    assert [layers.count(n) for n in dict.fromkeys(layers)] == [3, 2, 4, 2]
+    assert [layers.count(n) for n in dict.fromkeys(layers)] == [3, 3, 2, 4, 2]
 
 
 def test_costs_are_those_of_the_written_formula():

@@ -205,8 +205,8 @@ def _warn_if_far(rest: torch.Tensor, value: torch.Tensor) -> None:
     """``rest``: the length of S v - lambda v, (U,)."""
     far = float((rest / value.abs()).nan_to_num(0.0).median())  # of a node that S does nothing to: 0
     if far > FAR:
-        warnings.warn(f"the lowest eigenvalues have not converged: S v differs from the eigenvalue times v by {100 * far:.0f} "
-                      "% of it at half of the nodes. Give route='exact', or more passes over the batches: "
+        warnings.warn(f"the lowest eigenvalues have not converged: S v differs from the eigenvalue times v by "
+                      f"{100 * far:.0f} % of it at half of the nodes. Give route='exact', or more passes over the batches: "
                       "route=neuralgraph.growing.Fast(epochs=N), whose defaults suffice for most.", stacklevel=4)
 
 

@@ -23,7 +23,8 @@ from .routes import ROUTES, Route
 from .units import Units, costs, find
 
 HALVES = ("kernel", "edges")
-ROUNDING = 16  # so many times what the weights' type cannot tell from 1: an eigenvalue that is that much of the largest is 0
+# an eigenvalue is 0 if it is less of the largest than so many times what the weights' type cannot tell from 1
+ROUNDING = 16
 
 
 def split(model: nn.Module, batches: Iterable, loss: Callable, fraction: float = 0.3, epsilon: float = 1e-2,
