@@ -69,8 +69,7 @@ def main(folder):
     losses, splits = train(network, x, y, STEPS), []
     for _ in range(ROUNDS):
         before = losses[-1]
-        network, report = ng.growing.split(network, [(x, y)], torch.nn.functional.mse_loss, fraction=0.5, epsilon=0.1,
-                                           route="exact")
+        network, report = ng.growing.split(network, [(x, y)], torch.nn.functional.mse_loss, fraction=0.5, epsilon=0.1)
         units = network.wiring.num_nodes - 3
         splits.append((len(losses), units))
         losses += train(network, x, y, STEPS)

@@ -1,7 +1,6 @@
 """Splitting of graphs: outputs stay, the loss changes as the splitting matrices say, selectors go along."""
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -11,10 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import neuralgraph as ng
-from neuralgraph.growing import Exact, Fast, split
+from neuralgraph.growing import split
 from neuralgraph.growing.building import build
-from neuralgraph.growing.carrying import check_carries
-from neuralgraph.growing.probing import Probe
+from neuralgraph.growing.carrying import check_carries, unbound
 from neuralgraph.growing.units import find
 
 SMOOTH = ng.NodeFunction("norm activation conv", activation="softplus")
@@ -115,53 +113,6 @@ def test_weights_of_a_split_parent_and_child():
             assert torch.equal(kernels[new], factor * network.functions.export()["kernel"][old])
 
 
-def written_out(network, data):
-    """Splitting matrices by the formula of ReLU behind a batch norm, node by node (methods: S_v of a channel).
-
-    S_v = mean of sum G sigma''(p) c^2 Z Z', with sigma'' that of the softplus of sharpness 3 and G = dL/dr.
-    """
-    wiring, values = network.wiring, {name: v.detach() for name, v in network.functions.export().items()}
-    weight, found = network.weight.detach(), {}
-    for x, target in data:
-        z, r, p, scale = {}, {}, {}, {}
-        for node in range(wiring.num_nodes):
-            into = (wiring.dst == node).nonzero().flatten()
-            total = x[:, int(wiring.channel[node])] if wiring.role[node] == 1 else sum(
-                weight[e] * z[int(wiring.src[e])] for e in into)
-            if wiring.role[node] == 2:
-                z[node] = total
-                continue
-            scale[node] = values["norm_weight"][node] / (values["norm_var"][node] + 1e-5).sqrt()
-            p[node] = scale[node] * (total - values["norm_mean"][node]) + values["norm_bias"][node]
-            r[node] = p[node].relu().detach().requires_grad_() if not p[node].requires_grad else p[node].relu()
-            z[node] = F.conv2d(r[node][:, None], values["kernel"][node][None, None], padding=1)[:, 0]
-        y = torch.stack([z[int(node)] for node in wiring.outputs], 1)
-        gradients = torch.autograd.grad(loss(y, target), list(r.values()), allow_unused=True)
-        for node, g in zip(r, gradients):
-            into = (wiring.dst == node).nonzero().flatten()
-            if wiring.role[node] == 1:
-                continue
-            s = torch.sigmoid(3 * p[node].detach())
-            sources = torch.stack([z[int(wiring.src[e])].detach() for e in into])
-            bent = (g * 3 * s * (1 - s) * scale[node]**2)
-            found[node] = found.get(node, 0) + torch.einsum("bhw,ibhw,jbhw->ij", bent, sources, sources) / len(data)
-    return found
-
-
-def test_exact_eigenpairs_are_those_of_the_written_formula():
-    network = disturbed(ng.StaticNeuralGraph(ng.wirings.blocks([2, 3, 3, 2]), ng.Complete(), dtype=torch.float64))
-    data = batches()
-    units = find(network)
-    values, vectors = Exact().solve(Probe(network, loss, []), units, lambda: data)
-    matrices = written_out(network, data)
-    assert list(matrices) == units.parts[0].nodes.tolist()
-    for number, s in enumerate(matrices.values()):
-        expected, basis = torch.linalg.eigh(s)
-        torch.testing.assert_close(values[number], expected[0], rtol=1e-8, atol=1e-12)
-        mine = vectors[units.owner == number]
-        torch.testing.assert_close(mine * mine[0].sign(), basis[:, 0] * basis[0, 0].sign(), rtol=1e-5, atol=1e-7)
-
-
 KINDS = {
     "batch": lambda: ng.StaticNeuralGraph(ng.wirings.blocks([2, 4, 3, 2], SMOOTH), ng.TopK(20), dtype=torch.float64),
     "instance": lambda: ng.StaticNeuralGraph(ng.wirings.blocks([2, 4, 3, 2], SMOOTH_INSTANCE), ng.Complete(),
@@ -190,26 +141,6 @@ def test_second_order_change_of_the_loss(kind, halve):
     assert report.split and all(node.eigenvalue < 0 for node in report.split)
     assert report.measured_change == pytest.approx(report.predicted_change, rel=2e-4)
     assert report.predicted_change == pytest.approx(-sum(node.gain for node in report.split))
-
-
-def test_fast_route_agrees_with_the_exact_one():
-    network = disturbed(ng.StaticNeuralGraph(ng.wirings.blocks([2, 4, 4, 2]), ng.Complete(), dtype=torch.float64))
-    data, units = batches(2, side=4), find(network)
-    exact, direction = Exact().solve(Probe(network, loss, []), units, lambda: data)
-    found, v = Fast(epochs=2, lr=5e-3).solve(Probe(network, loss, []), units, lambda: data * 50)
-    torch.testing.assert_close(found, exact, rtol=0.02, atol=0.01 * float(exact.abs().max()))
-    cosine = torch.zeros(units.number, dtype=torch.float64).index_add_(0, units.owner, v * direction).abs()
-    assert (cosine[exact < -0.1 * exact.abs().max()] > 0.98).all()
-
-
-def test_the_fast_route_says_when_it_has_not_converged():
-    network = disturbed(ng.StaticNeuralGraph(ng.wirings.blocks([2, 4, 4, 2]), ng.Complete(), dtype=torch.float64))
-    data, units = batches(2, side=4), find(network)
-    with pytest.warns(UserWarning, match="fast route has not converged.*route='exact'"):
-        Fast(epochs=1).solve(Probe(network, loss, []), units, lambda: data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Fast(epochs=2, lr=5e-3).solve(Probe(network, loss, []), units, lambda: data * 50)
 
 
 def test_report_prints_and_the_model_is_as_it_was():
@@ -282,6 +213,15 @@ def test_absent_candidates_are_shrunk_only_where_they_must_be():
     assert grown.weight[~real].abs().max() < grown.weight[real].abs().min()
 
 
+def test_groups_are_those_of_the_candidates_a_selector_serves_now():
+    """Also where all its settings are as they were for others."""
+    selector = ng.TopK(4, per="block")
+    network = ng.StaticNeuralGraph(ng.wirings.chain([2, 2, 2]), selector)
+    network.selection()
+    wider = ng.StaticNeuralGraph(ng.wirings.chain([2, 6, 2]), unbound(selector, 0, torch.arange(8).repeat(3)))
+    assert wider.selection().real.shape == (24,) and int(wider.selection().real.sum()) == 4
+
+
 @pytest.mark.parametrize("name, options", [("feather", {"k": 30}), ("dnw", {"k": 30, "per": "node"})])
 def test_selectors_that_cannot_grow_are_refused_by_name(name, options):
     network = ng.StaticNeuralGraph(ng.wirings.chain([5, 6, 4]), ng.selectors.create(name, **options), dtype=torch.float64)
@@ -324,6 +264,36 @@ def test_energy_aware_choice_against_brute_force():
             assert torch.equal(affordable(values, prices, 0.4), expected)
 
 
+def test_caps_of_layers_against_greedy_choice():
+    """Budgets that lie within each other are best spent on the greatest gain per cost first."""
+    from neuralgraph.growing.choosing import affordable
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+    for _ in range(30):
+        values = torch.randn(12, generator=generator, dtype=torch.float64)
+        prices = torch.rand(12, generator=generator, dtype=torch.float64) + 0.1
+        layers = torch.randint(0, 3, (12,), generator=generator)
+        left = float(0.5 * prices.sum())
+        room = {n: float(0.6 * prices[layers == n].sum()) for n in range(3)}
+        beta = torch.zeros(12, dtype=torch.float64)
+        for n in (values / prices).argsort().tolist():
+            spent = min(float(prices[n]), left, room[int(layers[n])]) if values[n] < 0 else 0.0
+            left, room[int(layers[n])] = left - spent, room[int(layers[n])] - spent
+            beta[n] = spent / prices[n]
+        expected = (beta >= 0.9) & (values < 0)
+        if expected.any():
+            assert torch.equal(affordable(values, prices, 0.5, layers, 0.6), expected)
+            seen += not torch.equal(affordable(values, prices, 0.5), expected)
+    assert seen > 5
+
+
+def test_layers_that_are_capped_are_blocks_and_layers():
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.Conv2d(3, 3, 1), ng.StaticNeuralGraph(
+        ng.wirings.blocks([3, 2, 4, 2]), ng.Complete()), torch.nn.Flatten(), torch.nn.Linear(50, 2))
+    layers = find(model).layers.tolist()
+    assert [layers.count(n) for n in dict.fromkeys(layers)] == [3, 3, 2, 4, 2]
+
+
 def test_costs_are_those_of_the_written_formula():
     """s^2 (d_in + 9) + s_out^2 d_out, of a strided node too."""
     functions = {1: ng.NodeFunction("norm activation conv", stride=2), 2: SMOOTH, 0: SMOOTH, 3: SMOOTH}
@@ -354,6 +324,12 @@ BAD = {
     "route": ({"route": "quick"}, "unknown route"), "halve": ({"halve": "norm"}, "unknown halve"),
     "cost": ({"cost": "energy"}, "unknown cost"), "label": ({"cost": {}}, "no entry"),
     "price": ({"cost": lambda label: -1}, "finite number above 0"),
+    "cap alone": ({"layer_cap": 0.5}, "give a cost too"),
+    "cap": ({"layer_cap": 0, "cost": "multiply-adds"}, "layer_cap must be"),
+    "narrow cap": ({"layer_cap": 1e-6, "cost": "multiply-adds"}, "give larger ones"),
+    "no price": ({"cost": lambda label: "x"}, "finite number above 0"), "bool": ({"fraction": True}, "got True.$"),
+    "too much": ({"fraction": 1.5}, "split everything"), "less than nothing": ({"fraction": -1}, "split nothing"),
+    "triple": ({"batches": [(1, 2, 3)]}, "got 3 things"),
     "empty": ({"batches": []}, "no batch"), "no pairs": ({"batches": [torch.zeros(2, 2, 4, 4)]}, "a pair"),
     "tensor": ({"batches": torch.zeros(3)}, "DataLoader"), "vector": ({"loss": lambda y, t: y.mean((1, 2, 3))}, "one number"),
     "float": ({"loss": lambda y, t: 0.5}, "one number"), "constant": ({"loss": lambda y, t: y.detach().mean()}, "gradient"),

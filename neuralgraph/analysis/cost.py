@@ -117,7 +117,7 @@ def _network_cost(network: NeuralGraph, space: tuple[int, ...], skip_dead: bool)
         repeats = max(1, network.evaluations)
     kernels = weights = others = 0
     for number, functions in enumerate(all_functions):
-        for nodes, incoming, operation, is_receive in _executed(network, functions, space):
+        for nodes, incoming, operation, is_receive in executed(network, functions, space):
             alive = int(live[nodes].sum())
             if number == 0:
                 kernels += alive * operation.multiply_adds(incoming)
@@ -128,7 +128,7 @@ def _network_cost(network: NeuralGraph, space: tuple[int, ...], skip_dead: bool)
     return Cost(int(edges + kernels) * repeats, k + weights, others, math.ceil(wiring.num_edges / 32), k)
 
 
-def _executed(network: NeuralGraph, functions, space: tuple[int, ...]) -> Iterator[
+def executed(network: NeuralGraph, functions, space: tuple[int, ...]) -> Iterator[
         tuple[torch.Tensor, tuple[int, ...], Operation, bool]]:
     """What one update runs: some nodes, the sides of the maps that enter, an operation, and whether it receives.
 

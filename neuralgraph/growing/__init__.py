@@ -3,8 +3,8 @@
 from .building import regrow
 from .curvature import rectify
 from .report import SplitNode, SplitReport
-from .routes import ROUTES, Exact, Fast, Route
+from .routes import ROUTES, Exact, Fast, MiniBatch, Route
 from .splitting import check_settings, split
 
-__all__ = ["ROUTES", "Exact", "Fast", "Route", "SplitNode", "SplitReport", "check_settings", "rectify",
+__all__ = ["ROUTES", "Exact", "Fast", "MiniBatch", "Route", "SplitNode", "SplitReport", "check_settings", "rectify",
            "regrow", "split"]

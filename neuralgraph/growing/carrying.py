@@ -43,8 +43,6 @@ def unbound(selector: Selector, grown: int, origin: torch.Tensor) -> Selector:
     for name, value in vars(new).items():
         if isinstance(value, torch.Tensor) and value.shape == (number,):
             setattr(new, name, value[origin.to(value.device)])  # masks that were given
-        elif name == "_fitted":
-            setattr(new, name, (None, None))
     if new.k is not None:
         new.k = new.k + grown
     return new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -19,12 +20,20 @@ Cost = str | Callable[[str], float] | Mapping[str, float] | None
 def check_fraction(fraction: float) -> None:
     """Refuses a share of nodes, or of their cost, that is not above 0 and below 1."""
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
-        what = {0: ", which would split nothing", 1: ", which would split everything"}.get(fraction, "")
+        is_number = isinstance(fraction, (int, float)) and not isinstance(fraction, bool)
+        what = "" if not is_number or not (fraction <= 0 or fraction >= 1) else \
+            f", which would split {'nothing' if fraction <= 0 else 'everything'}"
         raise InputError(f"fraction must be a number above 0 and below 1, got {fraction!r}{what}.")
 
 
-def check_cost(cost: Cost) -> None:
-    """Refuses what is no cost."""
+def check_cost(cost: Cost, layer_cap: float | None) -> None:
+    """Refuses what is no cost, or no cap on it."""
+    if layer_cap is not None and cost is None:
+        raise InputError(f"layer_cap={layer_cap!r} is a share of the cost of a layer: give a cost too, such as "
+                         "cost='multiply-adds'.")
+    if layer_cap is not None and (isinstance(layer_cap, bool) or not isinstance(layer_cap, (int, float))
+                                  or not 0 < layer_cap <= 1):
+        raise InputError(f"layer_cap must be a number above 0 and at most 1, got {layer_cap!r}.")
     if not (cost is None or callable(cost) or isinstance(cost, Mapping)):
         lookup("cost", cost, COSTS, " Or a function or a mapping from the label of a node to its cost.")
 
@@ -46,13 +55,18 @@ def lowest(eigenvalues: torch.Tensor, fraction: float) -> torch.Tensor:
     return (eigenvalues < threshold) & (eigenvalues < 0)
 
 
-def affordable(eigenvalues: torch.Tensor, costs: torch.Tensor, fraction: float) -> torch.Tensor:
+def affordable(eigenvalues: torch.Tensor, costs: torch.Tensor, fraction: float, layers: torch.Tensor | None = None,
+               layer_cap: float = 1.0) -> torch.Tensor:
     """The units of greatest gain that a share of all costs pays for; a mask (n,).
 
         min sum_v beta_v lambda_v,    0 <= beta_v <= 1,    sum_v beta_v c_v <= fraction sum_v c_v,
+        and in each layer    sum_v beta_v c_v <= layer_cap sum_v c_v,
 
     a linear program, of which beta_v >= 0.9 are split ("Energy-Aware Neural Architecture Optimization with
     Fast Splitting Steepest Descent", Wang et al., 2019).
+
+    Args:
+        layers: the layer of each unit, (n,), where they have a cap.
 
     Raises:
         InputError: if that pays for none of those whose eigenvalue is below 0.
@@ -65,12 +79,17 @@ def affordable(eigenvalues: torch.Tensor, costs: torch.Tensor, fraction: float) 
     if not (eigenvalues < 0).any():
         return torch.zeros_like(eigenvalues, dtype=torch.bool)
     scale = eigenvalues.abs().max()
-    found = linprog((eigenvalues / scale).numpy(), A_ub=(costs / costs.sum())[None].numpy(), b_ub=[fraction],
-                    bounds=(0, 1), method="highs")
+    members, bounds = [torch.ones_like(costs)], [fraction]
+    if layers is not None and layer_cap < 1:
+        members += [(layers == layer).to(costs) for layer in layers.unique()]
+        bounds += [layer_cap] * (len(members) - 1)
+    shares = torch.stack([mask * costs / (mask * costs).sum() for mask in members])
+    found = linprog((eigenvalues / scale).numpy(), A_ub=shares.numpy(), b_ub=bounds, bounds=(0, 1), method="highs")
     chosen = (torch.from_numpy(found.x) >= KEEP) & (eigenvalues < 0)
     if not chosen.any():
-        raise InputError(f"fraction={fraction} of the cost of all nodes pays for none whose eigenvalue is below 0, "
-                         "so that nothing is split: give a larger one.")
+        cap = f" and layer_cap={layer_cap} of that of its layer" if layer_cap < 1 else ""
+        raise InputError(f"fraction={fraction} of the cost of all nodes{cap} pays for none whose eigenvalue is below 0, "
+                         f"so that nothing is split: give {'larger ones' if cap else 'a larger one'}.")
     return chosen
 
 
@@ -84,11 +103,10 @@ def priced(cost: Cost, labels: Sequence[str], multiply_adds: torch.Tensor) -> to
         return lookup("cost", cost, COSTS)(multiply_adds)
     prices = []
     for label in labels:
-        try:
-            price = float(cost[label] if isinstance(cost, Mapping) else cost(label))
-        except KeyError:
-            raise InputError(f"cost has no entry for {label!r}: give one for every node that can be split.") from None
-        if not 0 < price < math.inf:
+        if isinstance(cost, Mapping) and label not in cost:
+            raise InputError(f"cost has no entry for {label!r}: give one for every node that can be split.")
+        price = cost[label] if isinstance(cost, Mapping) else cost(label)
+        if not isinstance(price, numbers.Real) or not 0 < price < math.inf:
             raise InputError(f"the cost of {label!r} must be a finite number above 0, got {price!r}.")
-        prices.append(price)
+        prices.append(float(price))
     return torch.tensor(prices, dtype=torch.float64)

@@ -61,15 +61,33 @@ def rectify(x: torch.Tensor, slope: float = 0.0) -> torch.Tensor:
 
 
 class Curved(TorchFunctionMode):
-    """Within it, torch's own ReLU and leaky ReLU are :func:`rectify`, wherever they are called."""
+    """Within it, torch's own ReLU and leaky ReLU are :func:`rectify`, wherever they are called.
+
+    ``met`` says whether there was a function with a kink.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.met = False
+
+    def rectify(self, x: torch.Tensor, slope: float = 0.0) -> torch.Tensor:
+        self.met = self.met or slope != 1.0
+        return rectify(x, slope)
+
+    def run(self, operations: Iterable[Operation], rows: Rows, x: torch.Tensor) -> torch.Tensor:
+        """The steps of a node function, in which activations with a kink are :func:`rectify`."""
+        for operation in operations:
+            slope = ACTIVATIONS[operation.activation].slope if isinstance(operation, Activation) else None
+            x = operation(x, rows) if slope is None else self.rectify(x, slope)
+        return x
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function in _RELU:
-            return rectify(args[0] if args else kwargs["input"])
+            return self.rectify(args[0] if args else kwargs["input"])
         if function in _LEAKY_RELU:
             x, slope = _leaky(*args, **kwargs)
-            return rectify(x, slope)
+            return self.rectify(x, slope)
         return function(*args, **kwargs)
 
 
@@ -80,10 +98,3 @@ _LEAKY_RELU = {F.leaky_relu, F.leaky_relu_}
 def _leaky(input, negative_slope=0.01, inplace=False):
     return input, negative_slope
 
-
-def curved(operations: Iterable[Operation], rows: Rows, x: torch.Tensor) -> torch.Tensor:
-    """The steps of a node function, in which activations with a kink are :func:`rectify`."""
-    for operation in operations:
-        slope = ACTIVATIONS[operation.activation].slope if isinstance(operation, Activation) else None
-        x = operation(x, rows) if slope is None else rectify(x, slope)
-    return x

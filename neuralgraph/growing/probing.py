@@ -16,7 +16,8 @@ from ..errors import InputError
 from ..networks import ContinuousTimeNeuralGraph, NeuralGraph
 from ..selectors import Selection
 from .chain import is_depthwise, out_pixels
-from .curvature import Curved, curved
+from .curvature import Curved
+from .reducing import reduced_network
 
 SCARCE = 20  # so many times fewer edges than a dense product has: they are added one by one
 
@@ -51,7 +52,8 @@ class Probe:
         l(a) = sum_v < G_v, m_v(a_v) >,      m_v(a_v) = f_v( sum_u a_uv m_u )
 
     depends on the weights a_v into a node through that node alone, so that its Hessian is made of blocks,
-    the splitting matrices S_v = E[ G_v d^2 m_v / da_v^2 ].
+    the splitting matrices S_v = E[ G_v d^2 m_v / da_v^2 ]. Nodes that no output depends on have no part in it:
+    networks are computed without them.
 
     Args:
         model: not changed.
@@ -62,13 +64,11 @@ class Probe:
     def __init__(self, model: nn.Module, loss: Callable, layers: Sequence[str]):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.loss = loss
-        self.pixels_in: dict[str, torch.Tensor] = {}   # of each node's sum, by network
-        self.pixels_out: dict[str, torch.Tensor] = {}  # of its message
-        self.kernels: dict[str, torch.Tensor] = {}     # multiply-adds of receive and send, (2, V)
-        self.pixels: dict[str, int] = {}               # of a layer's outputs
-        self.leaves: dict[str, torch.Tensor] = {}      # a of each network and layer
+        self.spaces: dict[str, tuple[int, ...]] = {}  # the sides of the maps that enter a network
+        self.pixels: dict[str, int] = {}              # of a layer's outputs
+        self.leaves: dict[str, torch.Tensor] = {}     # a of each network and layer
+        self.curved = Curved()
         self._cut: Callable[[torch.Tensor], torch.Tensor] = lambda message: message
-        self._curved = False
         for name, module in self.model.named_modules():
             if isinstance(module, NeuralGraph) and not isinstance(module, ContinuousTimeNeuralGraph):
                 self._tap(name, module)
@@ -79,51 +79,33 @@ class Probe:
                 module.register_forward_hook(partial(self._measure_layer, name))
 
     def _tap(self, name: str, network: NeuralGraph) -> None:
-        """Takes the place of what a network does at its nodes and with its weights."""
-        network.backend = Gathering()
-        selection = network.selection()
-        real, weight = selection.real, selection.weight.detach().clone()
-        self.leaves[name] = weight.requires_grad_()
-        network._forward_selection = lambda: Selection(real, weight, False)
-        number = network.wiring.num_nodes
-        self.pixels_in[name], self.pixels_out[name] = torch.zeros(2, number, dtype=torch.long)
-        self.kernels[name] = torch.zeros(2, number, dtype=torch.long)
-        for functions in (network.functions, *getattr(network, "later_functions", ())):
-            functions.receive = partial(self._receive, name, functions)
-            functions.send = partial(self._send, name, functions)
+        """Has a network computed by what is left of it, cut at its messages."""
+        reduced, edges = reduced_network(network)
+        reduced.backend = Gathering()
+        self.leaves[name] = leaf = network.selection().weight.detach().clone().requires_grad_()
+        real, edges = reduced.selection().real, edges.to(leaf.device)
+        reduced._forward_selection = lambda: Selection(real, leaf[edges], False)
+        for functions in (reduced.functions, *getattr(reduced, "later_functions", ())):
+            functions.receive = partial(self._receive, functions)
+            functions.send = partial(self._send, functions)
 
-    def _receive(self, name, functions, function, rows, total, fused=False):
-        group = functions.groups[function]
-        nodes = group.nodes[rows]
-        self.pixels_in[name][nodes] = total.shape[2:].numel()
-        return self._run(self.kernels[name][0], nodes, group.receive, rows, total)
+        def through(method, x=None, *args, **options):
+            if x is not None:
+                self.spaces[name] = tuple(x.shape[x.dim() - network.dims:])
+            return method(x, *args, **options)
 
-    def _send(self, name, functions, function, rows, state, fused=False):
-        group = functions.groups[function]
-        nodes = group.nodes[rows]
-        message = self._run(self.kernels[name][1], nodes, group.send, rows, state)
-        self.pixels_out[name][nodes] = message.shape[2:].numel()
-        return self._cut(message)
+        for method in ("forward", "trajectory"):
+            if hasattr(reduced, method):
+                setattr(network, method, partial(through, getattr(reduced, method)))
 
-    def _run(self, kernels, nodes, operations, rows, x):
-        if self._curved:
-            return curved(operations, rows, x)
-        kernels[nodes] = 0
-        for operation in operations:
-            kernels[nodes] += operation.multiply_adds(tuple(x.shape[2:]))
-            x = operation(x, rows)
-        return x
+    def _receive(self, functions, function, rows, total, fused=False):
+        return self.curved.run(functions.groups[function].receive, rows, total)
+
+    def _send(self, functions, function, rows, state, fused=False):
+        return self._cut(self.curved.run(functions.groups[function].send, rows, state))
 
     def _measure_layer(self, name, module, _, y):
         self.pixels[name] = out_pixels(module, y)
-
-    def loss_of(self, x: object, target: object) -> torch.Tensor:
-        """The loss of a batch.
-
-        Raises:
-            InputError: if it is not one finite number.
-        """
-        return checked(self.loss(self.model(x), target))
 
     @torch.enable_grad()
     def products(self, x: object, target: object) -> tuple[float, Callable[[dict], dict]]:
@@ -140,7 +122,7 @@ class Probe:
             return message
 
         with self._cutting(keep):
-            loss = self.loss_of(x, target)
+            loss = checked(self.loss(self.model(x), target))
         if not loss.requires_grad:
             raise InputError("the loss does not depend on the model's output by torch's operations, so that it has "
                              "no gradient: compute it from y without detach(), item() or numpy.")
@@ -154,7 +136,7 @@ class Probe:
                 total.append((gradient.detach() * message).sum())
             return value.detach()
 
-        with self._cutting(hold, curved=True), Curved():
+        with self._cutting(hold), self.curved:
             self.model(x)
         leaves = list(self.leaves.values())
         first = _grad(sum(total), leaves, create_graph=True)
@@ -169,12 +151,12 @@ class Probe:
         return {name: found.get(number, torch.zeros_like(leaves[number])) for number, name in enumerate(self.leaves)}
 
     @contextlib.contextmanager
-    def _cutting(self, cut, curved=False):
-        before, self._cut, self._curved = self._cut, cut, curved
+    def _cutting(self, cut):
+        before, self._cut = self._cut, cut
         try:
             yield
         finally:
-            self._cut, self._curved = before, False
+            self._cut = before
 
 
 def _grad(value, leaves, **options):

@@ -17,7 +17,8 @@ class SplitNode:
     Args:
         label: its name.
         eigenvalue: lambda, the lowest of its splitting matrix.
-        gain: by how much splitting it lowers the loss to second order, -epsilon^2 lambda / 2.
+        gain: by how much splitting it lowers the loss to second order, -epsilon^2 lambda / 2; 0 of a node that no
+            output depends on.
         cost: multiply-adds of one more copy of it.
         split: whether it was split.
     """
@@ -42,6 +43,7 @@ class SplitReport:
         multiply_adds_before, multiply_adds_after: of the model, on one sample.
         growth: what was split, as JSON has it, for :func:`~neuralgraph.growing.regrow`: "split", by the names of
             graphs and layers in the model the numbers of nodes and channels, and "k" of each graph's selector.
+        smoothed: whether functions with a kink, such as ReLU, bent as a softplus in the prediction.
     """
 
     nodes: tuple[SplitNode, ...]
@@ -53,6 +55,7 @@ class SplitReport:
     multiply_adds_before: int
     multiply_adds_after: int
     growth: dict[str, dict]
+    smoothed: bool = False
 
     @property
     def split(self) -> tuple[SplitNode, ...]:
@@ -61,8 +64,13 @@ class SplitReport:
 
     @property
     def measured_change(self) -> float:
-        """Of the loss."""
+        """Of the loss, computed before and after on the same batches."""
         return self.loss_after - self.loss_before
+
+    @property
+    def agreement(self) -> float | None:
+        """The measured change divided by the predicted one; None where nothing was split or moved."""
+        return self.measured_change / self.predicted_change if self.predicted_change else None
 
     def __str__(self) -> str:
         split = self.split
@@ -75,8 +83,7 @@ class SplitReport:
                       for node in split[:SHOWN]]
             if len(split) > SHOWN:
                 lines.append(f"and {len(split) - SHOWN} more")
-        lines += [f"loss           {self.loss_before:.6f} -> {self.loss_after:.6f} (change {self.measured_change:.2e}, "
-                  f"predicted {self.predicted_change:.2e})",
+        lines += [f"loss           {self.loss_before:.6f} -> {self.loss_after:.6f}", *self._comparison(),
                   f"multiply-adds  {self.multiply_adds_before:,} -> {self.multiply_adds_after:,}"]
         lines += [f"not split      {len(labels)}: {why} ({listed(labels, most=3)})"
                   for why, labels in self.refused.items()]
@@ -88,3 +95,14 @@ class SplitReport:
             f"loss {self.loss_before:.6f} -> {self.loss_after:.6f} (change {self.measured_change:.2e}, predicted "
             f"{self.predicted_change:.2e})", f"multiply-adds {self.multiply_adds_before:,} -> {self.multiply_adds_after:,}",
             *(f"not split, {len(labels)}: {why} ({listed(labels, most=3)})" for why, labels in self.refused.items())])
+
+    def _comparison(self) -> list[str]:
+        """The measured change beside the predicted one."""
+        if self.agreement is None:
+            return []
+        lines = [f"change         measured {self.measured_change:.2e}, predicted {self.predicted_change:.2e} to second "
+                 f"order in epsilon={self.epsilon:g}; measured / predicted = {self.agreement:.3g}"]
+        if self.smoothed:
+            lines.append("               (a kink, as of ReLU, bends as a softplus in the prediction, which is for choosing "
+                         "nodes; the model itself bends only where the step crosses a kink)")
+        return lines

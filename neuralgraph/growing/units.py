@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from ..analysis.cost import executed
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
 from ..nodes.conv import DepthwiseConv
+from ..plan import reduced
 from ..wiring.wiring import INPUT, OUTPUT
 from .chain import Link, channels_of, is_layer, links
 from .probing import Probe
@@ -65,6 +68,15 @@ class Units:
         return [part.label(int(node)) for part in self.parts for node in part.nodes]
 
     @property
+    def layers(self) -> torch.Tensor:
+        """The layer that each unit is in, or the block of a graph, as numbers (U,)."""
+        found = []
+        for part in self.parts:
+            own = part.module.wiring.block[part.nodes] if isinstance(part.module, NeuralGraph) else part.nodes * 0
+            found.append(torch.stack([torch.full_like(own, len(found)), own], 1))
+        return torch.cat(found).unique(dim=0, return_inverse=True)[1]
+
+    @property
     def owner(self) -> torch.Tensor:
         """The unit that each weight belongs to, (N,), ascending."""
         first, owners = 0, []
@@ -76,6 +88,10 @@ class Units:
     def split(self, values: torch.Tensor) -> list[torch.Tensor]:
         """Values of all units (U,) by part."""
         return list(values.split([len(part.nodes) for part in self.parts]))
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sums over the weights of each unit (..., U) of numbers for all weights (..., N)."""
+        return values.new_zeros(*values.shape[:-1], self.number).index_add(-1, self.owner, values)
 
     def spread(self, values: torch.Tensor, leaves: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Numbers for all weights (N,) as tensors of the shapes of their parts, 0 elsewhere."""
@@ -200,12 +216,28 @@ def costs(model: nn.Module, units: Units, probe: Probe) -> torch.Tensor:
         wiring = part.module.wiring
         real = part.module.selection().real.cpu()
         out = torch.bincount(wiring.src[real], minlength=wiring.num_nodes)
-        after = probe.kernels[part.name].sum(0) + probe.pixels_out[part.name] * out
+        space = probe.spaces[part.name]
+        receives, sends = _kernels(part.module, space)
+        after = receives + sends + _pixels(space, wiring.message_scale()) * out
         if part.link is not None:
-            after[wiring.outputs] = probe.kernels[part.name][0, wiring.outputs] + _reading(part.link, modules, probe)
-        here = degree * probe.pixels_in[part.name][part.nodes] + after[part.nodes]
+            after[wiring.outputs] = receives[wiring.outputs] + _reading(part.link, modules, probe)
+        here = degree * _pixels(space, wiring.scale[part.nodes]) + after[part.nodes]
         found.append(here * (getattr(part.module, "steps", None) or 1))
     return torch.cat(found).double()
+
+
+def _pixels(space: tuple[int, ...], scale: torch.Tensor) -> torch.Tensor:
+    """Of maps that are so many times smaller than those of these sides."""
+    sides = torch.tensor([math.prod(reduced(space, int(s))) for s in range(1, 1 + int(scale.max()))])
+    return sides[scale - 1]
+
+
+def _kernels(network: NeuralGraph, space: tuple[int, ...]) -> torch.Tensor:
+    """Multiply-adds of what each node does when it receives and when it sends, (2, V)."""
+    found = torch.zeros(2, network.wiring.num_nodes, dtype=torch.long)
+    for nodes, sides, operation, is_receive in executed(network, network.functions, space):
+        found[0 if is_receive else 1, nodes] += operation.multiply_adds(sides)
+    return found
 
 
 def _reading(link: Link, modules: dict[str, nn.Module], probe: Probe) -> torch.Tensor:
@@ -214,7 +246,8 @@ def _reading(link: Link, modules: dict[str, nn.Module], probe: Probe) -> torch.T
     if isinstance(reader, NeuralGraph):
         wiring = reader.wiring
         out = torch.bincount(wiring.src[reader.selection().real.cpu()], minlength=wiring.num_nodes)
-        here = (probe.kernels[link.reader][1] + probe.pixels_out[link.reader] * out)[wiring.inputs]
+        space = probe.spaces[link.reader]
+        here = (_kernels(reader, space)[1] + _pixels(space, wiring.message_scale()) * out)[wiring.inputs]
     else:
         channels = channels_of(modules[link.maker])
         here = torch.full((channels,), probe.pixels[link.reader] * reader.weight.numel() // channels)

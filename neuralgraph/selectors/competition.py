@@ -142,21 +142,22 @@ class Competing:
             raise SelectionError(f"group={group!r} is a setting of per='group', got per={per!r}.")
         self.per, self.group = per, group
         self._always, self._never = always, never
-        self._fitted: tuple[Hashable, Groups | None] = (None, None)
+        # for which candidates, under which settings
+        self._fitted: tuple[Candidates | None, Hashable, Groups | None] = (None, None, None)
 
     def fit(self) -> Groups:
         """What candidates compete within under the present settings."""
         return compete(self.per, self.candidates, self.k, self.group, self._always, self._never)
 
     def groups(self) -> Groups:
-        """The competition, made anew where a setting has changed."""
+        """The competition, made anew where a setting has changed, or the candidates."""
         if is_traced():
-            return self._fitted[1]
-        settings = self.settings()
-        if self._fitted[0] != settings:
-            check_k(self.k, self.num_edges, self.candidates.word)
-            self._fitted = settings, self.fit()
-        return self._fitted[1]
+            return self._fitted[2]
+        candidates, settings = self.candidates, self.settings()
+        if self._fitted[0] is not candidates or self._fitted[1] != settings:
+            check_k(self.k, self.num_edges, candidates.word)
+            self._fitted = candidates, settings, self.fit()
+        return self._fitted[2]
 
     def competition_repr(self) -> str:
         """The settings that are not the usual ones, for ``extra_repr``."""

@@ -31,8 +31,8 @@ class GrowingRun:
     The folder holds ``recipe.json`` and a whole run per size, ``round-0``, ``round-1``, ..., each with an
     optimizer of its own; ``split-1.json``, ... say what was split to get there. All commands take the folder
     for that of its last round, and ``report`` shows every round. The splitting sees the training
-    images in their order and without augmentation, so that a continued run does exactly what an undisturbed
-    one would have done, wherever it was cut off. Growth ends early where no node has an eigenvalue below 0.
+    images in their order (of ``grow.num_batches`` those that the seed draws) and without augmentation, so that a
+    continued run does exactly what an undisturbed one would have done, wherever it was cut off. Growth ends early where no node has an eigenvalue below 0.
 
     Use :meth:`create` for a new run and :meth:`open` for one that exists.
     """
@@ -118,19 +118,22 @@ class GrowingRun:
 
     def _split(self) -> tuple[torch.nn.Module, growing.SplitReport]:
         with lost_readers():
-            return growing.split(self.run.model, _Batches(self.run), F.cross_entropy,
-                                 **(self.recipe.grow_options or {}))
+            options = self.recipe.grow_options or {}
+            return growing.split(self.run.model, _Batches(self.run, options.get("num_batches")), F.cross_entropy,
+                                 **options)
 
 
 class _Batches:
-    """The training images of a run in their order, as they are."""
+    """The training images of a run in their order, as they are; or so many batches of them, drawn by its seed."""
 
-    def __init__(self, run: Run):
-        self.run = run
+    def __init__(self, run: Run, number: int | None):
+        self.run, self.number = run, number
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         data, recipe, device = self.run.data, self.run.recipe, self.run.device
-        batches = torch.arange(data.num_train).split(recipe.batch_size)
+        order = torch.arange(data.num_train) if self.number is None else \
+            torch.randperm(data.num_train, generator=torch.Generator().manual_seed(recipe.seed))
+        batches = order.split(recipe.batch_size)[:self.number]
         for images, labels in data.train_batches(batches, Augmentation(0, False), recipe.seed, 0):
             yield data.normalise(images.to(device)), labels.to(device)
 
