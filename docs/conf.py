@@ -46,7 +46,8 @@ python_maximum_signature_line_length = 88
 add_module_names = False
 autodoc_inherit_docstrings = False
 autodoc_default_options = {"show-inheritance": True}
-toc_object_entries = False
+toc_object_entries_show_parents = "hide"
+highlight_language = "text"
 
 html_math_renderer = "mathml"
 html_theme = "furo"

@@ -14,24 +14,18 @@ from neuralgraph.nodes import ACTIVATIONS, OPERATIONS
 from neuralgraph.selectors import SELECTORS
 
 ROOT = Path(__file__).parents[1]
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
     """(language, text) of every fenced block of code; directives are none."""
-    return FENCE.findall(path.read_text())
+    return [(language, text) for language, text in FENCE.findall(path.read_text()) if not language.startswith("{")]
 
 
 def commands(text: str) -> list[list[str]]:
     """The words after ``neuralgraph`` of every line of a console that calls it."""
     lines = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
-    for words in lines:
-        while "&&" in words:
-            words = words[words.index("&&") + 1:]
-        if words[:1] == ["neuralgraph"]:
-            yield words[1:]
-        elif words[-1:] and "neuralgraph" in words and "-m" in words:
-            yield words[words.index("neuralgraph") + 1:]
+    return [words[words.index("neuralgraph") + 1:] for words in lines if "neuralgraph" in words]
 
 
 def check_command(words: list[str]) -> None:

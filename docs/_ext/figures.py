@@ -7,6 +7,7 @@ Everything lies in docs/_made afterwards; it is drawn anew when the package or t
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -82,9 +83,20 @@ def training_pictures(save: Saver) -> None:
                               "weights": ng.plots.weight_histogram(network),
                               "rewiring": ng.plots.rewiring(rows[selector])}.items():
             save.figure(f"{name}.png", picture)
-        ng.explore(folder, out=save.folder / "site" / "explorer.html")
+        explorer_page(save, folder)
         circuit_picture(save, run)
     save.figure("curves.png", ng.plots.learning_curves({"discovered (dnw)": rows["dnw"], "random": rows["random"]}))
+
+
+def explorer_page(save: Saver, folder: Path) -> None:
+    """Its title says the folder as it is given, and nobody wants to read where this one lies."""
+    before = Path.cwd()
+    os.chdir(folder.parent)
+    try:
+        page = ng.explore(folder.name)
+    finally:
+        os.chdir(before)
+    save.text("site/explorer.html", page.html)
 
 
 def circuit_picture(save: Saver, run) -> None:
