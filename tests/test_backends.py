@@ -34,6 +34,40 @@ def test_auto_takes_the_dense_way_where_most_edges_are_real_or_work_is_small():
         assert used.pop() == expected and not used
 
 
+@pytest.mark.parametrize("space", [(), (1,), (7,), (1, 1), (3, 5), (2, 1, 3)])
+def test_little_work_is_the_same_product(space, monkeypatch):
+    """Values and both derivatives of the way for little work are those of a convolution, and of a sum over nodes."""
+    from neuralgraph.backends import dense
+
+    generator = torch.Generator().manual_seed(0)
+    matrix, messages = (torch.randn(size, generator=generator, dtype=torch.float64, requires_grad=True)
+                        for size in ((5, 4), (3, 4, *space)))
+    torch.testing.assert_close(dense._product(matrix, messages), torch.einsum("vu,bu...->bv...", matrix, messages))
+    assert torch.autograd.gradcheck(dense._product, (matrix, messages))
+    assert torch.autograd.gradgradcheck(dense._product, (matrix, messages))
+    few = dense._product(matrix, messages)
+    monkeypatch.setattr(dense, "SMALL", 0)
+    torch.testing.assert_close(few, dense._product(matrix, messages))
+
+
+def test_little_work_waits_for_no_other_thread(monkeypatch):
+    """A team is asked for where there is work for it: on a busy machine every team costs milliseconds."""
+    launch = pytest.importorskip("neuralgraph.kernels.launch")
+    asked, run = [], launch._parallel
+    monkeypatch.setattr(launch, "_parallel", lambda *arguments: (asked.append(arguments[2]), run(*arguments)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for side, is_team in ((1, False), (4, False), (48, True)):
+            for backend in ("sparse", "auto"):
+                net = ng.StaticNeuralGraph(ng.wirings.chain([8] * 5), ng.TopK(120), backend)
+                net(torch.randn(8, 8, side, side)).square().sum().backward()
+                assert bool(asked) == is_team, (side, backend)
+                asked.clear()
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("wiring", [ng.wirings.blocks([4, 6, 5, 6, 3]), ng.wirings.chain([4, 6, 5, 6, 3]),
                                     ng.wirings.blocks([4, 6, 5, 3], ng.NodeFunction(receive="norm"))])
 @pytest.mark.parametrize("retain", [False, True])

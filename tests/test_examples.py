@@ -25,6 +25,7 @@ EXAMPLES = {  # name: (arguments, patterns of what it prints)
     "randomly_wired": (["3"], [r"test accuracy after 3 epochs: 9", "began at 0.5", "compiled, the outputs differ by"]),
     "grow_a_network": ([], ["stuck at", "nodes split", "[2-9] times less"]),
     "prune_connections": (["3"], ["vgg: .* % fine-tuned", "DenseNet: .*the outputs are the same"]),
+    "wirings_and_chance": (["--samples", "3"], ["300 of 325760 edges", r"blocks +bi-fans: .* z = ", r"small world: clustering \d"]),
     "own_operation": ([], ["has a gradient: True", "refused: nodes with 'sine'", "with a formula it is compiled"]),
 }
 

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 import neuralgraph as ng
+from neuralgraph.analysis import Attribution
 from neuralgraph.cli import main
 from neuralgraph.errors import InputError
 from neuralgraph.explorer.serving import serve
@@ -55,7 +56,7 @@ class Page:
         self.js("neuralgraph.draw()")
         return {tuple(pair) for pair in self.js(
             f"(() => {{ const {{state, sides}} = neuralgraph, ends = sides[{side}].history.parts[state.part];"
-            f"return state.drawn[{side}].kept.map(e => [ends.src[e], ends.dst[e]]); }})()")}
+            f"return Array.from(state.drawn[{side}].kept, e => [ends.src[e], ends.dst[e]]); }})()")}
 
     def close(self):
         self.page.close()
@@ -203,6 +204,59 @@ class TestPage:
         assert page.js(background) == "rgb(255, 255, 255)"
         page.close()
 
+    def test_weights_are_counted_from_the_threshold_on(self, page, run):
+        page.js("neuralgraph.seek(9); neuralgraph.draw()")
+        weights = np.array(list(edges_at(run, History(run / "wiring.history").steps[9]).values()))
+        bars = page.js("""(() => { for (const doc of Bokeh.documents) { const m = doc.get_model_by_name("weights");
+            if (m) return [Array.from(m.data.left), Array.from(m.data.right), Array.from(m.data.top)]; } })()""")
+        left, right, top = map(np.array, bars)
+        assert top.sum() == len(weights) and min(abs(np.append(left, right))) == pytest.approx(abs(weights).min())
+        inside = right[:-1].max() - 1e-6
+        assert [int(((weights > l) & (weights < r)).sum()) for l, r in zip(left, right)][1:-1] == pytest.approx(top[1:-1], abs=1)
+        assert inside < abs(weights).max()
+
+    def test_the_matrix_is_that_of_the_graph(self, browser, tmp_path):
+        wiring = ng.wirings.watts_strogatz(20, 4, 0.2, inputs=2, outputs=2, seed=0)
+        ng.explore(wiring, out=tmp_path / "small.html")
+        page = Page(browser, (tmp_path / "small.html").as_uri())
+        pixels, order = page.js("""(() => { const {sides} = neuralgraph, order = Array.from(sides[0].graphs[0].order);
+            for (const doc of Bokeh.documents) { const m = doc.get_model_by_name("matrix-image-0");
+            if (m) return [Array.from(m.data.image[0]), order]; } })()""")
+        number = wiring.num_nodes
+        marked = {(order.index(at % number), order.index(at // number)) for at, pixel in enumerate(pixels) if pixel}
+        assert marked == set(zip(wiring.src.tolist(), wiring.dst.tolist()))
+        page.close()
+
+    def test_classes_have_their_edges_and_nodes(self, browser, run, tmp_path):
+        model = ng.training.open_model(run)[1]
+        data = ng.data.load("digits")
+        pixels, labels = next(iter(data.test_batches([torch.arange(60)])))
+        samples = data.normalise(pixels), labels.long()
+        attributions = {f"<b>{label}</b>": ng.analysis.attribution(model, *samples, label=label) for label in (0, 3)}
+        circuits = {str(label): ng.analysis.circuit(model, *samples, label=label, keep=0.5, one_by_one=0) for label in (0, 3)}
+        ng.explore(run, out=tmp_path / "classes.html", attributions=attributions, circuits=circuits)
+        page = Page(browser, (tmp_path / "classes.html").as_uri())
+        choose = "(([id, value]) => {{ document.getElementById(id).value = value; neuralgraph.draw(); }})({})"
+        found = attributions["<b>3</b>"][0]
+        page.js(choose.format('["view", "1"]'))
+        assert page.js("document.getElementById('view').selectedOptions[0].text") == "<b>3</b>"
+        shown = page.js("""(() => { const {edges, shown} = neuralgraph.state.drawn[0].seen, {src, dst} = neuralgraph.sides[0].history.parts[0];
+            return Array.from(edges, (e, i) => [src[e], dst[e], shown[i]]); })()""")
+        wiring = model.networks[0].wiring
+        real = found.edges.nonzero().flatten()
+        expected = {(int(wiring.src[e]), int(wiring.dst[e])): float(found.edges[e]) for e in real}
+        assert {(u, v): w for u, v, w in shown if w} == pytest.approx(expected, rel=1e-5) and len(real) > 50
+        node = int(found.nodes.abs().argmax())
+        page.js(f"neuralgraph.pin({node}); neuralgraph.draw()")
+        assert f"attribution {float(found.nodes[node]):.3g}"[:14] in page.page.inner_text("#detail")
+        page.js("neuralgraph.pin(null)")
+        page.js(choose.format('["circuit", "0"]'))
+        part = circuits["0"].edges[0].nonzero().flatten()
+        assert page.drawn() == set(zip(wiring.src[part].tolist(), wiring.dst[part].tolist())) and 0 < len(part) < 300
+        share = 100 * circuits["0"].overlap(circuits["3"])
+        assert page.js("document.querySelector('.overlap td[title]:nth-child(4)').title") == f"0 and 3: {share:.1f} %"
+        page.close()
+
     def test_two_runs_side_by_side(self, browser, run, tmp_path):
         other = run.parent / "other"
         if not other.exists():
@@ -342,7 +396,18 @@ def test_what_cannot_be_explored_is_refused(run, tmp_path):
         ng.explore(run, run, run)
     with pytest.raises(InputError, match="no folder"):
         ng.explore(run, out=tmp_path / "absent" / "x.html")
-    for arguments, message in ((["--port", "1"], "--port belongs to --live"), (["--live", "--out", "x"], "--live follows"),
+    edges, nodes = 325_760, 900
+    for foreign in (Attribution(torch.ones(edges - 1), torch.ones(nodes)), Attribution(torch.ones(edges), torch.ones(nodes))):
+        with pytest.raises(InputError, match="of another model"):
+            ng.explore(run, attributions={"1": (foreign,)})
+    with pytest.raises(InputError, match="what ng.analysis.attribution returns"):
+        ng.explore(run, attributions={"1": foreign})
+    with pytest.raises(InputError, match="what ng.analysis.circuit returns"):
+        ng.explore(run, circuits={"1": (foreign,)})
+    with pytest.raises(InputError, match="belong to one model"):
+        ng.explore(run, run, attributions={"1": (foreign,)})
+    for arguments, message in ((["--port", "1"], "--port belongs to --live"), (["--images", "9"], "--images belongs to"),
+                               (["--live", "--circuits"], "--live follows"), ([str(run), "--circuits"], "belong to one model"), (["--live", "--out", "x"], "--live follows"),
                                ([str(run), "--live"], "--live follows")):
         result = CliRunner().invoke(main, ["explore", str(run), *arguments])
         assert result.exit_code == 2 and message in result.output
@@ -353,3 +418,11 @@ def test_ten_million_edges_are_refused(monkeypatch):
     monkeypatch.setattr(sources, "MOST_EDGES", 100)
     with pytest.raises(InputError, match="204 edges, more than the 100 that can be shown"):
         ng.explore(ng.wirings.blocks([4, 16, 7]))
+
+
+def test_the_command_tells_classes_apart(run, tmp_path):
+    result = CliRunner().invoke(main, ["explore", str(run), "--attributions", "--images", "60", "--out", str(tmp_path / "a.html")],
+                                catch_exceptions=False)
+    assert result.exit_code == 0
+    content = (tmp_path / "a.html").read_text()
+    assert '"attributions": [{"name": "0", "graphs": [{"edges": "' in content and '"circuits": []' in content

@@ -11,6 +11,7 @@ from .transforms import is_transformed
 
 PRODUCTS = {0: F.linear, 1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CHUNK = 2**22  # numbers held at once
+SMALL = 2**18  # multiply-adds that a convolution would wait longer for its threads than it computes
 
 
 class Dense(Backend):
@@ -21,17 +22,25 @@ class Dense(Backend):
     """
 
     def propagate(self, stage, messages, selection, shared=None):
-        matrix, dims = Layout.of(stage).matrix(selection.weight), messages.dim() - 2
-        matrix = matrix.view(*matrix.shape, *[1] * dims)
-        sums = PRODUCTS[dims](messages, matrix)
+        matrix = Layout.of(stage).matrix(selection.weight)
+        sums = _product(matrix, messages)
         if messages.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed(messages) or \
                 sums.detach().sum().isfinite():
             return sums
         finite = messages.isfinite()
         if finite.all():
             return sums
-        sums = PRODUCTS[dims](messages.where(finite, 0), matrix)
+        sums = _product(matrix, messages.where(finite, 0))
         return _add_not_finite(sums, stage, messages.where(~finite, 0), selection)
+
+
+def _product(matrix: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
+    """The sums (B, n_dst, ...) of messages (B, n_src, ...)."""
+    space = messages.shape[2:]
+    if len(space) and messages.device.type == "cpu" and matrix.numel() * len(messages) * space.numel() < SMALL:
+        rows = messages.flatten(2).transpose(1, 2)  # (B, L, n_src)
+        return F.linear(rows, matrix).transpose(1, 2).unflatten(2, space)
+    return PRODUCTS[len(space)](messages, matrix.view(*matrix.shape, *[1] * len(space)))
 
 
 def _add_not_finite(sums, stage, messages, selection):

@@ -195,11 +195,14 @@ def benchmark(run, batch, rounds, path):
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="The HTML file; default NAME.html.")
 @click.option("--live", is_flag=True, help="Follow a run while it trains, at an address of this machine alone.")
 @click.option("--port", type=click.IntRange(0, 65535), help="live: the port; default any that is free.")
-def explore(sources, out, live, port):
+@click.option("--attributions", is_flag=True, help="Also how much edges and nodes add to each class, by test images.")
+@click.option("--circuits", is_flag=True, help="The same, and the smallest part that keeps each class; takes minutes.")
+@click.option("--images", type=click.IntRange(min=1), help="Test images for these.  [default: 500]")
+def explore(sources, out, live, port, attributions, circuits, images):
     """Show how the wiring of RUN formed, or of two side by side, in a browser."""
     from . import exploring
 
-    exploring.explore(sources, out, live, port)
+    exploring.explore(sources, out, live, port, attributions, circuits, images)
 
 
 @main.command()

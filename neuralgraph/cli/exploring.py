@@ -6,21 +6,32 @@ from pathlib import Path
 
 import click
 
+from ..analysis import attribution, circuit
+from ..data import training_order
 from ..errors import InputError
 from ..explorer import explore as make
 from ..explorer.serving import serve
+from ..training import Run
+from ..training.folder import last_round
 
 
-def explore(sources: tuple[Path, ...], out: Path | None, live: bool, port: int | None) -> None:
+def explore(sources: tuple[Path, ...], out: Path | None, live: bool, port: int | None, attributions: bool,
+            circuits: bool, images: int | None) -> None:
+    by_class = attributions or circuits
+    if images is not None and not by_class:
+        raise InputError("--images belongs to --attributions and --circuits.")
     if not live:
         if port is not None:
             raise InputError("--port belongs to --live; a file needs none.")
+        if by_class and len(sources) != 1:
+            raise InputError("--attributions and --circuits belong to one model: explore one run.")
         path = out or Path(f"{sources[0].resolve().stem}.html")
-        made = make(*sources, out=path)
+        made = make(*sources, out=path, **_classes(sources[0], images or 500, circuits) if by_class else {})
         click.echo(f"{path}: {len(made.html) / 1e6:.1f} MB; open it in a browser.")
         return
-    if len(sources) != 1 or out is not None:
-        raise InputError("--live follows one run and writes no file: leave the others and --out away.")
+    if len(sources) != 1 or out is not None or by_class:
+        raise InputError("--live follows one run and writes no file: leave the others, --out, --attributions and "
+                         "--circuits away.")
     server = serve(sources[0], port or 0)
     click.echo(f"http://127.0.0.1:{server.server_port}/ follows {sources[0]} while it trains; Ctrl-C ends it.")
     try:
@@ -29,3 +40,23 @@ def explore(sources: tuple[Path, ...], out: Path | None, live: bool, port: int |
         click.echo()
     finally:
         server.server_close()
+
+
+def _classes(folder: Path, number: int, with_circuits: bool) -> dict:
+    """Attributions, and circuits if asked for, of every class of a run, by so many of its test images."""
+    if not folder.is_dir():
+        raise InputError(f"--attributions and --circuits need the folder of a run, got {folder}.")
+    run = Run.open(last_round(folder), workers=0)
+    chosen = training_order(run.data.num_test, seed=0, epoch=0)[:number].sort().values
+    pixels, labels = next(iter(run.data.test_batches([chosen])))
+    samples = run.data.normalise(pixels), labels.long()
+    found = {"attributions": {}, "circuits": {}}
+    for label, name in enumerate(map(str, run.data.classes)):
+        try:
+            found["attributions"][name] = attribution(run.model, *samples, label=label)
+            if with_circuits:
+                found["circuits"][name] = circuit(run.model, *samples, label=label)
+                click.echo(f"{name}: {found['circuits'][name]}")
+        except InputError as error:
+            click.echo(f"{name}: {error}")
+    return found

@@ -2,8 +2,10 @@
 "use strict";
 (async () => {
 const LIMIT = 20000;      // edges drawn singly; more are bundled until one zooms in
+const MATRIX = 384;       // rows and columns of the adjacency matrix as a picture
 const CELLS = [32, 24];   // of the grid between whose cells edges are bundled
 const SHADES = 6, WIDTHS = [0.5, 0.8, 1.1, 1.5, 2.0, 2.8];
+const HINT = "Click a node to keep it here: its edges, its paths, its kernel.";
 const opacity = shade => 0.3 + 0.65 * shade / (SHADES - 1);
 const $ = id => document.getElementById(id);
 const given = JSON.parse($("neuralgraph-data").textContent);
@@ -117,6 +119,19 @@ function merged(real, born, died) {
   return now;
 }
 
+// What belongs to which class: attributions and circuits of the model at the end
+
+function decoded(text, Kind) { return new Kind(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer); }
+function chosen(id, kind) {  // what is chosen there, of the graph that is shown
+  const {classes} = sides[0], number = $(id).value;
+  if (!classes || number === "") return null;
+  const one = classes[kind][number], text = one.graphs[state.part];
+  if (!one.read) one.read = new Map();
+  if (!one.read.has(state.part)) one.read.set(state.part, kind === "circuits" ? new Set(decoded(text, Int32Array)) :
+    {edges: decoded(text.edges, Float32Array), nodes: decoded(text.nodes, Float32Array)});
+  return one.read.get(state.part);
+}
+
 // State
 
 const sides = given.map(one => ({...one, history: new History(), read: 0}));
@@ -145,25 +160,30 @@ function indexOf(side) {
 
 // What is looked at
 
+// The real edges that pass the filters, ascending, with their weights.
 function visible(side) {
-  const one = sides[side], index = indexOf(side), record = one.history.records[index][state.part];
-  const weights = one.history.weights(index, state.part), ends = one.history.parts[state.part], graph = one.graphs[state.part];
+  const one = sides[side], index = indexOf(side), record = one.history.records[index][state.part], {real} = record;
+  const weights = one.history.weights(index, state.part), ends = one.history.parts[state.part], {block} = one.graphs[state.part];
+  const attribution = chosen("view", "attributions"), circuit = chosen("circuit", "circuits");
+  const value = (i, edge) => attribution ? attribution.edges[edge] : weights ? weights[i] : 1;
   let most = 0;
-  if (weights) for (const w of weights) most = Math.max(most, Math.abs(w));
+  if (weights || attribution) for (let i = 0; i < real.length; i++) most = Math.max(most, Math.abs(value(i, real[i])));
   const least = Number($("least").value) * most, from = $("from").value, to = $("to").value;
   const age = Number($("age").value) || 0, since = age > 0 ? births(side, index) : null, now = one.history.steps[index];
-  let kept = [];
-  for (let i = 0; i < record.real.length; i++) {
-    const edge = record.real[i], w = weights ? weights[i] : 1;
-    if (Math.abs(w) < least) continue;
-    if (from !== "" && graph.block[ends.src[edge]] !== Number(from)) continue;
-    if (to !== "" && graph.block[ends.dst[edge]] !== Number(to)) continue;
-    if (since && now - since[edge] < age) continue;
-    kept.push([edge, w]);
+  let edges = new Int32Array(real.length), shown = new Float32Array(real.length), number = 0;
+  for (let i = 0; i < real.length; i++) {
+    const edge = real[i], w = value(i, edge);
+    if (Math.abs(w) < least || circuit && !circuit.has(edge) || from !== "" && block[ends.src[edge]] !== Number(from) || to !== "" && block[ends.dst[edge]] !== Number(to) ||
+        since && now - since[edge] < age) continue;
+    edges[number] = edge; shown[number++] = w;
   }
+  edges = edges.subarray(0, number); shown = shown.subarray(0, number);
   const top = $("top").value === "" ? Infinity : Number($("top").value);
-  if (kept.length > top) kept = kept.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, top).sort((a, b) => a[0] - b[0]);
-  return {kept, most, record, weights, index};
+  if (number > top) {
+    const strongest = [...shown.keys()].sort((a, b) => Math.abs(shown[b]) - Math.abs(shown[a])).slice(0, top).sort((a, b) => a - b);
+    edges = Int32Array.from(strongest, i => edges[i]); shown = Float32Array.from(strongest, i => shown[i]);
+  }
+  return {edges, shown, most, record, weights, index, attribution};
 }
 
 // The step at which each edge that is real now became so.
@@ -175,49 +195,64 @@ function births(side, index) {
 
 function shadeOf(w, most) { return most > 0 ? Math.min(SHADES - 1, Math.floor(SHADES * Math.sqrt(Math.abs(w) / most))) : 0; }
 
-function lines() {
-  const made = {};
-  for (const sign of "pn") for (let shade = 0; shade < SHADES; shade++) made[sign + shade] = {x: [], y: []};
-  return made;
+// Lines by sign and shade, each of segments with gaps between.
+class Lines {
+  constructor(number) { this.number = number; this.of = new Uint8Array(number); this.ends = new Float32Array(4 * number); this.counts = new Int32Array(2 * SHADES); this.at = 0; }
+  add(isPositive, shade, x1, y1, x2, y2) {
+    const which = (isPositive ? 0 : SHADES) + shade, at = 4 * this.at;
+    this.of[this.at++] = which; this.counts[which]++;
+    this.ends[at] = x1; this.ends[at + 1] = y1; this.ends[at + 2] = x2; this.ends[at + 3] = y2;
+  }
+  made() {
+    const made = Array.from(this.counts, count => ({x: new Float32Array(3 * count).fill(NaN), y: new Float32Array(3 * count).fill(NaN)})), next = new Int32Array(2 * SHADES);
+    for (let i = 0; i < this.at; i++) {
+      const {x, y} = made[this.of[i]], place = next[this.of[i]];
+      x[place] = this.ends[4 * i]; y[place] = this.ends[4 * i + 1]; x[place + 1] = this.ends[4 * i + 2]; y[place + 1] = this.ends[4 * i + 3];
+      next[this.of[i]] += 3;
+    }
+    return Object.fromEntries(made.map((line, which) => [(which < SHADES ? "p" : "n") + which % SHADES, line]));
+  }
 }
-function push(line, x1, y1, x2, y2) { line.x.push(x1, x2, NaN); line.y.push(y1, y2, NaN); }
 
 // Edges as lines: each, or bundled between the cells of a grid where there are too many in sight.
-function linesOf(side, kept, most) {
-  const graph = sides[side].graphs[state.part], ends = sides[side].history.parts[state.part], made = lines();
+function linesOf(side, {edges, shown, most}) {
+  const {x, y} = sides[side].graphs[state.part], {src, dst} = sides[side].history.parts[state.part];
   const {x_range, y_range} = model(`graph-${side}`);
   const left = Math.min(x_range.start, x_range.end), right = Math.max(x_range.start, x_range.end);
   const top = Math.min(y_range.start, y_range.end), bottom = Math.max(y_range.start, y_range.end);
-  const inSight = kept.filter(([edge]) => {
-    const u = ends.src[edge], v = ends.dst[edge];
-    return Math.max(graph.x[u], graph.x[v]) >= left && Math.min(graph.x[u], graph.x[v]) <= right &&
-           Math.max(graph.y[u], graph.y[v]) >= top && Math.min(graph.y[u], graph.y[v]) <= bottom;
-  });
-  if (inSight.length <= LIMIT) {
-    for (const [edge, w] of inSight) {
-      const u = ends.src[edge], v = ends.dst[edge];
-      push(made[(w > 0 ? "p" : "n") + shadeOf(w, most)], graph.x[u], graph.y[u], graph.x[v], graph.y[v]);
+  const inSight = new Int32Array(edges.length);
+  let number = 0;
+  for (let i = 0; i < edges.length; i++) {
+    const u = src[edges[i]], v = dst[edges[i]];
+    if (Math.max(x[u], x[v]) >= left && Math.min(x[u], x[v]) <= right && Math.max(y[u], y[v]) >= top && Math.min(y[u], y[v]) <= bottom) inSight[number++] = i;
+  }
+  if (number <= LIMIT) {
+    const lines = new Lines(number);
+    for (let j = 0; j < number; j++) {
+      const i = inSight[j], u = src[edges[i]], v = dst[edges[i]];
+      lines.add(shown[i] > 0, shadeOf(shown[i], most), x[u], y[u], x[v], y[v]);
     }
-    return {made, bundles: 0, inSight: inSight.length};
+    return {made: lines.made(), bundles: 0, inSight: number};
   }
-  const cell = node => {
-    const column = Math.min(CELLS[0] - 1, Math.floor((graph.x[node] - left) / (right - left) * CELLS[0]));
-    const row = Math.min(CELLS[1] - 1, Math.floor((graph.y[node] - top) / (bottom - top) * CELLS[1]));
-    return column * 100003 + row;
-  };
-  const bundles = new Map();
-  for (const [edge, w] of inSight) {
-    const u = ends.src[edge], v = ends.dst[edge], key = `${cell(u)},${cell(v)}`;
-    let bundle = bundles.get(key);
-    if (!bundle) bundles.set(key, bundle = {count: 0, sum: 0, x1: 0, y1: 0, x2: 0, y2: 0});
-    bundle.count++; bundle.sum += w;
-    bundle.x1 += graph.x[u]; bundle.y1 += graph.y[u]; bundle.x2 += graph.x[v]; bundle.y2 += graph.y[v];
+  const cells = Int32Array.from(x, (_, node) => {  // margins are cells of their own
+    const column = Math.max(-1, Math.min(CELLS[0], Math.floor((x[node] - left) / (right - left) * CELLS[0])));
+    return (column + 1) * (CELLS[1] + 2) + Math.max(-1, Math.min(CELLS[1], Math.floor((y[node] - top) / (bottom - top) * CELLS[1]))) + 1;
+  });
+  const count = (CELLS[0] + 2) * (CELLS[1] + 2), places = new Int32Array(count * count).fill(-1), sums = new Float32Array(6 * number);
+  let bundles = 0, largest = 0;
+  for (let j = 0; j < number; j++) {
+    const i = inSight[j], u = src[edges[i]], v = dst[edges[i]], key = cells[u] * count + cells[v];
+    if (places[key] < 0) places[key] = bundles++;
+    const at = 6 * places[key];
+    largest = Math.max(largest, ++sums[at]);
+    sums[at + 1] += shown[i]; sums[at + 2] += x[u]; sums[at + 3] += y[u]; sums[at + 4] += x[v]; sums[at + 5] += y[v];
   }
-  let largest = 0;
-  for (const bundle of bundles.values()) largest = Math.max(largest, bundle.count);
-  for (const b of bundles.values())
-    push(made[(b.sum > 0 ? "p" : "n") + shadeOf(b.count, largest)], b.x1 / b.count, b.y1 / b.count, b.x2 / b.count, b.y2 / b.count);
-  return {made, bundles: bundles.size, inSight: inSight.length};
+  const lines = new Lines(bundles);
+  for (let at = 0; at < 6 * bundles; at += 6) {
+    const n = sums[at];
+    lines.add(sums[at + 1] > 0, shadeOf(n, largest), sums[at + 2] / n, sums[at + 3] / n, sums[at + 4] / n, sums[at + 5] / n);
+  }
+  return {made: lines.made(), bundles, inSight: number};
 }
 
 function degreesOf(side, kept) {
@@ -234,7 +269,7 @@ const NAMES = ["hidden", "input", "output"];
 
 function drawSide(side) {
   const seen = visible(side), graph = sides[side].graphs[state.part], ends = sides[side].history.parts[state.part];
-  const {made, bundles, inSight} = linesOf(side, seen.kept, seen.most);
+  const {made, bundles, inSight} = linesOf(side, seen);
   const fading = Math.min(1, Math.sqrt(3000 / Math.max(1, bundles || inSight)));
   for (const [name, line] of Object.entries(made)) {
     set(`edges-${side}-${name}`, line);
@@ -243,24 +278,37 @@ function drawSide(side) {
   const {inward, outward} = degreesOf(side, seen.record.real), number = graph.x.length;
   const found = $("find").value.trim().toLowerCase(), hidden = state.dark ? "#c9d1d9" : "#444444";
   const size = Math.max(4, Math.min(13, 330 / Math.sqrt(number) / 2));
+  let largest = 0;
+  if (seen.attribution) for (const a of seen.attribution.nodes) largest = Math.max(largest, Math.abs(a));
   const columns = {x: graph.x, y: graph.y, colour: [], alpha: [], size: [], label: graph.label, degrees: []};
   for (let v = 0; v < number; v++) {
     const hit = found !== "" && graph.label[v].toLowerCase().includes(found);
     columns.colour.push(hit || v === state.pinned ? "#E69F00" : ROLES[graph.role[v]] || hidden);
     columns.alpha.push(hit || inward[v] + outward[v] > 0 ? 1 : 0.12);
-    columns.size.push(hit || v === state.pinned ? size * 1.8 : size);
+    const counts = largest ? 0.5 + 1.8 * Math.sqrt(Math.abs(seen.attribution.nodes[v]) / largest) : 1;
+    columns.size.push(hit || v === state.pinned ? size * 1.8 : size * counts);
     columns.degrees.push(`${inward[v]} in, ${outward[v]} out`);
   }
   set(`nodes-${side}`, columns);
-  const dots = {p: {x: [], y: []}, n: {x: [], y: []}}, order = orderOf(side);
-  for (const [edge, w] of seen.kept) { const d = dots[w > 0 ? "p" : "n"]; d.x.push(order[ends.src[edge]]); d.y.push(order[ends.dst[edge]]); }
-  for (const sign of "pn") {
-    model(`look-dots-${side}-${sign}`).size = {value: Math.max(1.2, Math.min(8, 260 / number))};
-    set(`dots-${side}-${sign}`, dots[sign]);
-  }
-  set(`lit-${side}`, pathsThrough(side, seen.kept));
-  state.drawn[side] = {kept: seen.kept.map(([edge]) => edge), real: seen.record.real.length, bundles, inSight, lines: made,
+  drawMatrix(side, seen);
+  set(`lit-${side}`, pathsThrough(side, seen.edges));
+  state.drawn[side] = {kept: seen.edges, real: seen.record.real.length, bundles, inSight, lines: made,
                        dead: inward.reduce((n, d, v) => n + (d + outward[v] === 0 ? 1 : 0), 0), seen, inward, outward};
+}
+
+// Which edges there are, [to, from], as a picture: of many nodes some share a row
+function drawMatrix(side, {edges, shown}) {
+  const {src, dst} = sides[side].history.parts[state.part], order = orderOf(side), number = order.length;
+  const cells = Math.min(number, MATRIX), sums = new Float32Array(cells * cells), counts = new Int32Array(cells * cells), pixels = new Uint32Array(cells * cells);
+  let most = 1;
+  for (let i = 0; i < edges.length; i++) {
+    const at = Math.floor(order[dst[edges[i]]] * cells / number) * cells + Math.floor(order[src[edges[i]]] * cells / number);
+    sums[at] += Math.sign(shown[i]); most = Math.max(most, ++counts[at]);
+  }
+  for (let at = 0; at < pixels.length; at++)
+    if (counts[at]) pixels[at] = (Math.round(255 * (0.45 + 0.55 * Math.sqrt(counts[at] / most))) << 24 | (sums[at] > 0 ? 0xB27200 : 0x005ED5)) >>> 0;
+  const name = `matrix-image-${side}`, Image = model(name).data.image[0].constructor;
+  set(name, {image: [new Image(pixels, [cells, cells])], size: [number]});
 }
 
 function orderOf(side) {
@@ -274,17 +322,17 @@ function orderOf(side) {
 }
 
 // All edges that lie on a path through the pinned node: what leads to it, and what it leads to.
-function pathsThrough(side, kept) {
-  const line = {x: [], y: []};
+function pathsThrough(side, edges) {
+  const line = {x: [], y: []}, push = (x1, y1, x2, y2) => { line.x.push(x1, x2, NaN); line.y.push(y1, y2, NaN); };
   if (state.pinned === null) return line;
   const graph = sides[side].graphs[state.part], ends = sides[side].history.parts[state.part];
   for (const [own, other] of [[ends.dst, ends.src], [ends.src, ends.dst]]) {
     const at = new Map();
-    for (const [edge] of kept) { if (!at.has(own[edge])) at.set(own[edge], []); at.get(own[edge]).push(edge); }
+    for (const edge of edges) { if (!at.has(own[edge])) at.set(own[edge], []); at.get(own[edge]).push(edge); }
     const reached = new Set([state.pinned]), queue = [state.pinned];
     while (queue.length) {
       for (const edge of at.get(queue.pop()) || []) {
-        push(line, graph.x[ends.src[edge]], graph.y[ends.src[edge]], graph.x[ends.dst[edge]], graph.y[ends.dst[edge]]);
+        push(graph.x[ends.src[edge]], graph.y[ends.src[edge]], graph.x[ends.dst[edge]], graph.y[ends.dst[edge]]);
         if (!reached.has(other[edge])) { reached.add(other[edge]); queue.push(other[edge]); }
       }
     }
@@ -296,18 +344,23 @@ function drawCharts() {
   const {seen, inward, outward} = state.drawn[0], step = sides[0].history.steps[indexOf(0)];
   for (const name of ["turnover", "threshold", "dead", "accuracy"]) model(`head-${name}`).location = step;
   const bars = {left: [], right: [], top: [], colour: []};
-  let threshold = NaN;
+  let threshold = NaN, heaviest = 0;
   if (seen.weights && seen.weights.length) {
-    const BINS = 40, width = 2 * seen.most / BINS || 1, counts = new Int32Array(BINS);
     threshold = Infinity;
-    for (const w of seen.weights) { counts[Math.min(BINS - 1, Math.floor((w + seen.most) / width))]++; threshold = Math.min(threshold, Math.abs(w)); }
+    for (const w of seen.weights) heaviest = Math.max(heaviest, Math.abs(w));
+    for (const w of seen.weights) threshold = Math.min(threshold, Math.abs(w));
+    const BINS = 20, width = (heaviest - threshold) / BINS || heaviest / BINS || 1, counts = new Int32Array(2 * BINS);  // bins begin at the threshold
+    for (const w of seen.weights) {
+      const bin = Math.min(BINS - 1, Math.floor((Math.abs(w) - threshold) / width));
+      counts[w > 0 ? BINS + bin : BINS - 1 - bin]++;
+    }
     counts.forEach((count, bin) => {
-      const left = -seen.most + bin * width;
-      bars.left.push(left); bars.right.push(left + width); bars.top.push(count); bars.colour.push(left + width / 2 > 0 ? "#0072B2" : "#D55E00");
+      const left = bin < BINS ? -threshold - (BINS - bin) * width : threshold + (bin - BINS) * width;
+      bars.left.push(left); bars.right.push(left + width); bars.top.push(count); bars.colour.push(bin >= BINS ? "#0072B2" : "#D55E00");
     });
   }
   set("weights", bars);
-  frame("weights", [-seen.most, seen.most], [0, ...bars.top]);
+  frame("weights", [-heaviest, heaviest], [0, ...bars.top]);
   model("threshold-low").location = -threshold; model("threshold-high").location = threshold;
   const role = sides[0].graphs[state.part].role;
   const largest = Math.max(1, ...inward.reduce((m, d) => [Math.max(m[0], d)], [1]), ...outward.reduce((m, d) => [Math.max(m[0], d)], [1]));
@@ -371,13 +424,14 @@ function draw() {
 
 function drawDetail() {
   const detail = $("detail");
-  if (state.pinned === null) return;
+  if (state.pinned === null) { drawOverlap(detail); return; }
   const graph = sides[0].graphs[state.part], v = state.pinned, {inward, outward, seen} = state.drawn[0], ends = sides[0].history.parts[state.part];
   detail.replaceChildren();
   const add = (tag, text, parent = detail) => { const made = document.createElement(tag); made.textContent = text; parent.append(made); return made; };
   add("h3", `${NAMES[graph.role[v]]} node ${graph.label[v]}`);
   add("p", `block ${graph.block[v]}` + (graph.function[v] ? `; ${graph.function[v]}` : ""));
   add("p", `${inward[v]} in-edges, ${outward[v]} out-edges now`);
+  if (seen.attribution) add("p", `attribution ${seen.attribution.nodes[v].toPrecision(3)} (at the end)`);
   const kernel = graph.kernel[v];
   if (kernel) {
     const table = document.createElement("table"); table.className = "kernel"; table.title = "kernel at the end";
@@ -408,6 +462,27 @@ function drawDetail() {
   release.onclick = () => pin(null);
 }
 
+// How large the circuits are, and how much of them they share
+function drawOverlap(detail) {
+  const {classes} = sides[0];
+  detail.replaceChildren(Object.assign(document.createElement("p"), {textContent: HINT}));
+  if (!classes || !classes.circuits.length) return;
+  const add = (tag, text, parent) => { const made = document.createElement(tag); made.textContent = text; parent.append(made); return made; };
+  add("h3", "circuits", detail);
+  const one = classes.circuits[$("circuit").value];
+  add("p", one ? one.text : "edges of each, and the share that two have in common:", detail);
+  const table = document.createElement("table"); table.className = "overlap"; detail.append(table);
+  classes.circuits.forEach((circuit, i) => {
+    const line = table.insertRow();
+    add("th", circuit.name.slice(0, 12), line); add("td", circuit.number, line);
+    classes.overlap[i].forEach((share, j) => {
+      const cell = add("td", i === j ? "" : Math.round(100 * share), line);
+      cell.title = `${circuit.name} and ${classes.circuits[j].name}: ${(100 * share).toFixed(1)} %`;
+      if (i !== j) cell.style.background = `rgba(230,159,0,${share})`;
+    });
+  });
+}
+
 // How many edges lead to and from a node, over time
 function degreeCurve(v) {
   const {history} = sides[0], ends = history.parts[state.part], made = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -436,7 +511,7 @@ function degreeCurve(v) {
 let asked = false;
 function redraw() { if (!asked) { asked = true; requestAnimationFrame(() => { asked = false; draw(); }); } }
 function seek(index) { state.index = Math.max(0, Math.min(sides[0].history.steps.length - 1, index)); redraw(); }
-function pin(node) { state.pinned = node; if (node === null) $("detail").replaceChildren(Object.assign(document.createElement("p"), {textContent: "Click a node to keep it here: its edges, its paths, its kernel."})); redraw(); }
+function pin(node) { state.pinned = node; redraw(); }
 let timer = null;
 function play(on) {
   state.playing = on; $("play").textContent = on ? "❚❚" : "▶";
@@ -523,6 +598,9 @@ try {
   await ready();
 } catch (error) { $("counts").textContent = `This history cannot be shown: ${error.message}`; throw error; }
 $("part").replaceChildren(...sides[0].graphs.map((graph, number) => new Option(graph.name, number)));
+document.body.classList.toggle("plain", !sides[0].classes);
+if (sides[0].classes) for (const [id, kind] of [["view", "attributions"], ["circuit", "circuits"]])
+  $(id).append(...sides[0].classes[kind].map((one, number) => new Option(one.name, number)));
 $("notes").textContent = sides.flatMap(one => one.notes).join(" ");
 const stretch = () => {
   $("head").max = sides[0].history.steps.length - 1;
@@ -535,7 +613,7 @@ $("last").onclick = () => seek(Infinity);
 $("play").onclick = () => play(!state.playing);
 $("speed").onchange = () => play(state.playing);
 $("part").onchange = () => choosePart(Number($("part").value));
-for (const id of ["least", "top", "age", "from", "to", "find"]) $(id).oninput = redraw;
+for (const id of ["least", "top", "age", "from", "to", "view", "circuit", "find"]) $(id).oninput = redraw;
 $("fit").onclick = fit;
 $("svg").onclick = () => save("wiring.svg", "image/svg+xml", svg());
 $("png").onclick = png;

@@ -8,6 +8,8 @@ import math
 from html import escape
 from importlib import resources
 
+import numpy as np
+
 from ..errors import InputError, MissingPackageError
 from .sources import Source
 
@@ -18,12 +20,13 @@ CURVES = {"turnover": "turnover (share of new edges)", "threshold": "threshold (
           "dead": "dead nodes", "accuracy": "test accuracy (%)"}
 
 
-def page(sources: list[Source], addresses: list[str | None] | None = None) -> str:
+def page(sources: list[Source], addresses: list[str | None] | None = None, classes: dict | None = None) -> str:
     """A self-contained HTML page that shows one source, or two side by side.
 
     Args:
         sources: one or two.
         addresses: of each, where the page finds its history while it grows; None for one that is in the page.
+        classes: of a single source, what :func:`~neuralgraph.explorer.classes.describe_classes` says.
 
     Raises:
         MissingPackageError: without Bokeh.
@@ -45,7 +48,7 @@ def page(sources: list[Source], addresses: list[str | None] | None = None) -> st
     figures["degrees"] = _histogram("degrees", "nodes by degree: in, out (line)")
     script, places = components(figures)
     data = [{"title": source.title, "graphs": [graph.to_json() for graph in source.graphs], "unit": source.unit,
-             "metrics": [finite(row) for row in source.metrics], "notes": source.notes, "address": address,
+             "metrics": [finite(row) for row in source.metrics], "notes": source.notes, "address": address, "classes": classes,
              "content": None if address else base64.b64encode(source.history).decode()}
             for source, address in zip(sources, addresses or [None] * len(sources))]
     sides = "".join(_SIDE.format(number=number, title=escape(source.title), graph=places[f"graph{number}"],
@@ -121,10 +124,8 @@ def _matrix(side: int):
     made = _figure(f"matrix-{side}", x_range=Range1d(-1, 1), y_range=Range1d(1, -1), title="adjacency [to, from]",
                    tools="pan,wheel_zoom,reset")
     made.grid.visible = False
-    for sign, colour in (("p", POSITIVE), ("n", NEGATIVE)):
-        source = ColumnDataSource({"x": [], "y": []}, name=f"dots-{side}-{sign}")
-        dots = made.scatter("x", "y", source=source, size=3, color=colour, line_color=None, marker="square")
-        dots.glyph.name = f"look-dots-{side}-{sign}"
+    source = ColumnDataSource({"image": [np.zeros((1, 1), np.uint32)], "size": [1]}, name=f"matrix-image-{side}")
+    made.image_rgba("image", x=-0.5, y=-0.5, dw="size", dh="size", source=source)
     return made
 
 

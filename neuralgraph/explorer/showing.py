@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
 from .._files import replace
+from ..analysis import Attribution, Circuit
 from ..errors import InputError
+from .classes import describe_classes
 from .page import page
 from .sources import Shown, source_of
 
@@ -30,7 +33,9 @@ class Exploration:
         return f"Exploration({'not written' if self.path is None else self.path})"
 
 
-def explore(*what: Shown, out: str | Path | None = None) -> Exploration:
+def explore(*what: Shown, out: str | Path | None = None,
+            attributions: Mapping[str, tuple[Attribution, ...]] | None = None,
+            circuits: Mapping[str, Circuit] | None = None) -> Exploration:
     """An interactive page of a wiring and how it formed: one HTML file that works without a network.
 
     Space plays, the arrow keys step through the recorded moments; filters, a search by label, the adjacency
@@ -40,17 +45,26 @@ def explore(*what: Shown, out: str | Path | None = None) -> Exploration:
     Args:
         what: the folder of a run, a history's file or :class:`~neuralgraph.rewiring.History`, a model, a network or a
             wiring; two to see them side by side at the same time.
+        attributions: by name, such as that of a class, what :func:`neuralgraph.analysis.attribution` found in the model
+            at the end: edges and nodes are coloured and sized by them.
+        circuits: by name, what :func:`neuralgraph.analysis.circuit` found: shown alone, with their overlaps.
         out: the file to write; by default none, for notebooks, where the result shows itself.
 
     Returns:
         The page.
 
     Raises:
-        InputError: for something without a graph, more than 3,000,000 edges, or a file that cannot be written.
+        InputError: for something without a graph, more than 3,000,000 edges, attributions of another model, or a file that cannot be written.
         CheckpointError: for a damaged run or history.
         MissingPackageError: without Bokeh (``pip install 'neuralgraph[explore]'``).
     """
-    html = page([source_of(one) for one in what])
+    sources = [source_of(one) for one in what]
+    classes = None
+    if attributions or circuits:
+        if len(sources) != 1:
+            raise InputError("attributions and circuits belong to one model: explore it alone.")
+        classes = describe_classes(sources[0], attributions or {}, circuits or {})
+    html = page(sources, classes=classes)
     path = None if out is None else Path(out)
     if path is not None:
         try:

@@ -40,6 +40,8 @@ class Graph:
         role, block: of every node, (V,).
         label: of every node.
         function: what every node computes, as text; empty where that is not known.
+        edges: the numbers of the history's edges among all candidates, ascending.
+        num_candidates: how many there are.
         kernel: of nodes with a two-dimensional one, by number, as a list of rows.
     """
 
@@ -49,6 +51,8 @@ class Graph:
     block: torch.Tensor
     label: list[str]
     function: list[str]
+    edges: torch.Tensor
+    num_candidates: int
     kernel: dict[int, list] = field(default_factory=dict)
 
     def to_json(self) -> dict:
@@ -223,7 +227,7 @@ def _source(title: str, parts: list[Observed], moments: list[tuple[int, list]], 
         kept[number] = ever
         ends = torch.from_numpy(ever)
         reduced.append(Observed(part.name, len(ever), part.role, part.block, part.src[ends], part.dst[ends]))
-        drawn.append(_drawn(part, reduced[-1], _strength(ever, number, moments), wirings.get(number)))
+        drawn.append(_drawn(part, reduced[-1], ends, _strength(ever, number, moments), wirings.get(number)))
     content, before = first_record(reduced), None
     for step, found in moments:
         record, before = step_record(step, [(np.searchsorted(kept[number], found[number][0]), found[number][1])
@@ -245,7 +249,7 @@ def _observed(name: str, wiring: Wiring) -> Observed:
     return Observed(name, wiring.num_edges, wiring.role, wiring.block, wiring.src, wiring.dst, wiring.labels)
 
 
-def _drawn(part: Observed, ever: Observed, strength: torch.Tensor, wiring: Wiring | None) -> Graph:
+def _drawn(part: Observed, ever: Observed, edges: torch.Tensor, strength: torch.Tensor, wiring: Wiring | None) -> Graph:
     number = len(part.role)
     labels = [printable(str(label))[:LONGEST] for label in (part.labels or range(number))]
     functions, kernels = [""] * number, {}
@@ -253,7 +257,8 @@ def _drawn(part: Observed, ever: Observed, strength: torch.Tensor, wiring: Wirin
         texts = [_text(function) for function in wiring.functions]
         functions = [texts[which] for which in wiring.function.tolist()]
         kernels = _kernels(wiring)
-    return Graph(part.name, places(ever.block, ever.src, ever.dst, strength), part.role, part.block, labels, functions, kernels)
+    return Graph(part.name, places(ever.block, ever.src, ever.dst, strength), part.role, part.block, labels, functions,
+                 edges, part.candidates, kernels)
 
 
 def _text(function) -> str:

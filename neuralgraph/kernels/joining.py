@@ -72,5 +72,5 @@ def joined(x: torch.Tensor) -> torch.Tensor:
     out = x.new_empty(rows, batch * length + 64 // size)
     _run_join(x.dtype, -(-rows // JOINED), _run_join.fields(
         batch=batch, length=length, rows=rows, x=x.data_ptr(), x_sample=x.stride(0) * size,
-        x_row=x.stride(1) * size, out=out.data_ptr(), out_row=out.stride(0) * size))
+        x_row=x.stride(1) * size, out=out.data_ptr(), out_row=out.stride(0) * size), x.numel())
     return out[:, :batch * length]

@@ -28,6 +28,7 @@ from .._files import read_whole, replace
 from .record import Packer
 
 HASH = 32  # bytes of a SHA-256
+GRAIN = 2**16  # numbers that are worth another thread: some microseconds
 
 
 class Kernel:
@@ -45,13 +46,20 @@ class Kernel:
         self._sources = {getattr(torch, name): source for name, source in variants.items()}
         self._compiled: dict[torch.dtype, ctypes._CFuncPtr] = {}
 
-    def __call__(self, dtype: torch.dtype, units: int, fields: tuple) -> None:
-        """Runs on as many of torch's threads as there are ``units`` of work."""
+    def __call__(self, dtype: torch.dtype, units: int, fields: tuple, work: int | None = None) -> None:
+        """Runs on as many of torch's threads as there are ``units`` of work and as is worth it.
+
+        Args:
+            work: numbers to compute, about: each further thread is for :data:`GRAIN` of them, for where another
+                program holds a core, a thread is waited for as long as that takes. None: all threads at once.
+        """
         if units <= 0:
             return
         run = self._compiled.get(dtype) or self._compile(dtype)
         block = self._packer.block(fields)
         threads = min(torch.get_num_threads(), units)
+        if work is not None:
+            threads = min(threads, 1 + work // GRAIN)
         if threads == 1:
             run(ctypes.addressof(block))
         else:

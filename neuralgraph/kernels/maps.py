@@ -240,7 +240,7 @@ def channel_moments(x: torch.Tensor, epsilon: float):
     _run_moments(x.dtype, channels, _run_moments.fields(
         batch=batch, channels=channels, length=height * width, epsilon=epsilon,
         x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
-        mean=mean.data_ptr(), rstd=rstd.data_ptr(), variance=variance.data_ptr()))
+        mean=mean.data_ptr(), rstd=rstd.data_ptr(), variance=variance.data_ptr()), 2 * x.numel())
     return mean, rstd, variance
 
 
@@ -282,7 +282,8 @@ def map_forward(out, x, weight, bias, mean, rstd, kernel, norm: int, slope: floa
         x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
         out=out.data_ptr(), out_sample=out.stride(0) * size, out_row=out.stride(1) * size,
         weight=_address(weight), bias=_address(bias), mean=_address(mean), rstd=_address(rstd),
-        kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=room, pitch=pitch, grabs=grabs))
+        kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=room, pitch=pitch, grabs=grabs),
+                 x.numel() * (2 + side**2))
     return own_mean, own_rstd
 
 
@@ -311,7 +312,7 @@ def map_backward(gradient, x, weight, bias, mean, rstd, kernel, norm: int, slope
         gradient_sample=gradient.stride(0) * size, gradient_row=gradient.stride(1) * size,
         weight=_address(weight), bias=_address(bias), mean=_address(mean), rstd=_address(rstd),
         kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=room, pitch=pitch, grabs=grabs,
-        to_x=to_x, to_weight=to_weight, to_bias=to_bias, to_kernel=to_kernel))
+        to_x=to_x, to_weight=to_weight, to_bias=to_bias, to_kernel=to_kernel), x.numel() * (6 + 2 * side**2))
     return results
 
 

@@ -100,7 +100,7 @@ def bracketed_top_k(values: torch.Tensor, k: int, by_magnitude: bool) -> torch.T
     counts = np.empty((parts, 2), np.int64)
     _run_split(values.dtype, parts, _run_split.fields(
         values=values.data_ptr(), n=n, by_magnitude=by_magnitude, bounds=bounds.ctypes.data, parts=parts,
-        mask=mask.data_ptr(), inside=inside.ctypes.data, counts=counts.ctypes.data))
+        mask=mask.data_ptr(), inside=inside.ctypes.data, counts=counts.ctypes.data), n)
     missing = k - int(counts[:, 0].sum())
     places = np.concatenate([inside[part * n // parts:][:found]
                              for part, found in enumerate(counts[:, 1].tolist())])

@@ -251,7 +251,7 @@ def weighted_sums(x: torch.Tensor, first: torch.Tensor, index: torch.Tensor,
         batch=batch, length=length, rows=rows, chunks=chunks, grabs=grabs,
         x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
         out=out.data_ptr(), out_sample=out.stride(0) * size, out_row=out.stride(1) * size,
-        first=first.data_ptr(), index=index.data_ptr(), weight=weight.data_ptr()))
+        first=first.data_ptr(), index=index.data_ptr(), weight=weight.data_ptr()), len(index) * batch * length + out.numel())
     return out
 
 
@@ -345,5 +345,5 @@ def edge_dots(x: torch.Tensor, y: torch.Tensor, src: torch.Tensor, dst: torch.Te
         batch=x.shape[0], length=x.shape[2], edges=len(src), grabs=grabs,
         x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
         y=y.data_ptr(), y_sample=y.stride(0) * size, y_row=y.stride(1) * size,
-        src=src.data_ptr(), dst=dst.data_ptr(), out=out.data_ptr()))
+        src=src.data_ptr(), dst=dst.data_ptr(), out=out.data_ptr()), len(src) * x.shape[0] * x.shape[2])
     return out
