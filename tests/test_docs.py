@@ -9,14 +9,17 @@ from pages import ROOT, blocks, check_command, commands, run_page
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "_made"} & set(path.parts))
 WITH_CODE = [path for path in PAGES if any(language in ("python", "console") for language, _ in blocks(path))]
-QUICK = {"train": ["--epochs", "4", "--set", "batch_size=128"], "inspect": [], "export": [], "explore": [], "evaluate": [], "report": []}
-RUN_COMMANDS = {"start", "student"}
+TRAIN = ["--set", "batch_size=128", "--epochs"]
+COMMANDS = {  # pages whose commands are run as well, and what is added to them to be quick
+    "start": {"train": [*TRAIN, "1"], "inspect": [], "export": [], "explore": [], "report": []},
+    "student": {"train": [*TRAIN, "3"]},
+}
 
 
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.relative_to(DOCS).as_posix())
 def test_page(path, tmp_path):
     torch.manual_seed(0)
-    run_page(path, tmp_path, QUICK if path.stem in RUN_COMMANDS else None)
+    run_page(path, tmp_path, COMMANDS.get(path.stem))
 
 
 def test_blocks_say_what_they_are():

@@ -83,29 +83,25 @@ def training_pictures(save: Saver) -> None:
                               "weights": ng.plots.weight_histogram(network),
                               "rewiring": ng.plots.rewiring(rows[selector])}.items():
             save.figure(f"{name}.png", picture)
-        explorer_page(save, folder)
-        circuit_picture(save, run)
+        explore(save, folder, run)
     save.figure("curves.png", ng.plots.learning_curves({"discovered (dnw)": rows["dnw"], "random": rows["random"]}))
 
 
-def explorer_page(save: Saver, folder: Path) -> None:
-    """Its title says the folder as it is given, and nobody wants to read where this one lies."""
+def explore(save: Saver, folder: Path, run) -> None:
+    """The explorer's page, with attributions of all classes and the circuit of one, which is drawn too."""
+    data = run.data
+    images, labels = data.normalise(data.test_images[:200]), data.test_labels[:200]
+    attributions = {name: ng.analysis.attribution(run.model, images, labels, label=label)
+                    for label, name in enumerate(map(str, data.classes))}
+    three = ng.analysis.circuit(run.model, images, labels, label=3, one_by_one=0)
+    save.figure("circuit.png", ng.plots.graph(three.wiring))
     before = Path.cwd()
-    os.chdir(folder.parent)
+    os.chdir(folder.parent)  # the page's title has the folder as it is given
     try:
-        page = ng.explore(folder.name)
+        page = ng.explore(folder.name, attributions=attributions, circuits={str(data.classes[3]): three})
     finally:
         os.chdir(before)
     save.text("site/explorer.html", page.html)
-
-
-def circuit_picture(save: Saver, run) -> None:
-    data = run.data
-    chosen = slice(0, 240)
-    images, labels = data.normalise(data.train_images[chosen]), data.train_labels[chosen]
-    found = ng.analysis.circuit(run.model, images, labels, label=3, one_by_one=0)
-    save.figure("circuit.png", ng.plots.graph(found.wiring))
-    save.text("circuit.txt", str(found))
 
 
 def small_pictures(save: Saver) -> None:

@@ -6,8 +6,11 @@ import re
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
+import click
+
 import neuralgraph as ng
 from neuralgraph.analysis.null_models import KINDS
+from neuralgraph.cli import main
 from neuralgraph.nodes import ACTIVATIONS, OPERATIONS
 from neuralgraph.selectors import SELECTORS, k_is, options_of
 from neuralgraph.training.recipes import GROUPS
@@ -21,7 +24,7 @@ def write(folder: Path = DOCS / "_made") -> None:
     folder.mkdir(exist_ok=True)
     for name, lines in {"names": names(), "selectors": selectors(), "statistics": statistics(), "recipes": recipes(),
                         "operations": operations(), "paper": paper(), "benchmarks": benchmarks(), "arena": arena(),
-                        "errors": errors()}.items():
+                        "errors": errors(), "commands": commands()}.items():
         (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 
@@ -82,6 +85,15 @@ def errors() -> list[str]:
     return table(["error", "when", "also a"], [
         [f"{{py:class}}`~neuralgraph.errors.{kind.__name__}`", first_sentence(kind),
          ", ".join(f"`{base.__name__}`" for base in kind.__bases__)] for kind in kinds])
+
+
+def commands() -> list[str]:
+    """The command line, as its own help has it."""
+    context, lines = click.Context(main, info_name="neuralgraph"), []
+    for name, command in sorted(main.commands.items()):
+        own = click.Context(command, info_name=name, parent=context)
+        lines += [f"## {name}", "", "```text", *command.get_help(own).splitlines(), "```", ""]
+    return lines
 
 
 def spread(mean: float | None, std: float | None) -> str:
