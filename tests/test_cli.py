@@ -48,7 +48,7 @@ def test_train_says_what_it_does(run):
     assert lines[3].startswith("test accuracy ") and str(folder) in lines[3]
     assert "\r" not in output and "\x1b" not in output
     assert sorted(p.name for p in folder.iterdir() if "tfevents" not in p.name) == [
-        "checkpoint.safetensors", "metrics.csv", "recipe.json", "wiring", "wiring.history"]
+        "checkpoint.safetensors", "metrics.csv", "recipe.json", "wiring.history"]
     saved = json.loads((folder / "recipe.json").read_text())
     assert saved["recipe"]["k"] == 2000 and saved["recipe"]["batch_size"] == 200
 

@@ -112,7 +112,7 @@ class TestPictures:
         wiring = ng.from_networkx(nx.DiGraph([(hostile, "b" * 10_000)]))
         tree, text = self.svg(wiring)
         assert "<script" not in text and len(text) < 5000
-        assert {title.text for title in tree.iter("{http://www.w3.org/2000/svg}title")} == {hostile, "b" * 200}
+        assert {title.text for title in tree.iter("{http://www.w3.org/2000/svg}title")} == {hostile, "b" * 199 + "…"}
 
     def test_a_wiring_without_edges_has_a_picture(self):
         tree, _ = self.svg(learned([2, 3, 1], 0))
@@ -125,12 +125,70 @@ class TestPictures:
         axes, = figure.axes
         lines, *nodes = axes.collections
         assert len(lines.get_segments()) == 20
-        ends = {tuple(map(tuple, segment.round(4))) for segment in lines.get_segments()}
+        ends = {tuple(map(tuple, segment[[0, -1]].round(4))) for segment in lines.get_segments()}
         place = layout(wiring).double().numpy().round(4)
         assert ends == {(tuple(place[u]), tuple(place[v])) for u, v in zip(wiring.src.tolist(), wiring.dst.tolist())}
         live = len(set(wiring.src.tolist()) | set(wiring.dst.tolist()))
         assert sum(len(points.get_offsets()) for points in nodes) == live
         assert axes.get_title() == f"20 edges between {live} live of 12 nodes"
+
+
+class TestFigures:
+    """What ng.plots.graph draws."""
+
+    pytest.importorskip("matplotlib")
+
+    def lines(self, figure):
+        lines = next(drawn for drawn in figure.axes[0].collections if type(drawn).__name__ == "LineCollection")
+        return [torch.from_numpy(segment) for segment in lines.get_segments()]
+
+    def test_an_edge_bends_around_the_nodes_it_would_run_through(self):
+        """A chain whose first node also leads to its last: a straight line would hide it."""
+        wiring = ng.wirings.from_edges([(i, i + 1) for i in range(5)] + [(0, 5)], inputs=[0], outputs=[5])
+        place = layout(wiring).double()
+        assert len(place[:, 1].unique()) == 1
+        for u, v, line in zip(wiring.src.tolist(), wiring.dst.tolist(), self.lines(ng.plots.graph(wiring))):
+            assert torch.allclose(line[[0, -1]], place[[u, v]])
+            others = torch.cdist(line, place[[w for w in range(6) if w not in (u, v)]])
+            assert others.min() > 0.02
+            assert ((line[:, 1] - place[0, 1]).abs().max() < 1e-9) == ((u, v) != (0, 5))
+
+    def test_directions_and_loops_are_seen_where_edges_lead_back(self):
+        wiring = ng.wirings.from_edges([(0, 1), (1, 0), (1, 1), (1, 2)], inputs=[0], outputs=[2])
+        figure = ng.plots.graph(wiring)
+        there, back, loop, _ = (self.lines(figure)[wiring_edge] for wiring_edge in (
+            list(zip(wiring.src.tolist(), wiring.dst.tolist())).index(edge) for edge in [(0, 1), (1, 0), (1, 1), (1, 2)]))
+        middle = (there[0] + there[-1]) / 2
+        assert torch.allclose(there[0], back[-1]) and torch.allclose(there[-1], back[0])
+        assert torch.allclose(there[16] - middle, middle - back[16]) and (there[16] - middle).norm() > 0.02
+        assert torch.allclose(loop[0], loop[-1]) and (loop - loop[0]).norm(dim=1).max() > 0.02
+        heads = next(drawn for drawn in figure.axes[0].collections if type(drawn).__name__ == "PolyCollection")
+        for line, head in zip(self.lines(figure), heads.get_paths()):
+            tip, *base = torch.from_numpy(head.vertices[:3])
+            assert (tip - line[-1]).norm() < min((corner - line[-1]).norm() for corner in base) < 0.05
+
+    def test_of_many_edges_some_are_drawn_and_the_title_says_so(self):
+        net = ng.StaticNeuralGraph(ng.wirings.blocks([40, 40, 40]), ng.TopK(k=3000)).eval()
+        figure = ng.plots.graph(net)
+        wiring = net.learned_wiring()
+        strongest = wiring.weight.abs().argsort(descending=True)[:2000]
+        place = layout(wiring).double()
+        ends = {tuple(line[[0, -1]].flatten().tolist()) for line in self.lines(figure)}
+        assert ends == {(*place[wiring.src[e]].tolist(), *place[wiring.dst[e]].tolist()) for e in strongest.tolist()}
+        assert figure.axes[0].get_title().endswith("; the 2,000 strongest edges drawn")
+        unweighted = ng.plots.graph(net.wiring)
+        ends = {tuple(line[-1].tolist()) for line in self.lines(unweighted)}
+        assert len(ends) == 80 and "2,000 of them drawn" in unweighted.axes[0].get_title()
+
+    def test_the_same_pixels_again(self, tmp_path):
+        for wiring in (learned([3, 6, 3], 20), ng.wirings.complete(12, inputs=2, outputs=2)):
+            first, second = (ng.plots.graph(wiring)._repr_png_() for _ in range(2))
+            assert first == second
+            ng.plots.graph(wiring, "a_b $x").savefig(tmp_path / "g.pdf")
+
+    @pytest.mark.parametrize("k", [0, 1])
+    def test_almost_no_edges(self, k):
+        ng.plots.graph(learned([2, 3, 1], k)).canvas.draw()
 
 
 def test_dot_shows_live_nodes_with_blocks_as_ranks(tmp_path):

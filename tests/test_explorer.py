@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from older import write_wirings
 
 import neuralgraph as ng
 from neuralgraph.analysis import Attribution
@@ -339,6 +340,8 @@ def test_a_server_answers_this_machine_alone(run):
 
 def test_runs_without_a_history_show_their_epochs(run, tmp_path):
     shutil.copytree(run, tmp_path / "old")
+    last = ng.training.history(run).steps[-1]
+    write_wirings(tmp_path / "old", [0, last // 2, last])
     (tmp_path / "old" / "wiring.history").unlink()
     source = source_of(tmp_path / "old")
     assert "no wiring.history" in source.notes[0] and len(source.metrics) == 2

@@ -14,7 +14,7 @@ from stopping import StopAfter
 import neuralgraph as ng
 from neuralgraph.cli import main
 from neuralgraph.errors import CheckpointError, InputError, RunError
-from neuralgraph.training import Interrupted, Watcher, fit, read_wirings
+from neuralgraph.training import Interrupted, Watcher, fit, history
 from neuralgraph.training.checkpoint import read_checkpoint
 from neuralgraph.training.log import read_metrics
 from neuralgraph.training.report import compare, read_records
@@ -120,12 +120,15 @@ def test_the_folder_holds_what_happened(tmp_path):
         out = model(x[:12])
     assert rows[-1]["test_off"] == pytest.approx((out - y[:12]).abs().mean().item(), rel=1e-5)
     assert rows[-1]["test_loss"] == pytest.approx(mse_loss(out, y[:12]).item(), rel=1e-5)
-    masks = [read_wirings(tmp_path / "run" / "wiring" / f"epoch-{epoch:04d}.npz") for epoch in range(4)]
-    (net, weight), (layer, kept) = masks[-1]
-    assert torch.equal(net, model.net.selection().real) and torch.equal(weight, model.net.weight.detach()[net])
-    assert torch.equal(layer, model.head.real().flatten()) and len(kept) == model.head.k
+    found = history(tmp_path / "run")
+    ends = [found.steps[-1] * epoch // 3 for epoch in range(4)]
+    masks = [[found.at(step, part).real for part in (0, 1)] for step in ends]
+    net, layer = masks[-1]
+    weight, kept = model.net.weight.detach()[net], model.head.weight.detach().flatten()[layer]
+    assert torch.equal(net, model.net.selection().real) and torch.equal(layer, model.head.real().flatten())
+    assert set(ends) <= set(found.steps) and torch.allclose(found.at().weight[net], weight, rtol=2**-11)
     for before, after, row in zip(masks, masks[1:], rows):
-        assert row["swapped_edges"] == sum(int((new & ~old).sum()) for (old, _), (new, _) in zip(before, after))
+        assert row["swapped_edges"] == sum(int((new & ~old).sum()) for old, new in zip(before, after))
     assert rows[-1]["threshold"] == min(weight.abs().min(), kept.abs().min())
     line, = compare(read_records([tmp_path / "run"]))
     assert (line["epochs"], line["best"], line["k"]) == ("3/3", None, 43)
@@ -283,4 +286,4 @@ def test_without_a_graph_it_trains_too(tmp_path):
     """The dense layer to compare with."""
     rows = fit(nn.Linear(3, 1), [(X.flatten(1), Y.flatten(1))], folder=tmp_path, epochs=2, loss=mse_loss)
     assert rows[0].keys() == {"epoch", "train_loss", "samples_per_second", "seconds"}
-    assert read_wirings(tmp_path / "wiring" / "epoch-0002.npz") == []
+    assert compare(read_records([tmp_path]))[0]["k"] == 0 and not (tmp_path / "wiring.history").exists()

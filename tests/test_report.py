@@ -1,18 +1,24 @@
 """Comparing and drawing runs: what is shown is what the runs hold."""
 
 import dataclasses
+import io
+import shutil
 import sys
 
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from older import write_wirings
 from PIL import Image
+from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.cli import main
 from neuralgraph.errors import CheckpointError, InputError, MissingPackageError
 from neuralgraph.training import RECIPES, Run
-from neuralgraph.training.report import compare, draw, read_records
+from neuralgraph.training.report import DRAWN, compare, draw, read_records
 
 pytest.importorskip("matplotlib")
 
@@ -58,11 +64,38 @@ def test_the_command_prints_and_draws(runs, tmp_path):
     names = sorted(path.name for path in (tmp_path / "png").iterdir())
     assert names == sorted(["learning-curves.png", "dnw-seed-0-rewiring.png", *(
         f"{run}-seed-0-{kind}.png" for run in ("dnw", "rg")
-        for kind in ("adjacency", "degrees", "weights"))])
+        for kind in ("graph", "adjacency", "degrees", "weights"))])
     for name in names:
         with Image.open(tmp_path / "png" / name) as picture:
             assert min(picture.size) > 500
             assert len(picture.convert("L").getcolors()) > 2
+
+
+def test_runs_of_before_there_were_histories(runs, tmp_path):
+    """Every reader takes a folder that has wiring/epoch-N.npz instead of a history."""
+    old = tmp_path / "old"
+    shutil.copytree(runs[0].folder, old)
+    ends = [0, runs[0].steps_per_epoch, 2 * runs[0].steps_per_epoch]
+    paths, found = write_wirings(old, ends), ng.training.history(old)
+    (old / "wiring.history").unlink()
+    (real, weight), = ng.training.read_wirings(paths[1])
+    assert torch.equal(real, found.at(ends[1]).real) and torch.equal(weight, found.at(ends[1]).weight[real])
+    line, = compare(read_records([old]))
+    assert line["k"] == 3000 and line["last"] == runs[0].progress.rows[-1]["test_accuracy"]
+    for command in (["report", str(old), "--out", str(tmp_path / "png")], ["inspect", str(old)]):
+        result = CliRunner().invoke(main, command)
+        assert result.exit_code == 0 and "3,000" in result.output.replace("3000", "3,000"), result.output
+    assert Run.open(old, runs[0].data).train() == runs[0].progress.rows
+
+
+def test_k_is_what_was_real_after_the_last_epoch(runs, tmp_path):
+    """Not what is real within the epoch that is going on."""
+    recipe = dataclasses.replace(runs[0].recipe, selector="gradual", k=300, selector_options={"every": 1})
+    run = Run.create(recipe, tmp_path / "run", runs[0].data)
+    with pytest.raises(ng.training.Interrupted):
+        run.train(StopAfter(3))
+    after_one = int(ng.training.history(run.folder).at(2).real.sum())
+    assert compare(read_records([run.folder]))[0]["k"] == after_one > run.model.networks[0].num_real
 
 
 @pytest.mark.parametrize("arguments, error, message", [
@@ -131,6 +164,71 @@ def test_histograms_count_every_node_and_edge():
     assert labels[:2] == [f"{net.wiring.num_edges - 100:,} hallucinated edges", "100 real edges"]
 
 
+@given(seed=st.integers(0, 100), k=st.integers(1, 30), scale=st.sampled_from([1.0, 1e-3, 1e4]),
+       ties=st.booleans(), small=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_no_bin_of_weights_holds_real_and_absent_edges(seed, k, scale, ties, small):
+    net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 6, 4]), ng.TopK(k=k), seed=seed).eval()
+    with torch.no_grad():
+        net.weight.mul_(scale)
+        if ties:  # at the threshold on both sides of 0
+            order = net.weight.abs().argsort(descending=True)
+            net.weight[order[:k]] = net.weight[order[k - 1]].abs() * torch.tensor([1.0, -1.0]).repeat(k)[:k]
+            net.weight[order[k:]] *= 0.9999
+        if small:  # what is real is nearly nothing beside the largest
+            net.weight[net.weight.abs().argmax()] *= 1e5
+    axes, = ng.plots.weight_histogram(net).axes
+    bars = {}
+    for number, group in enumerate(axes.containers):
+        for bar in group:
+            bars.setdefault(bar.get_x(), []).append((number, bar.get_height()))
+    for held in bars.values():
+        assert sum(height > 0 for _, height in held) <= 1
+    assert sum(height for held in bars.values() for _, height in held) == net.wiring.num_edges
+    threshold = float(net.weight.detach()[net.selection().real].abs().min())
+    most = float(net.weight.detach().abs().max())
+    assert min(abs(bar.get_x() - threshold) for group in axes.containers for bar in group) < 1e-9 * most
+
+
+def test_every_drawing_has_a_title_and_names_of_its_axes(runs):
+    """Of the run and what it shows; a name may be anything, and a long one is shortened."""
+    rows, net = runs[0].progress.rows, runs[0].model.networks[0]
+    name = "cost $\\frac{" + "x" * 200
+    figures = [ng.plots.rewiring(rows, name), *(draw_one(net, name) for draw_one in DRAWN.values())]
+    for figure, what in zip(figures, ["rewiring", *DRAWN]):
+        figure.canvas.draw()
+        title = figure.get_suptitle()
+        assert title.startswith("cost \\$\\frac{x") and len(title) < 100 and what.split()[0] in title
+        assert all(axes.get_xlabel() for axes in figure.axes) and figure.axes[0].get_window_extent().height > 300
+        if what != "graph":
+            assert all(axes.get_ylabel() for axes in figure.axes)
+    curves = ng.plots.learning_curves({"a": rows, "b": rows})
+    assert curves.get_suptitle() == "2 runs: learning curves"
+    assert ng.plots.learning_curves({"a": rows}).get_suptitle() == "a: learning curves"
+
+
+def test_labels_of_many_blocks_do_not_overlap():
+    wiring = ng.wirings.chain([1] * 120)
+    for draw_one in (ng.plots.adjacency, ng.plots.graph):
+        figure = draw_one(wiring)
+        figure.canvas.draw()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+        assert len(boxes) > 10 and all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:]))
+
+
+def test_a_figure_shows_itself_in_a_notebook():
+    """Once, with and without pyplot, and what is shown is the picture."""
+    formatter = pytest.importorskip("IPython.core.formatters").DisplayFormatter()
+    figure = ng.plots.adjacency(ng.wirings.blocks([3, 6, 2]))
+    data, metadata = formatter.format(figure)
+    assert set(data) == {"image/png", "text/plain"}
+    with Image.open(io.BytesIO(data["image/png"])) as picture:
+        assert picture.size == tuple(figure.get_size_inches() * 150)
+    assert metadata["image/png"]["width"] == round(96 * figure.get_size_inches()[0])
+    import matplotlib.pyplot as plt
+    assert not plt.get_fignums()  # nothing that is drawn at the end of a cell
+
+
 def test_a_wiring_that_never_changes_is_drawn():
     rows = [{"epoch": 1, "threshold": float("nan"), "swapped_edges": 0}]
     for part in (rows, []):
@@ -149,6 +247,7 @@ def test_empty_and_complete_wirings_are_drawn(k):
 
 def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "neuralgraph.analysis.figure", raising=False)
     with pytest.raises(MissingPackageError, match=r"pip install 'neuralgraph\[plot\]'"):
         ng.plots.rewiring([])
 

@@ -230,7 +230,7 @@ def test_newer_files_are_called_newer(data, new):
 @pytest.mark.parametrize("name, read", [
     ("checkpoint.safetensors", lambda folder: open_model(folder)), ("recipe.json", lambda folder: open_model(folder)),
     ("metrics.csv", read_metrics),
-    ("wiring/epoch-0000.npz", lambda folder: training.read_wirings(folder / "wiring" / "epoch-0000.npz"))])
+    ("wiring.history", training.history)])
 def test_files_that_may_not_be_read(new, name, read, monkeypatch):
     real = Path.open
 

@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from older import write_wirings
 from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError, RunError, UnknownNameError
-from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, read_wirings
+from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, history, read_wirings
 from neuralgraph.training import checkpoint as checkpoint_module
 from neuralgraph.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
 from neuralgraph.training.folder import alone_in
@@ -82,13 +83,15 @@ def test_rows_are_true(undisturbed, data):
         written = list(csv.DictReader(file))
     assert [float(row["test_accuracy"]) for row in written] == [row["test_accuracy"] for row in rows]
     network = undisturbed.model.networks[0]
-    masks = [read_wirings(folder / "wiring" / f"epoch-{e:04d}.npz")[0] for e in range(3)]
-    for before, after, row in zip(masks, masks[1:], rows):
-        assert after[0].sum() == QUICK.k
-        assert row["swapped_edges"] == (after[0] & ~before[0]).sum() > 0
-    real, weight = masks[-1]
+    moments = [history(folder).at(3 * epoch) for epoch in range(3)]
+    assert [moment.step for moment in moments] == [0, 3, 6]
+    for before, after, row in zip(moments, moments[1:], rows):
+        assert after.real.sum() == QUICK.k
+        assert row["swapped_edges"] == (after.real & ~before.real).sum() > 0
+    real = moments[-1].real
+    weight = network.weight.detach()[real]
     assert torch.equal(real, network.selection().real)
-    assert torch.equal(weight, network.weight.detach()[real])
+    assert torch.allclose(moments[-1].weight[real], weight, rtol=2**-11)
     assert rows[-1]["threshold"] == weight.abs().min().item()
     degree = torch.zeros(2, 900, dtype=torch.long)
     for edge in real.nonzero().flatten():
@@ -105,7 +108,7 @@ def test_rows_are_true(undisturbed, data):
     better = (logits > logits.gather(1, data.test_labels[:, None])).sum(1)
     assert rows[-1]["test_top5_accuracy"] == pytest.approx(100 * (better < 5).double().mean().item())
     for epoch, row in enumerate(rows, start=1):
-        ever = torch.stack([mask[0] for mask in masks[:epoch + 1]]).any(0)
+        ever = torch.stack([moment.real for moment in moments[:epoch + 1]]).any(0)
         assert row["never_used_edges"] == int((~ever).sum())
     assert rows[0]["never_used_edges"] > rows[1]["never_used_edges"] > 0
     assert rows[-1]["multiply_adds"] == ng.analysis.cost(undisturbed.model).multiply_adds
@@ -351,7 +354,7 @@ def test_bottomless_json(copied, data):
 
 
 def test_damaged_wirings(copied):
-    path = copied / "wiring" / "epoch-0002.npz"
+    path = write_wirings(copied, [0, 3, 6])[2]
     good = path.read_bytes()
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .._html import beside, facts, table
 from ..errors import InputError, lookup, whole
 from ..networks import NeuralGraph
 from ..selectors import Frozen
 from ..wiring import Wiring
+from ..wiring.drawing import picture
 
 BATCH = 256  # images evaluated at once
 
@@ -28,6 +30,11 @@ class Attribution:
 
     edges: torch.Tensor
     nodes: torch.Tensor
+
+    def _repr_html_(self) -> str:
+        return beside(*(table((name, "adds"), [(str(number), float(values[number])) for number in _largest(values)],
+                              f"{len(values):,} {name}s, those that add most")
+                        for name, values in (("edge", self.edges), ("node", self.nodes))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +79,16 @@ class Circuit:
     def __str__(self) -> str:
         return (f"class {self.label}: {self.num_edges} of {self.num_real} edges keep {100 * self.accuracy:.1f} % "
                 f"of {100 * self.whole:.1f} % balanced accuracy")
+
+    def _repr_html_(self) -> str:
+        return beside(facts({"class": self.label, "edges": self.num_edges, "of": self.num_real,
+                             "balanced accuracy (%)": 100 * self.accuracy, "of the whole model (%)": 100 * self.whole},
+                            "circuit"), *map(picture, self.wirings))
+
+
+def _largest(values: torch.Tensor) -> list[int]:
+    """The numbers of the ten largest magnitudes, the largest first."""
+    return values.abs().argsort(descending=True, stable=True)[:10].tolist()
 
 
 def attribution(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, label: int | None = None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
+from .._html import facts
 from ..errors import InputError, whole
 from ..layers import Sparse
 from ..models import Classifier
@@ -60,6 +61,10 @@ class Cost:
     def stored_words(self) -> int:
         """All parameters and where the edges are, in 32-bit words, in the smaller of both forms."""
         return self.parameters + self.norms_and_biases + min(self.mask_words, self.list_words)
+
+    def _repr_html_(self) -> str:
+        return facts({"multiply-adds per image": self.multiply_adds, "parameters (authors' count)": self.parameters,
+                      "norms and biases": self.norms_and_biases, "stored, 32-bit words": self.stored_words}, "cost")
 
 
 def cost(model: Classifier | NeuralGraph, *space: int, skip_dead: bool = True) -> Cost:

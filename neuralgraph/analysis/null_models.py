@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .. import kernels
+from .._html import table
 from ..errors import InputError, listed, lookup, whole
 from ..networks import NeuralGraph
 from ..wiring import ROLES, Wiring
@@ -63,6 +64,11 @@ class NullModel:
     def __str__(self) -> str:
         return (f"{self.statistic}: {self.observed:.4g}, against {self.mean:.4g} ± {self.std:.2g} of {len(self.values)} "
                 f"random wirings ({KINDS[self.kind]}): z = {self.z:.2f}, p = {self.p:.3g}")
+
+    def _repr_html_(self) -> str:
+        return table(("statistic", "observed", "random: mean", "std", "z", "p"),
+                     [(self.statistic, self.observed, self.mean, self.std, self.z, self.p)],
+                     notes=[f"against {len(self.values)} random wirings ({KINDS[self.kind]})"])
 
 
 def null_model(wiring: Wiring | NeuralGraph, statistic: Statistic, samples: int = 100, seed: int = 0, *,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from .._dgl import dgl
+from .._html import table
 from .._version import __version__
 from ..errors import InputError
 from ..inference import compile
@@ -98,8 +99,18 @@ class Speed:
     difference: float
 
 
+class Speeds(dict[str, Speed]):
+    """The speed of every way, by its name; a notebook shows a table."""
+
+    def _repr_html_(self) -> str:
+        first = next(iter(self.values())).timing.median if self else 1.0
+        rows = [(name, one.timing.median, f"{one.timing.low:.2f} to {one.timing.high:.2f}", round(one.images_per_second),
+                 one.useful_gflops, first / one.timing.median, one.difference) for name, one in self.items()]
+        return table(("way", "ms", "quartiles", "images/s", "useful GFLOP/s", "speed-up", "difference"), rows)
+
+
 def inference_speed(model: Classifier, images: torch.Tensor, backends=("dense", "dgl", "sparse", "auto"),
-                    rounds: int = 9) -> dict[str, Speed]:
+                    rounds: int = 9) -> Speeds:
     """The speed of every backend and of the compiled model on a batch, in evaluation, on the CPU.
 
     Models that cannot be compiled (continuous time) have no entry "compiled".
@@ -136,6 +147,6 @@ def inference_speed(model: Classifier, images: torch.Tensor, backends=("dense", 
         model.train(was_training)
     reference = outputs[backends[0]]
     scale = reference.abs().max().clamp(min=1e-30)
-    return {name: Speed(timing, 1e3 * len(images) / timing.median, useful / timing.median / 1e6,
-                        float((outputs[name] - reference).abs().max() / scale))
-            for name, timing in timings.items()}
+    return Speeds((name, Speed(timing, 1e3 * len(images) / timing.median, useful / timing.median / 1e6,
+                               float((outputs[name] - reference).abs().max() / scale)))
+                  for name, timing in timings.items())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .._html import facts
 from ..wiring import Wiring
 from ..wiring.stages import longest_path_levels
 from ..wiring.wiring import INPUT, OUTPUT
@@ -27,6 +28,10 @@ class DeadNodes:
     def count(self) -> int:
         """Nodes that are either."""
         return int((self.no_in | self.no_out).sum())
+
+    def _repr_html_(self) -> str:
+        return facts({"without in-edge": int(self.no_in.sum()), "without out-edge": int(self.no_out.sum()),
+                      "either": self.count, "of": len(self.no_in)}, "dead nodes")
 
 
 def degrees(wiring: Wiring, real: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -148,8 +148,8 @@ def _of_run(folder: Path) -> Source:
         except CheckpointError as error:
             notes.append(f"the history cannot be read: {error}")
     else:
-        notes.append(f"there is no {HISTORY} in the run: it was trained before there were histories; what is shown is the "
-                     "wiring after each epoch.")
+        notes.append(f"there is no {HISTORY} in the run: it has not begun to train, or did so before there were histories; "
+                     "what is shown is the wiring after each epoch.")
     moments = []
     for file in sorted((folder / WIRINGS).glob("epoch-*.npz")):
         wirings = read_wirings(file)

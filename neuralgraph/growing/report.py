@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._html import table
 from ..errors import listed
 
 SHOWN = 20  # rows of a table
@@ -80,3 +81,10 @@ class SplitReport:
         lines += [f"not split      {len(labels)}: {why} ({listed(labels, most=3)})"
                   for why, labels in self.refused.items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [(node.label, node.eigenvalue, node.gain, round(node.cost)) for node in self.split]
+        return table(("node", "eigenvalue", "gain", "multiply-adds"), rows, f"{len(rows)} of {len(self.nodes)} nodes split", [
+            f"loss {self.loss_before:.6f} -> {self.loss_after:.6f} (change {self.measured_change:.2e}, predicted "
+            f"{self.predicted_change:.2e})", f"multiply-adds {self.multiply_adds_before:,} -> {self.multiply_adds_after:,}",
+            *(f"not split, {len(labels)}: {why} ({listed(labels, most=3)})" for why, labels in self.refused.items())])

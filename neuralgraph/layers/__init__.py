@@ -6,7 +6,8 @@ from .shrink import Shrunk, shrink
 from .slimming import scale_penalty, slim
 from .sparse import (Sparse, SparseConv1d, SparseConv2d, SparseConv3d, SparseConvTranspose1d, SparseConvTranspose2d,
                      SparseConvTranspose3d, SparseEmbedding, SparseLinear, SparseMultiheadAttention, choices_of)
-from .sparsify import LayerSummary, Summary, densify, sparsify, summary
+from .sparsify import densify, sparsify
+from .summaries import LayerSummary, Summary, summary
 
 __all__ = ["LayerSummary", "Shrunk", "Sparse", "SparseConv1d", "SparseConv2d", "SparseConv3d", "SparseConvTranspose1d",
            "SparseConvTranspose2d", "SparseConvTranspose3d", "SparseEmbedding", "SparseLinear",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .._html import table
 from ..errors import InputError
 from .flow import CONVOLUTIONS, TRANSPOSED, Flow, Step
 from .order import _evaluating
@@ -37,6 +38,12 @@ class Shrunk:
         lines.append(f"parameters: {self.parameters[0]} before, {self.parameters[1]} after")
         lines += [f"left whole: {name}, {reason}" for name, reason in self.left.items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{a} -> {b}", f"{c} -> {d}") for name, (a, b), (c, d) in self.layers]
+        return table(("layer", "channels in and out", "left"), rows, notes=[
+            f"parameters: {self.parameters[0]:,} before, {self.parameters[1]:,} after",
+            *(f"left whole: {name}, {reason}" for name, reason in self.left.items())])
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import torch
@@ -45,7 +44,7 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | No
     """Turns convolutions, fully connected layers, embeddings and attention of any model into sparse ones.
 
     Parameters keep their names, so that state dicts go both ways where the selector keeps no state; biases and
-    norms stay dense ("Discovering Neural Wirings", section 3.4 and Table 4). :func:`summary` says what became
+    norms stay dense ("Discovering Neural Wirings", section 3.4 and Table 4). :func:`~neuralgraph.layers.summary` says what became
     of every layer. In evaluation a selection is kept until a weight changes. What is recorded by ``torch.compile``,
     ``torch.export`` or ``torch.jit.trace`` ranks the weights at every call: :func:`densify` first for speed.
     :class:`torch.nn.TransformerEncoder` and its layers lose their fast path until :func:`densify`.
@@ -87,6 +86,7 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | No
     >>> model = sparsify(model, density=0.5)
     >>> model[2].k
     288
+    >>> from neuralgraph.layers import summary
     >>> print(summary(model))
     layer    real  of weights        %
     0                     216  dense: the first layer
@@ -100,7 +100,7 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | No
     lookup("competition", per, dict.fromkeys(("layer", "node", "group", "model")))
     lookup("budget", budget, BUDGETS)
     lookup("granularity", granularity, selectors.GRANULARITIES)
-    layers = {name: layer for name, layer in module.named_modules() if _can_be_sparse(layer)}
+    layers = {name: layer for name, layer in module.named_modules() if can_be_sparse(layer)}
     if not layers:
         raise InputError(f"the model has no torch.nn.Conv2d or torch.nn.Linear (nor other of {NAMES}) to make "
                          "sparse" + (" (some are sparse already)." if sparse_layers(module) else "."))
@@ -135,7 +135,7 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | No
     return module
 
 
-def _can_be_sparse(layer: nn.Module) -> bool:
+def can_be_sparse(layer: nn.Module) -> bool:
     return isinstance(layer, tuple(SPARSE)) and \
         not isinstance(layer, (Sparse, NonDynamicallyQuantizableLinear))
 
@@ -246,7 +246,7 @@ def _last(module: nn.Module, selector: str, example: object) -> list[str]:
 
 def _every(module: nn.Module) -> dict[str, nn.Module]:
     """The layers that are or can be sparse, by name."""
-    return {name: layer for name, layer in module.named_modules() if _can_be_sparse(layer) or isinstance(layer, Sparse)}
+    return {name: layer for name, layer in module.named_modules() if can_be_sparse(layer) or isinstance(layer, Sparse)}
 
 
 def _candidates(layer: nn.Module, granularity: str, is_last: bool) -> dict[str, Weights]:
@@ -334,67 +334,3 @@ def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
                 part.__class__ = base
     module.__dict__.pop("_dense_because", None)
     return module
-
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """One layer: how many weights it has, how many are real (None: it is dense), and why it is dense."""
-
-    name: str
-    weights: int
-    real: int | None
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What :func:`sparsify` made of a model; as text, a table."""
-
-    layers: tuple[LayerSummary, ...]
-
-    @property
-    def weights(self) -> int:
-        """The number of weights that are chosen from."""
-        return sum(layer.weights for layer in self.layers if layer.real is not None)
-
-    @property
-    def real(self) -> int:
-        """How many of them are real."""
-        return sum(layer.real for layer in self.layers if layer.real is not None)
-
-    @property
-    def density(self) -> float:
-        """The share of all weights that are used, dense layers included."""
-        every = sum(layer.weights for layer in self.layers)
-        return (self.real + every - self.weights) / every if every else 1.0
-
-    def __str__(self):
-        width = max(8, *(len(layer.name) for layer in self.layers)) if self.layers else 8
-        lines = [f"{'layer':{width}} {'real':>9} {'of weights':>11} {'%':>8}"]
-        for layer in self.layers:
-            if layer.real is None:
-                lines.append(f"{layer.name:{width}} {'':9} {layer.weights:11}  dense: {layer.reason}")
-            else:
-                lines.append(f"{layer.name:{width}} {layer.real:9} {layer.weights:11} "
-                             f"{100 * layer.real / layer.weights:8.2f}")
-        every = sum(layer.weights for layer in self.layers)
-        lines.append(f"{'together':{width}} {self.real:9} {self.weights:11} "
-                     f"{100 * self.real / max(1, self.weights):8.2f}, {100 * self.density:.2f} of all {every} with the dense layers")
-        return "\n".join(lines)
-
-
-def summary(module: nn.Module) -> Summary:
-    """Which weights of each layer are real, and why others stayed dense.
-
-    Args:
-        module: a model that :func:`sparsify` has made, or with sparse layers.
-    """
-    reasons, rows = getattr(module, "_dense_because", {}), []
-    for name, layer in module.named_modules():
-        if isinstance(layer, Sparse):
-            rows.append(LayerSummary(name, layer.num_weights, layer.k))
-        elif _can_be_sparse(layer):
-            size = sum(getattr(*place_of(layer, path)).numel() for path in CHOSEN[type(layer)](layer)) \
-                if type(layer) in CHOSEN else sum(p.numel() for p in layer.parameters())
-            rows.append(LayerSummary(name, size, None, reasons.get(name, "not asked for")))
-    return Summary(tuple(rows))

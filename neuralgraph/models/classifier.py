@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .._html import beside
 from ..errors import InputError
+from ..layers import summary
 from ..layers.sparse import sparse_layers
 from ..networks import NeuralGraph
 from ..networks.network import autocasts
@@ -56,3 +58,8 @@ class Classifier(nn.Module):
     def num_real_edges(self) -> int:
         """k, summed over the networks; real weights of sparse layers count too."""
         return sum(network.num_real for network in self.networks) + sum(layer.k for layer in sparse_layers(self))
+
+    def _repr_html_(self) -> str | None:
+        """Pictures of the neural graphs, and a table of sparse layers; None, for the text, without either."""
+        layers = [summary(self)._repr_html_()] if sparse_layers(self) else []
+        return beside(*(network._repr_html_() for network in self.networks), *layers) or None

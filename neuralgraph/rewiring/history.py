@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .._html import beside, curve, facts, table
 from ..errors import CheckpointError, InputError, whole
 from .records import Change, Observed, read_changes, read_parts, records
+
+MOST_CURVES = 4  # in a notebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +35,10 @@ class Moment:
         """The smallest magnitude of a real candidate; nan without one."""
         kept = self.weight[self.real].abs()
         return kept.min().item() if len(kept) else float("nan")
+
+    def _repr_html_(self) -> str:
+        return facts({"real": int(self.real.sum()), "of candidates": len(self.real), "threshold": self.threshold},
+                     f"after step {self.step:,}")
 
 
 class History:
@@ -139,6 +146,15 @@ class History:
     def thresholds(self, part: int = 0) -> list[float]:
         """For each record the smallest magnitude of a real candidate."""
         return [self.at(step, part).threshold for step in self.steps]
+
+    def _repr_html_(self) -> str:
+        last = [self.at(part=part) for part in range(len(self.parts))] if self.steps else []
+        rows = [(part.name, part.candidates, int(moment.real.sum()), moment.threshold) for part, moment in zip(self.parts, last)]
+        turnover = {part.name: list(zip(self.steps[1:], self.turnover(number)))
+                    for number, part in enumerate(self.parts[:MOST_CURVES])}
+        return beside(table(("part", "candidates", "real", "threshold"), rows, self.path, [
+            f"{len(self.steps):,} records, of steps {self.steps[0]:,} to {self.steps[-1]:,}" if self.steps else "no record yet"]),
+                      curve(turnover, "step", "turnover"))
 
     def _number(self, step: int | None) -> int:
         if not self.steps:

@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 
+from .._html import facts
 from ..errors import SelectionError
 
 
@@ -33,6 +34,10 @@ class Selection:
         """The smallest magnitude of a real edge, the paper's tau; nan without real edges."""
         kept = self.weight.detach()[self.real]
         return kept.abs().min().item() if len(kept) else float("nan")
+
+    def _repr_html_(self) -> str:
+        return facts({"real edges": int(self.real.sum()), "of candidates": len(self.real), "threshold": self.threshold(),
+                      "gradient reaches": "every candidate" if self.reaches_all else "real edges"}, "selection")
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .._html import table
 from ..errors import InputError
 from ..layers import Sparse
 from .templates import Mixed, Templates, give_own_class, mixtures, shared
@@ -25,6 +26,12 @@ class Similarity:
 
     names: tuple[str, ...]
     matrix: torch.Tensor
+
+    def _repr_html_(self) -> str:
+        most = 20
+        rows = [(name, *map(float, values[:most])) for name, values in zip(self.names, self.matrix)]
+        return table(("", *self.names[:most]), rows, "similarity",
+                     [f"the first {most} of {len(self.names)} columns"] if len(self.names) > most else ())
 
 
 @torch.no_grad()

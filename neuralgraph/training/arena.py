@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import models, selectors
+from .._html import table
 from ..analysis.speed import environment
 from ..data import Images
 from ..errors import InputError, RunError, lookup
@@ -255,6 +256,19 @@ class Arena:
                 for row in old.get("contenders", []) for run in row["runs"]}
 
     # What came out
+
+    def _repr_html_(self) -> str:
+        """The result so far."""
+        path = self.out / RESULT
+        found = read_json(path)["contenders"] if path.exists() else []
+        rows = [(row["label"], row["last"]["mean"], row["last"]["std"],
+                 *((row["difference"] or {}).get(key) for key in ("mean", "low", "high")),
+                 *((row[key] or {}).get("mean") for key in ("k", "multiply_adds", "dead_nodes")),
+                 f"{len(row['runs'])} of {len(self.seeds)}") for row in found]
+        first = self.contenders[0].label
+        return table(("", "test %", "std", f"against {first}", "low", "high", "k", "multiply-adds", "dead", "runs"),
+                     rows, f"arena of {self._base[0]} in {self.out}", [] if rows else [
+                         f"no run is finished; contenders: {', '.join(one.label for one in self.contenders)}"])
 
     def _description(self, data: Images, jobs: int, ray: str | bool | None) -> dict:
         """What all contenders have in common."""

@@ -187,24 +187,12 @@ def load_model(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path
     model.load_state_dict(values)
 
 
-def write_wirings(path: Path, masks: list[torch.Tensor], weights: list[torch.Tensor]) -> None:
-    """The real edges of each network: one bit per candidate edge, and the real weights.
-
-    Arrays ``real_0`` (packed bits), ``edges_0`` (their number) and ``weight_0`` (float32), and so on
-    for each further network.
-    """
-    arrays = {}
-    for number, (real, weight) in enumerate(zip(masks, weights)):
-        arrays[f"real_{number}"] = np.packbits(real.cpu().numpy())
-        arrays[f"edges_{number}"] = np.int64(len(real))
-        arrays[f"weight_{number}"] = weight.detach()[real].float().cpu().numpy()
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    write_atomically(path, content.getvalue())
-
-
 def read_wirings(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(mask of real edges (E,), their weights (k,)) of each network; see :func:`write_wirings`.
+    """(mask of real edges (E,), their weights (k,)) of each network, from ``wiring/epoch-NNNN.npz`` of an older run.
+
+    Runs kept such a file of every epoch before they had histories (:func:`~neuralgraph.training.history`). Of each
+    network it holds the arrays ``real_0`` (one bit per candidate edge, packed), ``edges_0`` (their number) and
+    ``weight_0`` (of the real ones, float32).
 
     Raises:
         CheckpointError: if the file is missing, damaged or foreign.

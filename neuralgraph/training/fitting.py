@@ -42,8 +42,8 @@ def fit(model: nn.Module, loader: Batches, *, folder: str | Path, epochs: int,
         loss(model(x), target) + the penalties of the selectors of all neural graphs inside the model
 
     and then tells these selectors how far the training is. The folder gets ``checkpoint.safetensors``
-    (everything needed to go on), ``metrics.csv`` (a line per epoch), ``wiring/epoch-NNNN.npz`` (the real
-    edges of every neural graph and sparse layer after each epoch) and ``recipe.json`` (how it was trained).
+    (everything needed to go on), ``metrics.csv`` (a line per epoch), ``wiring.history`` (which edges of
+    every neural graph and sparse layer were real when) and ``recipe.json`` (how it was trained).
 
     A training that was stopped or killed and is resumed ends with the same bits as an undisturbed one, on
     one machine, if every epoch's batches are the same whenever they are asked for. So what ``loader`` and
@@ -131,7 +131,6 @@ def fit(model: nn.Module, loader: Batches, *, folder: str | Path, epochs: int,
     content = {"fit": described, "versions": versions()}
     if not begun:
         with making(folder):
-            run.write_wiring()
             run.save()
             write_json(folder / RECIPE, content)
             run.seen.remember()

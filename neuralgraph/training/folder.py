@@ -12,8 +12,8 @@ from pathlib import Path
 from ..errors import RunError
 from .checkpoint import CHECKPOINT, RECIPE
 
-WIRINGS, INITIAL = "wiring", "initial.safetensors"
-HISTORY = "wiring.history"
+INITIAL, HISTORY = "initial.safetensors", "wiring.history"
+WIRINGS = "wiring"  # where runs kept the wiring of each epoch before they had histories
 UNFINISHED = ".unfinished"  # in a folder whose making was cut off: it may be made again
 RUNS = Path("runs")  # where runs are kept that were given no folder
 
@@ -109,7 +109,6 @@ def making(folder: Path) -> Iterator[None]:
         try:
             if not (folder / UNFINISHED).exists():
                 os.close(os.open(folder / UNFINISHED, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            (folder / WIRINGS).mkdir(exist_ok=True)
             (folder / INITIAL).unlink(missing_ok=True)  # of a making that was cut off
         except OSError as error:
             raise RunError(f"cannot make the folder {folder}: {error.strerror}.") from error

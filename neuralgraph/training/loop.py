@@ -17,7 +17,7 @@ from ..rewiring import Recorder, rewire
 from ..selectors import Selector
 from .checkpoint import CHECKPOINT, digest, load_model, part, write_checkpoint
 from .distributed import Ranks
-from .folder import HISTORY, WIRINGS, Seen, alone_in
+from .folder import HISTORY, Seen, alone_in
 from .interrupts import deferred_interrupt
 from .log import Log
 from .optimizers import load_state, state_of
@@ -47,7 +47,7 @@ class Loop:
         model: on its device.
         task: what it is trained on.
         optimizer: of the model's parameters; its learning rates are the schedule's 1.
-        folder: where ``checkpoint.safetensors``, ``metrics.csv`` and ``wiring`` are kept.
+        folder: where ``checkpoint.safetensors``, ``metrics.csv`` and ``wiring.history`` are kept.
         epochs: how many.
         schedule: the factor of the learning rates by step and number of all steps.
         ranks: the processes that train together.
@@ -207,8 +207,6 @@ class Loop:
         self._took = []
         self.progress = Progress(epoch=progress.epoch + 1, rows=[*progress.rows, row],
                                  step_seconds=[*progress.step_seconds, *measured])
-        if self.ranks.is_first:
-            self.write_wiring()
         self.save()
         return row
 
@@ -246,10 +244,6 @@ class Loop:
         if rows and sorted(rows[0]) != sorted(self.columns):
             raise CheckpointError(f"{path} has the metrics {', '.join(rows[0])}, but this training makes "
                                   f"{', '.join(self.columns)}.")
-
-    def write_wiring(self) -> None:
-        """The real edges after the last epoch, as one file of the sequence."""
-        self.turnover.write(self.folder / WIRINGS / f"epoch-{self.progress.epoch:04d}.npz")
 
 
 @contextlib.contextmanager

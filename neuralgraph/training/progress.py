@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .._html import table
 from ..errors import CheckpointError
 
 WARM_UP = 3  # steps in which kernels are compiled and memory is first touched
@@ -46,6 +48,10 @@ class Progress:
         """The mean of a metric over the samples of this epoch so far; None where there is none."""
         return self.sums[name] / self.seen if name in self.sums and self.seen else None
 
+    def _repr_html_(self) -> str:
+        return metrics_table(self.rows, [f"in epoch {self.epoch + 1}, step {self.step}" if self.step else
+                                         f"after epoch {self.epoch}"])
+
     @classmethod
     def from_json(cls, fields: dict) -> Progress:
         """The progress that a checkpoint holds.
@@ -68,6 +74,11 @@ class Progress:
         if not isinstance(progress.step_seconds, list) or not all(map(_is_number, progress.step_seconds)):
             raise ValueError(f"step_seconds is {progress.step_seconds!r}")
         return progress
+
+
+def metrics_table(rows: list[dict], notes: Sequence[str] = ()) -> str:
+    """The metrics of epochs, for a notebook."""
+    return table(list(rows[0]) if rows else (), [list(row.values()) for row in rows], notes=notes)
 
 
 def check_rows(rows: list[dict]) -> None:

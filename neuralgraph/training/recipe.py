@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._html import facts
 from ..errors import InputError, UnknownNameError, lookup
 from .checkpoint import RECIPE, newer_version, read_json
 from .options import FIELDS, GROWERS, arguments, options, read, split
@@ -191,6 +192,10 @@ class Recipe:
             rows += [(f"{part}.{name}", given.get(name, option.default), option.type, option.meaning)
                      for name, option in options(part, getattr(self, part)).items() if name not in FIELDS[part]]
         return rows
+
+    def _repr_html_(self) -> str:
+        given = {name: str(value) for name, value, _, _ in self.settings() if value is not None}
+        return facts(given, f"{self.name}: {self.description}")
 
     def to_json(self) -> dict:
         """The fields as JSON values; :meth:`from_json` is the inverse."""

@@ -6,13 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._html import beside, curve, facts, table
 from ..analysis import plots
 from ..errors import CheckpointError, InputError, RunError
-from .checkpoint import RECIPE, read_json, read_wirings
-from .folder import WIRINGS, rounds
+from .checkpoint import CHECKPOINT, RECIPE, part, read_checkpoint, read_json
+from .folder import rounds
 from .log import METRICS, read_metrics
 from .opening import open_model, read_recipe
 from .recipe import Recipe
+
+DRAWN = {"graph": plots.graph, "adjacency": plots.adjacency, "degrees": plots.degree_histograms,
+         "weights": plots.weight_histogram}
+
+MOST_CURVES = 4  # in a notebook
+TITLES = {"best": "best %", "last": "last %", "multiply_adds": "multiply-adds", "dead_nodes": "dead nodes"}
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,27 @@ class Record:
         """Of training, without evaluation."""
         return sum(row["seconds"] for row in self.rows)
 
+    def _repr_html_(self) -> str:
+        line, = compare([self])
+        known = {TITLES.get(name, name): value for name, value in line.items() if name != "run"}
+        return beside(facts(known, self.name), _curves([self]))
 
-def read_records(folders: Sequence[str | Path]) -> list[Record]:
+
+class Records(list[Record]):
+    """Records of several runs; a notebook shows them side by side."""
+
+    def _repr_html_(self) -> str:
+        lines = compare(self)
+        head = [TITLES.get(name, name) for name in lines[0]] if lines else []
+        return beside(table(head, [list(line.values()) for line in lines]), _curves(self[:MOST_CURVES]))
+
+
+def _curves(records: Sequence[Record]) -> str:
+    return curve({record.name: [(row["epoch"], row["test_accuracy"]) for row in record.rows]
+                  for record in records if record.recipe is not None}, "epoch", "test accuracy (%)")
+
+
+def read_records(folders: Sequence[str | Path]) -> Records:
     """The records of runs, named by as much of their folders as tells them apart; of one that grows, of each round.
 
     Raises:
@@ -68,14 +94,14 @@ def read_records(folders: Sequence[str | Path]) -> list[Record]:
     if len(set(whole)) < len(whole):
         twice = next(path for number, path in enumerate(whole) if path in whole[:number])
         raise InputError(f"the run {twice} is given twice.")
-    records = []  # the k of l1-anneal changes, so it is counted
+    records = Records()  # the k of l1-anneal changes, so it is counted
     for path, name in zip(paths, _names(whole)):
         recipe, epochs = _how(path)
         rows = read_metrics(path)
         if recipe is not None and rows and "test_accuracy" not in rows[0]:
             raise CheckpointError(f"{path / METRICS} is damaged: it has no column 'test_accuracy'.")
-        wirings = read_wirings(path / WIRINGS / f"epoch-{len(rows):04d}.npz")
-        k = sum(int(real.sum()) for real, _ in wirings)
+        tensors, _ = read_checkpoint(path / CHECKPOINT)
+        k = sum(int(real.sum()) for real in part(tensors, "real").values())
         records.append(Record(name, path, recipe, epochs, rows, k))
     return records
 
@@ -110,8 +136,8 @@ def draw(records: Sequence[Record], out: str | Path) -> list[Path]:
     """Draws the runs into a folder; returns the PNG files.
 
     ``learning-curves.png`` for all, and per run ``NAME-rewiring.png``, and for each of its networks
-    ``NAME-adjacency.png``, ``NAME-degrees.png`` and ``NAME-weights.png`` (numbered if there are
-    several). Of a training without recipe only the first of these: see :attr:`Record.missing`.
+    ``NAME-graph.png``, ``NAME-adjacency.png``, ``NAME-degrees.png`` and ``NAME-weights.png`` (numbered if
+    there are several). Of a training without recipe only the first of these: see :attr:`Record.missing`.
 
     Raises:
         MissingPackageError: without matplotlib.
@@ -135,16 +161,15 @@ def draw(records: Sequence[Record], out: str | Path) -> list[Path]:
     for record in records:
         name = record.name.replace("/", "-")
         if record.rows and "swapped_edges" in record.rows[0]:
-            keep(plots.rewiring(record.rows), f"{name}-rewiring.png")
+            keep(plots.rewiring(record.rows, record.name), f"{name}-rewiring.png")
         if record.recipe is None:
             continue
         _, model, _ = open_model(record.folder)
         networks = model.networks
         for number, network in enumerate(networks, start=1):
-            label = f"{name}-{number}" if len(networks) > 1 else name
-            for kind, figure in (("adjacency", plots.adjacency), ("degrees", plots.degree_histograms),
-                                 ("weights", plots.weight_histogram)):
-                keep(figure(network), f"{label}-{kind}.png")
+            label, title = (f"{name}-{number}", f"{record.name}, network {number}") if len(networks) > 1 else (name, record.name)
+            for kind, figure in DRAWN.items():
+                keep(figure(network, title), f"{label}-{kind}.png")
     return files
 
 

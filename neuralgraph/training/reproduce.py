@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._html import table
 from ..data import Images
 from ..errors import InputError, lookup
-from .checkpoint import write_json
+from .checkpoint import read_json, write_json
 from .comparison import Comparison, Entry, images_as_json, spelled, spread
 from .recipe import Recipe
 from .recipes import RECIPES
@@ -140,6 +141,15 @@ class Reproduction:
             result = {**fixed, "rows": self._summary(done)}
             write_json(self.out / f"{self.table}.json", result)
             yield {**result, "newest": (name, outcome)}
+
+    def _repr_html_(self) -> str:
+        """The result so far, beside the paper's."""
+        path = self.out / f"{self.table}.json"
+        found = read_json(path)["rows"] if path.exists() else []
+        rows = [(row["title"], row["last"]["mean"], row["last"]["std"], row["paper"]["mean"], row["paper"]["std"],
+                 f"{len(row['runs'])} of {len(self.seeds)}") for row in found]
+        return table(("", "test %", "std", "paper %", "std", "runs"), rows, f"{self.table} in {self.out}",
+                     [self.schedule, *([] if rows else ["no run is finished"])])
 
     def _paper(self, row: Row) -> Recipe:
         return RECIPES[f"{self.table}-{row.name}"]

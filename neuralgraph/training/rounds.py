@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import growing
+from .._html import facts
 from ..data import Augmentation, Images, lost_readers
 from ..errors import InputError, RunError, lookup
 from .checkpoint import RECIPE, write_json
@@ -91,6 +92,10 @@ class GrowingRun:
     def rounds(self) -> int:
         """How often it is split."""
         return self.recipe.grow_rounds or 1
+
+    def _repr_html_(self) -> str:
+        return facts({"round": self.number, "of": self.rounds}, f"{self.recipe.name}, growing, in {self.folder}") \
+            + self.run._repr_html_()
 
     def train(self, watcher: Watcher | None = None, check_ranks: bool = False) -> list[dict]:
         """Trains all rounds to the end and returns the metrics of the last; otherwise as :meth:`Run.train`."""

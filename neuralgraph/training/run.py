@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .._html import beside, curve, facts
 from .._version import __version__
 from ..data import Images, load, lost_readers
 from ..errors import DataError, InputError
@@ -32,10 +33,10 @@ class Run:
 
     The folder holds ``recipe.json`` (the recipe with what produced it), ``checkpoint.safetensors``
     (everything needed to go on), ``metrics.csv`` (a line per epoch; see
-    :class:`~neuralgraph.training.log.Log`) and ``wiring/epoch-NNNN.npz`` (the real edges after each
-    epoch; 0 is the start). The order of the images depends on seed and epoch only, and their
-    augmentation on the image too, so a continued run does exactly what an
-    undisturbed one would have done.
+    :class:`~neuralgraph.training.log.Log`) and, once it trains, ``wiring.history`` (which edges were real
+    when; see :func:`neuralgraph.training.history`). The order of the images depends on seed and epoch only,
+    and their augmentation on the image too, so a continued run does exactly what an undisturbed one would
+    have done.
 
     In processes that torchrun started and :func:`neuralgraph.training.join` brought together, each
     takes its part of every batch; gradients are averaged, metrics summed, and only the first writes.
@@ -121,7 +122,6 @@ class Run:
         with making(folder):
             if recipe.selector == "complete":  # a lottery ticket may be drawn from it
                 write_checkpoint(folder / INITIAL, run.model.state_dict(), {})
-            run.loop.write_wiring()
             run.loop.save()
             run._write_recipe(recipe)
         return run
@@ -256,6 +256,19 @@ class Run:
         """Accuracy (top-1 and top-5, per cent) and mean loss on the test images, in evaluation mode."""
         self.ranks.spread_buffers(self.model)
         return self.task.evaluate(self.model.eval())
+
+    def _repr_html_(self) -> str:
+        """The recipe, what came out of it so far, and what the model's wiring is now."""
+        rows, recipe = self.progress.rows, self.recipe
+        best = max(rows, key=lambda row: row["test_accuracy"], default={})
+        known = {"selector": recipe.selector, "images": self.images["name"], "epochs": f"{len(rows)} of {recipe.epochs}",
+                 "test accuracy (%)": rows[-1]["test_accuracy"] if rows else None,
+                 "best (%)": best.get("test_accuracy"), "in epoch": best.get("epoch"),
+                 "real edges": self.model.num_real_edges, "multiply-adds": rows[-1]["multiply_adds"] if rows else None}
+        learned = curve({"test accuracy": [(row["epoch"], row["test_accuracy"]) for row in rows]}, "epoch",
+                        "test accuracy (%)")
+        return beside(facts(known, f"{recipe.name} in {self.folder}"),
+                      learned, self.model._repr_html_() or "")
 
     def _write_recipe(self, recipe: Recipe) -> None:
         """The recipe, the images and what produced the run."""

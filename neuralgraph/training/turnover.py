@@ -11,7 +11,7 @@ from ..analysis import cost, dead_nodes
 from ..layers import Sparse
 from ..models import Classifier
 from ..networks import NeuralGraph
-from .checkpoint import check_fits, part, write_wirings
+from .checkpoint import check_fits, part
 
 
 class Turnover:
@@ -81,10 +81,6 @@ class Turnover:
             check_fits(masks, {str(n): mask for n, mask in enumerate(self.last)}, path)
         self.last = [real[str(n)] for n in range(len(real))]
         self.ever = [ever[str(n)] for n in range(len(ever))]
-
-    def write(self, path: Path) -> None:
-        """The real edges after the last epoch and the weights as they are now, as one file."""
-        write_wirings(path, self.last, [_weight(module) for module in self.parts])
 
 
 def _threshold(module: nn.Module, real: torch.Tensor) -> float:

@@ -6,6 +6,8 @@ import sys
 
 from tqdm import tqdm
 
+from .notebook import NotebookBar, in_notebook
+
 
 class Watcher:
     """Hears of a training as it goes; the command line draws it. Every method may be left as it is.
@@ -33,17 +35,19 @@ class Watcher:
 
 
 class ProgressBar(Watcher):
-    """A bar of steps on a terminal, and a line with the metrics of every epoch."""
+    """A bar of steps on a terminal, and a line with the metrics of every epoch.
+
+    In a notebook it is one output that is brought up to date: the bar and the metrics of the last epochs.
+    """
 
     def __init__(self):
         self.bar = None
 
     def started(self, run):
         self.close()
-        if sys.stderr.isatty() and not run.is_finished:
+        if not run.is_finished:
             done = run.progress.epoch * run.steps_per_epoch + run.progress.step
-            self.bar = tqdm(total=run.epochs * run.steps_per_epoch, initial=done, unit="step", leave=False,
-                            dynamic_ncols=True)
+            self.bar = _bar(run.epochs * run.steps_per_epoch, done, "step")
 
     def stepped(self, run, images, loss, accuracy):
         if self.bar is not None:
@@ -53,13 +57,16 @@ class ProgressBar(Watcher):
             self.bar.update()
 
     def finished_epoch(self, run, row):
-        self.say(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        if isinstance(self.bar, NotebookBar):
+            self.bar.add_row(row)
+        else:
+            self.say(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
         if run.is_finished:
             self.close()
 
     def waited(self, epochs, total):
-        if self.bar is None and sys.stderr.isatty():
-            self.bar = tqdm(total=total, unit="epoch", leave=False, dynamic_ncols=True)
+        if self.bar is None:
+            self.bar = _bar(total, 0, "epoch")
         if self.bar is not None:
             self.bar.update(epochs - self.bar.n)
             if epochs == total:
@@ -67,10 +74,19 @@ class ProgressBar(Watcher):
 
     def say(self, line: str) -> None:
         """Prints a line above the bar."""
-        tqdm.write(line) if self.bar is not None else print(line)
+        tqdm.write(line) if isinstance(self.bar, tqdm) else print(line)
 
     def close(self) -> None:
         """Removes the bar."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def _bar(total: int, done: int, unit: str) -> tqdm | NotebookBar | None:
+    """A bar where one can be seen."""
+    if in_notebook():
+        return NotebookBar(total, done, unit)
+    if not sys.stderr.isatty():
+        return None
+    return tqdm(total=total, initial=done, unit=unit, leave=False, dynamic_ncols=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import torch
 
+from .._html import text
 from .layout import layout
 from .reading import INPUT, OUTPUT
 from .wiring import Wiring
@@ -20,7 +19,7 @@ def picture(wiring: Wiring, title: str | None = None) -> str:
     """An HTML fragment: the wiring drawn as SVG, its title below.
 
     Edges are blue where the weight is above 0 and red below, the stronger the darker; of more than 1,500 the strongest
-    are drawn. Inputs are green, outputs violet, nodes without edges pale.
+    are drawn (without weights every so many). Inputs are green, outputs violet, nodes without edges pale.
 
     Args:
         wiring: what to draw.
@@ -28,7 +27,8 @@ def picture(wiring: Wiring, title: str | None = None) -> str:
     """
     number = wiring.num_edges
     size = torch.ones(number) if wiring.weight is None else wiring.weight.abs().float()
-    drawn = size.argsort(descending=True, stable=True)[:MOST_EDGES].flip(0).tolist()  # the strongest on top
+    drawn, more = edges_to_draw(wiring, MOST_EDGES)
+    drawn, more = drawn.tolist(), more and f"; {more}"
     strength = torch.zeros(number)
     strength[drawn] = size[drawn]
     place = layout(wiring, strength)
@@ -44,9 +44,20 @@ def picture(wiring: Wiring, title: str | None = None) -> str:
     live = set(src) | set(dst)
     radius = max(1.0, min(4.0, 0.35 * HEIGHT / max(1, int(torch.bincount(wiring.block).max()))))
     circles = [f'<circle cx="{x[v]:.1f}" cy="{y[v]:.1f}" r="{radius:.1f}" fill="{NODES.get(role, "#666666")}" '
-               f'fill-opacity="{1 if v in live else 0.3}"><title>{escape(str(wiring.label(v))[:200])}</title></circle>'
+               f'fill-opacity="{1 if v in live else 0.3}"><title>{text(wiring.label(v))}</title></circle>'
                for v, role in enumerate(wiring.role.tolist())]
-    more = f"; the {MOST_EDGES:,} strongest edges drawn" if number > MOST_EDGES else ""
     return (f'<figure style="margin:0"><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
             f'width="{WIDTH}" height="{HEIGHT}">{"".join(lines)}{"".join(circles)}</svg>'
-            f"<figcaption>{escape(title or repr(wiring))}{more}</figcaption></figure>")
+            f"<figcaption>{text(title or repr(wiring))}{more}</figcaption></figure>")
+
+
+def edges_to_draw(wiring: Wiring, most: int) -> tuple[torch.Tensor, str]:
+    """Numbers of at most so many edges, the strongest last and thus on top; and words for what is left out."""
+    number = wiring.num_edges
+    if wiring.weight is None:
+        drawn = torch.arange(number) if number <= most else torch.arange(most) * number // most
+    else:
+        drawn = wiring.weight.abs().argsort(descending=True, stable=True)[:most].flip(0)
+    if number <= most:
+        return drawn, ""
+    return drawn, f"{most:,} of them drawn" if wiring.weight is None else f"the {most:,} strongest edges drawn"
