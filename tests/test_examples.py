@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import run_page
 
 import neuralgraph as ng
 from neuralgraph.nodes import ACTIVATIONS, OPERATIONS
@@ -57,18 +58,8 @@ def restore(activations, operations):
         family.update(before)
 
 
-def test_readme_python(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = dict(ACTIVATIONS), dict(OPERATIONS)
-    text = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) >= 2
-    names = {}
-    try:
-        for block in blocks:
-            exec(block, names)
-    finally:
-        restore(*before)
+def test_readme(tmp_path):
+    names = run_page(ROOT / "README.md", tmp_path)
     assert names["rnn"].wiring.num_nodes == 30 and names["state"].steps == 40
 
 

@@ -118,7 +118,7 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
                 hold that hold their data); None if nothing arrives.
             state: to go on from for another ``time``, of an earlier call with ``return_state=True``; by
                 default 0 everywhere.
-            return_state: return y and the :class:`~neuralgraph.networks.State` at the end.
+            return_state: return y and the :class:`~neuralgraph.networks.state.State` at the end.
         """
         check_bool(return_state=return_state)
         states = self._solved(x, state, [self.time])[-1]

@@ -86,7 +86,7 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
             state: to go on from, of an earlier call with ``return_state=True``; by default 0 everywhere.
             steps: how many to make now, instead of the network's; of a sequence as many as it is long. Untied,
                 the calls together can make no more than the network has.
-            return_state: return y and the :class:`~neuralgraph.networks.State` after the last step.
+            return_state: return y and the :class:`~neuralgraph.networks.state.State` after the last step.
         """
         runs, before = self._run(x, state, steps, return_state)
         made = before
