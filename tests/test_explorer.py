@@ -235,7 +235,8 @@ class TestPage:
         samples = data.normalise(pixels), labels.long()
         attributions = {f"<b>{label}</b>": ng.analysis.attribution(model, *samples, label=label) for label in (0, 3)}
         circuits = {str(label): ng.analysis.circuit(model, *samples, label=label, keep=0.5, one_by_one=0) for label in (0, 3)}
-        ng.explore(run, out=tmp_path / "classes.html", attributions=attributions, circuits=circuits)
+        chance = ng.analysis.null_model(model.networks[0], "clustering", 3)
+        ng.explore(run, out=tmp_path / "classes.html", attributions=attributions, circuits=circuits, null_models={"<i>": chance})
         page = Page(browser, (tmp_path / "classes.html").as_uri())
         choose = "(([id, value]) => {{ document.getElementById(id).value = value; neuralgraph.draw(); }})({})"
         found = attributions["<b>3</b>"][0]
@@ -254,6 +255,8 @@ class TestPage:
         page.js(choose.format('["circuit", "0"]'))
         part = circuits["0"].edges[0].nonzero().flatten()
         assert page.drawn() == set(zip(wiring.src[part].tolist(), wiring.dst[part].tolist())) and 0 < len(part) < 300
+        assert page.js("Array.from(document.querySelectorAll('#detail table:first-of-type tr:last-child td'), c => c.textContent)") == [
+            "<i>", f"{chance.observed:.3g}", f"{chance.mean:.3g}", f"{chance.z:.1f}", f"{chance.p:.2g}"]
         share = 100 * circuits["0"].overlap(circuits["3"])
         assert page.js("document.querySelector('.overlap td[title]:nth-child(4)').title") == f"0 and 3: {share:.1f} %"
         page.close()
@@ -407,10 +410,13 @@ def test_what_cannot_be_explored_is_refused(run, tmp_path):
         ng.explore(run, attributions={"1": foreign})
     with pytest.raises(InputError, match="what ng.analysis.circuit returns"):
         ng.explore(run, circuits={"1": (foreign,)})
+    with pytest.raises(InputError, match="what ng.analysis.null_model returns"):
+        ng.explore(run, null_models={"1": foreign})
     with pytest.raises(InputError, match="belong to one model"):
         ng.explore(run, run, attributions={"1": (foreign,)})
     for arguments, message in ((["--port", "1"], "--port belongs to --live"), (["--images", "9"], "--images belongs to"),
-                               (["--live", "--circuits"], "--live follows"), ([str(run), "--circuits"], "belong to one model"), (["--live", "--out", "x"], "--live follows"),
+                               (["--live", "--circuits"], "--live follows"), ([str(run), "--circuits"], "belong to one model"),
+                               (["--live", "--null-models"], "--live follows"), (["--live", "--out", "x"], "--live follows"),
                                ([str(run), "--live"], "--live follows")):
         result = CliRunner().invoke(main, ["explore", str(run), *arguments])
         assert result.exit_code == 2 and message in result.output
@@ -424,8 +430,10 @@ def test_ten_million_edges_are_refused(monkeypatch):
 
 
 def test_the_command_tells_classes_apart(run, tmp_path):
-    result = CliRunner().invoke(main, ["explore", str(run), "--attributions", "--images", "60", "--out", str(tmp_path / "a.html")],
-                                catch_exceptions=False)
+    result = CliRunner().invoke(main, ["explore", str(run), "--attributions", "--images", "60", "--null-models", "--out",
+                                       str(tmp_path / "a.html")], catch_exceptions=False)
     assert result.exit_code == 0
     content = (tmp_path / "a.html").read_text()
+    chance = ng.analysis.null_model(ng.training.open_model(run)[1].networks[0], "bi-fans", 50, kind="blocks")
+    assert json.dumps({"name": "bi-fans", "text": str(chance)})[1:-1] in content
     assert '"attributions": [{"name": "0", "graphs": [{"edges": "' in content and '"circuits": []' in content

@@ -105,13 +105,13 @@ def explore(save: Saver, folder: Path, run) -> None:
 
 
 def small_pictures(save: Saver) -> None:
-    """Wirings to start from, and the arena that stands in the benchmarks."""
+    """Wirings to start from, and the arenas that stand in the benchmarks."""
     for name, wiring in {"blocks": ng.wirings.blocks([3, 8, 8, 4]),
                          "watts-strogatz": ng.wirings.watts_strogatz(24, 4, 0.3, inputs=2, outputs=2, seed=0),
                          }.items():
         save.figure(f"wiring-{name}.png", ng.plots.graph(wiring))
-    result = json.loads((DOCS.parent / "benchmarks" / "results" / "arena_digits.json").read_text())
-    save.figure("arena.png", ng.plots.arena(result))
+    for path in (DOCS.parent / "benchmarks" / "results").glob("arena_*.json"):
+        save.figure(f"{path.stem}.png", ng.plots.arena(json.loads(path.read_text())))
 
 
 if __name__ == "__main__":

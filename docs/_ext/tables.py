@@ -23,8 +23,8 @@ RESULTS = DOCS.parent / "benchmarks" / "results"
 def write(folder: Path = DOCS / "_made") -> None:
     folder.mkdir(exist_ok=True)
     for name, lines in {"names": names(), "selectors": selectors(), "statistics": statistics(), "recipes": recipes(),
-                        "operations": operations(), "paper": paper(), "benchmarks": benchmarks(), "arena": arena(),
-                        "errors": errors(), "commands": commands()}.items():
+                        "operations": operations(), "paper": paper(), "benchmarks": benchmarks(), "errors": errors(),
+                        "commands": commands(), **{path.stem: arena(path) for path in RESULTS.glob("arena_*.json")}}.items():
         (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 
@@ -160,8 +160,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def arena() -> list[str]:
-    content = json.loads((RESULTS / "arena_digits.json").read_text())
+def arena(path: Path) -> list[str]:
+    content = json.loads(path.read_text())
     on = content["versions"]
     rows = [[f"`{row['label']}`", spread(row["last"]["mean"], row["last"]["std"]), difference(row["difference"]),
              number(row["multiply_adds"]["mean"]), number(row["dead_nodes"]["mean"])] for row in content["contenders"]]

@@ -198,11 +198,12 @@ def benchmark(run, batch, rounds, path):
 @click.option("--attributions", is_flag=True, help="Also how much edges and nodes add to each class, by test images.")
 @click.option("--circuits", is_flag=True, help="The same, and the smallest part that keeps each class; takes minutes.")
 @click.option("--images", type=click.IntRange(min=1), help="Test images for these.  [default: 500]")
-def explore(sources, out, live, port, attributions, circuits, images):
+@click.option("--null-models", is_flag=True, help="Also how statistics of the wiring compare with random ones.")
+def explore(sources, out, live, port, attributions, circuits, images, null_models):
     """Show how the wiring of RUN formed, or of two side by side, in a browser."""
     from . import exploring
 
-    exploring.explore(sources, out, live, port, attributions, circuits, images)
+    exploring.explore(sources, out, live, port, attributions, circuits, null_models, images)
 
 
 @main.command()

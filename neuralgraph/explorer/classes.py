@@ -1,4 +1,4 @@
-"""What parts of a model have to do with its classes, for the page."""
+"""What parts of a model have to do with its classes, and its graph with chance, for the page."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from .._files import printable
-from ..analysis import Attribution, Circuit
+from ..analysis import Attribution, Circuit, NullModel
 from ..errors import InputError
 from .sources import LONGEST, Source
 
 
-def describe_classes(source: Source, attributions: Mapping[str, tuple[Attribution, ...]],
-                     circuits: Mapping[str, Circuit]) -> dict:
-    """Attributions and circuits as the page reads them, of the edges that its history has.
+def describe_classes(source: Source, attributions: Mapping[str, tuple[Attribution, ...]], circuits: Mapping[str, Circuit],
+                     null_models: Mapping[str, NullModel]) -> dict:
+    """Attributions, circuits and null models as the page reads them, of the edges that its history has.
 
     Raises:
         InputError: for one of another model.
@@ -29,6 +29,9 @@ def describe_classes(source: Source, attributions: Mapping[str, tuple[Attributio
         if not isinstance(found, Circuit):
             raise InputError(f"the circuit {name!r} must be what ng.analysis.circuit returns, got {found!r}.")
         _check(source, f"circuit {name!r}", found.edges, [wiring.num_nodes for wiring in found.wirings])
+    for name, found in null_models.items():
+        if not isinstance(found, NullModel):
+            raise InputError(f"the null model {name!r} must be what ng.analysis.null_model returns, got {found!r}.")
     return {
         "attributions": [{"name": _name(name), "graphs": [
             {"edges": _coded(one.edges[graph.edges].float()), "nodes": _coded(one.nodes.float())}
@@ -36,6 +39,8 @@ def describe_classes(source: Source, attributions: Mapping[str, tuple[Attributio
         "circuits": [{"name": _name(name), "text": str(found), "number": found.num_edges, "graphs": [
             _coded(mask[graph.edges].nonzero().flatten().int()) for graph, mask in zip(source.graphs, found.edges)]}
             for name, found in circuits.items()],
+        "chance": [{"name": _name(name), "text": str(found), "observed": f"{found.observed:.3g}", "mean": f"{found.mean:.3g}",
+                    "z": f"{found.z:.1f}", "p": f"{found.p:.2g}"} for name, found in null_models.items()],
         "overlap": [[round(one.overlap(other), 4) for other in circuits.values()] for one in circuits.values()],
     }
 

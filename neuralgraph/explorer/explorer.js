@@ -462,12 +462,23 @@ function drawDetail() {
   release.onclick = () => pin(null);
 }
 
-// How large the circuits are, and how much of them they share
+// What is other than chance; how large the circuits are, and how much of them they share
 function drawOverlap(detail) {
   const {classes} = sides[0];
   detail.replaceChildren(Object.assign(document.createElement("p"), {textContent: HINT}));
-  if (!classes || !classes.circuits.length) return;
+  if (!classes) return;
   const add = (tag, text, parent) => { const made = document.createElement(tag); made.textContent = text; parent.append(made); return made; };
+  if (classes.chance.length) {
+    add("h3", "against chance (at the end)", detail);
+    const table = document.createElement("table"); detail.append(table);
+    const head = table.insertRow();
+    for (const text of ["", "here", "random", "z", "p"]) add("td", text, head);
+    for (const one of classes.chance) {
+      const line = table.insertRow(); line.title = one.text;
+      for (const text of [one.name, one.observed, one.mean, one.z, one.p]) add("td", text, line);
+    }
+  }
+  if (!classes.circuits.length) return;
   add("h3", "circuits", detail);
   const one = classes.circuits[$("circuit").value];
   add("p", one ? one.text : "edges of each, and the share that two have in common:", detail);
@@ -598,7 +609,7 @@ try {
   await ready();
 } catch (error) { $("counts").textContent = `This history cannot be shown: ${error.message}`; throw error; }
 $("part").replaceChildren(...sides[0].graphs.map((graph, number) => new Option(graph.name, number)));
-document.body.classList.toggle("plain", !sides[0].classes);
+document.body.classList.toggle("plain", !(sides[0].classes && (sides[0].classes.attributions.length || sides[0].classes.circuits.length)));
 if (sides[0].classes) for (const [id, kind] of [["view", "attributions"], ["circuit", "circuits"]])
   $(id).append(...sides[0].classes[kind].map((one, number) => new Option(one.name, number)));
 $("notes").textContent = sides.flatMap(one => one.notes).join(" ");

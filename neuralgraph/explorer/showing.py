@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from .._files import replace
-from ..analysis import Attribution, Circuit
+from ..analysis import Attribution, Circuit, NullModel
 from ..errors import InputError
 from .classes import describe_classes
 from .page import page
@@ -35,7 +35,8 @@ class Exploration:
 
 def explore(*what: Shown, out: str | Path | None = None,
             attributions: Mapping[str, tuple[Attribution, ...]] | None = None,
-            circuits: Mapping[str, Circuit] | None = None) -> Exploration:
+            circuits: Mapping[str, Circuit] | None = None,
+            null_models: Mapping[str, NullModel] | None = None) -> Exploration:
     """An interactive page of a wiring and how it formed: one HTML file that works without a network.
 
     Space plays, the arrow keys step through the recorded moments; filters, a search by label, the adjacency
@@ -48,6 +49,7 @@ def explore(*what: Shown, out: str | Path | None = None,
         attributions: by name, such as that of a class, what :func:`neuralgraph.analysis.attribution` found in the model
             at the end: edges and nodes are coloured and sized by them.
         circuits: by name, what :func:`neuralgraph.analysis.circuit` found: shown alone, with their overlaps.
+        null_models: by name, what :func:`neuralgraph.analysis.null_model` found: a table beside the graph.
         out: the file to write; by default none, for notebooks, where the result shows itself.
 
     Returns:
@@ -60,10 +62,10 @@ def explore(*what: Shown, out: str | Path | None = None,
     """
     sources = [source_of(one) for one in what]
     classes = None
-    if attributions or circuits:
+    if attributions or circuits or null_models:
         if len(sources) != 1:
-            raise InputError("attributions and circuits belong to one model: explore it alone.")
-        classes = describe_classes(sources[0], attributions or {}, circuits or {})
+            raise InputError("attributions, circuits and null models belong to one model: explore it alone.")
+        classes = describe_classes(sources[0], attributions or {}, circuits or {}, null_models or {})
     html = page(sources, classes=classes)
     path = None if out is None else Path(out)
     if path is not None:
