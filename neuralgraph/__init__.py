@@ -47,6 +47,7 @@ _PUBLIC = {
     "training": ("training", None),
     "explore": ("explorer", "explore"),
     "load_dnw_checkpoint": ("compat", "load_dnw_checkpoint"),
+    "testing": ("testing", None),
     "errors": ("errors", None),
 }
 

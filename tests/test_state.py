@@ -5,7 +5,7 @@ import torch
 from graphs import random_dynamic
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import dynamic_update, node_values
+from neuralgraph.testing.reference import dynamic_update, node_values
 from conftest import double_precision
 from test_static import SIZES, perturb
 

@@ -1,14 +1,24 @@
 """The mathematics written down plainly, one node at a time: what every backend must equal."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 import networkx as nx
 import torch
 import torch.nn.functional as F
+
+from ..networks import NeuralGraph
+from ..nodes import NodeFunction
+from ..wiring import Wiring
+
+Values = Mapping[str, torch.Tensor]
 
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "silu": lambda x: x * torch.sigmoid(x),
                "sigmoid": torch.sigmoid}
 
 
-def node_values(network):
+def node_values(network: NeuralGraph) -> dict[str, torch.Tensor]:
     """Differentiable copies of the learned node values, {name: (V, ...)}."""
     return {name: value.clone().requires_grad_("mean" not in name and "var" not in name)
             for name, value in network.functions.export().items()}
@@ -17,25 +27,25 @@ def node_values(network):
 class Steps:
     """receive and send of one node, with its own numbering of repeated operations."""
 
-    def __init__(self, function, node, values, training):
+    def __init__(self, function: NodeFunction, node: int, values: Values, training: bool):
         self.function, self.node, self.values, self.training = function, node, values, training
-        self.seen = {}
+        self.seen: dict[str, int] = {}
 
-    def value(self, name, kind):
+    def value(self, name: str, kind: str) -> torch.Tensor:
         count = self.seen[kind]
         return self.values[name if count == 1 else f"{name}_{count}"][self.node]
 
-    def run(self, steps, x):
+    def run(self, steps: str, x: torch.Tensor) -> torch.Tensor:
         for kind in steps.split():
             self.seen[kind] = self.seen.get(kind, 0) + 1
             x = getattr(self, kind)(x)
         return x
 
-    def skip(self, steps):
+    def skip(self, steps: str) -> None:
         for kind in steps.split():
             self.seen[kind] = self.seen.get(kind, 0) + 1
 
-    def norm(self, x):
+    def norm(self, x: torch.Tensor) -> torch.Tensor:
         if self.function.norm == "batch" and not self.training:
             mean, var = self.value("norm_mean", "norm"), self.value("norm_var", "norm")
         else:
@@ -44,10 +54,10 @@ class Steps:
         hat = (x - mean) / torch.sqrt(var + 1e-5)
         return hat * self.value("norm_weight", "norm") + self.value("norm_bias", "norm")
 
-    def activation(self, x):
+    def activation(self, x: torch.Tensor) -> torch.Tensor:
         return ACTIVATIONS[self.function.activation](x)
 
-    def conv(self, x):
+    def conv(self, x: torch.Tensor) -> torch.Tensor:
         side, size = self.values["kernel"].shape[-1], self.function.kernel_size
         edge, dims = (side - size) // 2, x.dim() - 1
         kernel = self.value("kernel", "conv")[(slice(edge, side - edge),) * dims]
@@ -60,11 +70,12 @@ class Steps:
                 torch.arange(len(x)), *(torch.arange(s.start, s.stop) for s in inside), indexing="ij")), y)
         return y
 
-    def bias(self, x):
+    def bias(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.value("bias", "bias")
 
 
-def static_forward(wiring, values, weight, x, training):
+def static_forward(wiring: Wiring, values: Values, weight: torch.Tensor, x: torch.Tensor, training: bool,
+                   ) -> tuple[torch.Tensor, dict[int, torch.Tensor], dict[int, torch.Tensor]]:
     """(y, sums I_v, messages Z_u) of a static graph with the given effective weights."""
     graph = nx.DiGraph()
     graph.add_nodes_from(range(wiring.num_nodes))
@@ -96,7 +107,8 @@ def static_forward(wiring, values, weight, x, training):
     return y, sums, messages
 
 
-def dynamic_update(wiring, values, weight, states, training=False):
+def dynamic_update(wiring: Wiring, values: Values, weight: torch.Tensor, states: torch.Tensor,
+                   training: bool = False) -> torch.Tensor:
     """The states (B, V, *space) of all nodes after one update."""
     steps = [Steps(wiring.function_of(node), node, values, training) for node in range(wiring.num_nodes)]
     messages = []
@@ -118,7 +130,8 @@ def dynamic_update(wiring, values, weight, states, training=False):
     return torch.stack(updated, dim=1)
 
 
-def edge_gradient(wiring, sums, messages, weight):
+def edge_gradient(wiring: Wiring, sums: Mapping[int, torch.Tensor], messages: Mapping[int, torch.Tensor],
+                  weight: torch.Tensor) -> torch.Tensor:
     """dL/dw_uv for every candidate edge, after backward.
 
     Into a node that adds it is <Z_u, dL/dI_v> (methods: Algorithm 1); into one that multiplies

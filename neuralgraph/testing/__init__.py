@@ -1,0 +1,8 @@
+"""Checks of what you add: backends, operations and selectors, as the library checks its own.
+
+Each raises AssertionError with what differs, and says nothing where all is well. They need no test framework.
+"""
+
+from .backends import check_backend, check_network
+
+__all__ = ["check_backend", "check_network"]
