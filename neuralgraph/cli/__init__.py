@@ -87,6 +87,17 @@ def with_jobs(function):
 
 
 @main.command()
+def doctor():
+    """What is installed, and whether every backend and compiled inference work on this machine.
+
+    The exit status is 1 if something that is installed fails.
+    """
+    from . import examining
+
+    examining.doctor()
+
+
+@main.command()
 @click.argument("recipe", required=False)
 def recipes(recipe):
     """List what can be trained, or every setting of RECIPE: its value, type and meaning."""

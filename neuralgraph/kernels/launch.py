@@ -94,6 +94,16 @@ def compiled(function: Callable) -> Callable:
     return kept_on_disk(function, partial(numba.njit, nogil=True))
 
 
+def folder() -> Path | None:
+    """Where machine code of the library is kept; None where numba has no folder to write to."""
+    try:
+        cache = _Cache(kept_on_disk)  # a function of this package, as kernels are
+        cache._impl.locator.ensure_cache_path()
+        return Path(cache._cache_path)
+    except (RuntimeError, OSError):
+        return None
+
+
 class _Cache(FunctionCache):
     """Machine code by function and types; never a reason to fail, since it can be compiled again.
 

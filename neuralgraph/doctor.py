@@ -1,0 +1,165 @@
+"""What is installed here, and what of it works."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+    from .networks import StaticNeuralGraph
+
+IMPORTED_AS = {"pillow": "PIL", "dgl": "neuralgraph._dgl"}  # where it is not the name of the package
+NOT_IMPORTED = ("docs", "test")  # extras for those who change the library: their packages are only looked up
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of what was found.
+
+    Args:
+        part: "python", "packages", an extra, "machine" or "checks".
+        name: of what.
+        text: what was found.
+        fails: something that is there does not work.
+    """
+
+    part: str
+    name: str
+    text: str
+    fails: bool = False
+
+
+def examine() -> Iterator[Finding]:
+    """Looks at packages, the processor and kernels, and tries every backend and compiled inference.
+
+    A tiny network makes a forward and a backward on every backend in float64 and is compared with the dense one, which
+    is compared with the equations written down node by node; then it is compiled.
+
+    >>> next(examine()).name
+    'neuralgraph'
+    """
+    yield Finding("python", "neuralgraph", f"{__version__}, in {os.path.dirname(__file__)}")
+    yield Finding("python", "python", f"{platform.python_version()}, {sys.executable}")
+    yield from _packages()
+    yield from _attempts("machine", {"processor": _processor, "kernels": _kernels})
+    cause = _cause(lambda: import_module("neuralgraph.backends"))
+    if cause is not None:
+        yield Finding("checks", "backends", f"fail: {cause}", True)
+        return
+    from .backends import BACKENDS
+
+    checks = {f"backend {name}": partial(_backend, name) for name in BACKENDS}
+    yield from _attempts("checks", {**checks, "compiled inference": _compiled})
+
+
+def _packages() -> Iterator[Finding]:
+    try:
+        requirements = metadata.requires("neuralgraph") or []
+    except metadata.PackageNotFoundError:
+        yield Finding("packages", "neuralgraph", "is not installed, so that what it needs is not known: "
+                      "pip install neuralgraph")
+        return
+    for requirement in requirements:
+        name = re.match(r"[\w.-]+", requirement)[0]
+        extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
+        part, wanted = (extra[1], f"neuralgraph[{extra[1]}]") if extra else ("packages", "neuralgraph")
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Finding(part, name, f"missing: pip install '{wanted}'")
+            continue
+        cause = None if part in NOT_IMPORTED else _cause(partial(import_module, IMPORTED_AS.get(name, name)))
+        yield Finding(part, name, version if cause is None else f"{version} cannot be imported: {cause}", cause is not None)
+
+
+def _attempts(part: str, attempts: dict[str, Callable[[], str]]) -> Iterator[Finding]:
+    for name, attempt in attempts.items():
+        text: list[str] = []
+        cause = _cause(lambda attempt=attempt, text=text: text.append(attempt()))
+        yield Finding(part, name, text[0] if cause is None else f"fails: {cause}", cause is not None)
+
+
+def _cause(attempt: Callable[[], object]) -> str | None:
+    """Why it fails, in one line; None where it does not."""
+    try:
+        attempt()
+    except Exception as error:  # whatever a package that does not load, or a kernel, raises
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return None
+
+
+def _processor() -> str:
+    import torch
+
+    gpus = f", {torch.cuda.device_count()} GPUs" if torch.cuda.is_available() else ""
+    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of PyTorch{gpus}"
+
+
+def _kernels() -> str:
+    from . import kernels
+
+    if not kernels.AVAILABLE:
+        return "not compiled: numba is missing or switched off (NUMBA_DISABLE_JIT), PyTorch does the sums"
+    from .kernels.launch import folder
+
+    place = folder()
+    return "compiled, not kept: numba has no folder to write to (NUMBA_CACHE_DIR)" if place is None else \
+        f"compiled, kept in {place}"
+
+
+def _network(backend: str) -> tuple[StaticNeuralGraph, torch.Tensor]:
+    """A tiny network in float64, and data."""
+    import torch
+
+    from .networks import StaticNeuralGraph
+    from .selectors import TopK
+    from .wiring import generators
+
+    network = StaticNeuralGraph(generators.blocks([3, 6, 6, 2]), TopK(30), backend, seed=0).double()
+    return network, torch.randn(3, 3, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def _backend(name: str) -> str:
+    from .testing import check_network
+    from .testing.comparing import require_close
+
+    network, x = _network(name)
+    if name == "dense":
+        check_network(network, x)
+        return "works: as the equations"
+    results = []
+    for backend in ("dense", name):
+        network.backend = backend
+        network.zero_grad()
+        y = network(x)
+        y.square().sum().backward()
+        results.append((y, [parameter.grad for parameter in network.parameters()]))
+    (expected, gradients), (y, own) = results
+    require_close("the output", y, expected, 1e-10)
+    for (parameter, _), gradient, wanted in zip(network.named_parameters(), own, gradients):
+        require_close(f"the gradient of {parameter}", gradient, wanted, 1e-10)
+    return "works: as the dense one"
+
+
+def _compiled() -> str:
+    import torch
+
+    from .inference import compile
+    from .testing.comparing import require_close
+
+    network, x = _network("dense")
+    with torch.no_grad():
+        require_close("the output", compile(network.eval())(x), network(x), 1e-10)
+    return "works: as the dense backend"
