@@ -14,6 +14,8 @@ from neuralgraph.errors import InputError, UnknownNameError, WiringError
 from neuralgraph.nodes import (ACTIVATIONS, LOWERED, NORMS, OPERATIONS, LearnedActivation, Operation, Scalar, check_acts, decode_steps,
                                encode_steps, used_values, value_shapes)
 from neuralgraph.plan import lower, run
+from neuralgraph.testing import check_operation
+from neuralgraph.testing.operations import by_node, shaken
 
 BUILT_IN = (dict(ACTIVATIONS), dict(OPERATIONS))
 
@@ -86,36 +88,6 @@ def wiring_of(function):
     return generate([2, 4, 4, 3], function)
 
 
-def shaken(network, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in (*network.named_parameters(), *network.named_buffers()):
-            if "functions" in name and "kernel" not in name and value.dim() < 3 and value.is_floating_point():
-                value.copy_(torch.rand(value.shape, generator=generator, dtype=value.dtype) + 0.5)
-    return network.eval()
-
-
-def plain(network, x):
-    """The network node by node with the operations' own forward: one channel at a time, no backend."""
-    wiring, weight, real = network.wiring, network.weight.detach(), network.selection().real
-    channel, state, message = {n: i for i, n in enumerate(wiring.inputs.tolist())}, {}, {}
-    for node in sorted(range(wiring.num_nodes), key=lambda n: int(wiring.block[n])):
-        group = network.functions.groups[int(wiring.function[node])]
-        row = slice(int((group.nodes == node).nonzero()), int((group.nodes == node).nonzero()) + 1)
-        if node in channel:
-            state[node] = x[:, [channel[node]]]
-        else:
-            edges = ((wiring.dst == node) & real).nonzero().flatten().tolist()
-            state[node] = sum((weight[e] * message[int(wiring.src[e])] for e in edges),
-                              torch.zeros_like(message[int(wiring.src[wiring.dst == node][0])]))
-            for operation in group.receive:
-                state[node] = operation(state[node], row)
-        message[node] = state[node]
-        for operation in group.send:
-            message[node] = operation(message[node], row)
-    return torch.cat([state[node] for node in wiring.outputs.tolist()], dim=1)
-
-
 FUNCTIONS = {
     "sine": dict(send="norm activation conv", activation="sine"),
     "gain": dict(send="norm gain activation conv", receive="gain", activation="sine"),
@@ -126,15 +98,8 @@ CANNOT_COMPILE = {"cube": dict(send="norm activation", activation="cube"), "half
 
 
 @pytest.mark.parametrize("name", {**FUNCTIONS, **CANNOT_COMPILE})
-@pytest.mark.parametrize("backend", ["dense", "sparse", "dgl", "auto"])
-def test_registered_ones_on_every_backend(name, backend):
-    function = NodeFunction(**{**FUNCTIONS, **CANNOT_COMPILE}[name])
-    network = shaken(ng.StaticNeuralGraph(wiring_of(function), ng.TopK(20), backend, dtype=torch.float64))
-    x = torch.randn(3, 2, 17, 16, dtype=torch.float64)
-    y = network(x)
-    torch.testing.assert_close(y, plain(network, x), rtol=1e-9, atol=1e-9)
-    y.square().sum().backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
+def test_registered_ones_on_every_backend(name):
+    check_operation(NodeFunction(**{**FUNCTIONS, **CANNOT_COMPILE}[name]))
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -176,7 +141,7 @@ def test_every_built_in_activation_in_all_its_forms(activation):
     network = shaken(ng.StaticNeuralGraph(wiring_of(function), ng.TopK(20), "sparse", dtype=torch.float64))
     x = 3 * torch.randn(2, 2, 6, 5, dtype=torch.float64)
     with torch.no_grad():
-        expected = plain(network, x)
+        expected = by_node(network, x)
         for y in (network(x), run(lower(network), x), ng.compile(network)(x)):
             torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
     if form.formula is not None:

@@ -57,29 +57,6 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("name", SELECTORS)
-def test_a_resumed_training_is_bit_for_bit_the_same(name, optimizer):
-    """State dicts of model and optimizer are all that is needed."""
-    whole = network(name)
-    steps = OPTIMIZERS[optimizer](whole.parameters())
-    ng.rewire(whole, steps, total_steps=STEPS)
-    train(whole, steps)
-    first = network(name)
-    steps = OPTIMIZERS[optimizer](first.parameters())
-    ng.rewire(first, steps, total_steps=STEPS)
-    train(first, steps, last=10)
-    states = copy.deepcopy((first.state_dict(), steps.state_dict()))
-    second = network(name, seed=5)
-    steps = OPTIMIZERS[optimizer](second.parameters())
-    second.load_state_dict(states[0]), steps.load_state_dict(states[1])
-    ng.rewire(second, steps, total_steps=STEPS)
-    train(second, steps, first=10)
-    assert same(second, whole)
-    if k_of(name, 30) and name != "targeted-dropout-regular":
-        assert whole.selection().real.sum() == whole.selector.num_real == 30
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_rigl_in_a_plain_loop_is_the_written_one(optimizer):
     """A loop that masks gradients, drops, grows and resets by hand, on a dense network of one layer."""
     x, y = torch.randn(32, 6, dtype=torch.float64), torch.randn(32, 2, dtype=torch.float64)

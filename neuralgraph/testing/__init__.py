@@ -4,5 +4,7 @@ Each raises AssertionError with what differs, and says nothing where all is well
 """
 
 from .backends import check_backend, check_network
+from .operations import check_operation
+from .selectors import check_selector
 
-__all__ = ["check_backend", "check_network"]
+__all__ = ["check_backend", "check_network", "check_operation", "check_selector"]
