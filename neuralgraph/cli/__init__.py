@@ -13,6 +13,7 @@ import click
 
 from .._version import __version__
 from ..errors import NeuralGraphError
+from .completing import BACKEND, FORMAT, RECIPE
 
 
 class Commands(click.Group):
@@ -98,7 +99,7 @@ def doctor():
 
 
 @main.command()
-@click.argument("recipe", required=False)
+@click.argument("recipe", required=False, shell_complete=RECIPE)
 def recipes(recipe):
     """List what can be trained, or every setting of RECIPE: its value, type and meaning."""
     from . import training
@@ -107,7 +108,7 @@ def recipes(recipe):
 
 
 @main.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=RECIPE)
 @click.option("--data", metavar="NAME|PATH",
               help="Images: digits (embedded), a folder of class folders, CIFAR-10's archive, a .npz.")
 @click.option("--epochs", type=click.IntRange(min=0), help="Passes over the training images.")
@@ -137,7 +138,7 @@ def train(recipe, data, epochs, settings, out, resume, accept_changes, device, w
 
 @main.command()
 @run_argument
-@click.option("--backend", help="Compute the sums over edges this way instead of the recipe's.")
+@click.option("--backend", shell_complete=BACKEND, help="Compute the sums over edges this way instead of the recipe's.")
 @with_place
 @with_threads
 def evaluate(run, backend, device, workers):
@@ -174,7 +175,7 @@ def inspect(source):
 
 @main.command()
 @run_argument
-@click.option("--format", "format_", required=True, metavar="FORMAT",
+@click.option("--format", "format_", required=True, metavar="FORMAT", shell_complete=FORMAT,
               help="graphml, gexf, dot, json (node-link), or onnx: the whole model.")
 @click.option("--live-only", is_flag=True, help="dot: leave out the nodes without edges.")
 @click.option("--normalise", is_flag=True, help="onnx: let the file take bytes and normalise them itself.")
@@ -230,7 +231,7 @@ def report(runs, out):
 
 
 @main.command()
-@click.argument("recipe")
+@click.argument("recipe", shell_complete=RECIPE)
 @click.option("--selectors", required=True, metavar="NAME,NAME...",
               help="Contenders; the first is what the others are compared with. Options: rigl:every=50:drop=0.5, "
                    "a name for it: often=rigl:every=10.")
