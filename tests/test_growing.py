@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from graphs import random_dag, random_dynamic
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
