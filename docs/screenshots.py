@@ -60,7 +60,7 @@ SCENES = {  # name: what is shown, of the folder of runs; what is done before th
                          "neuralgraph.sides[0].graphs[0].role[node] === 0 && degree > all[best] ? node : best, 0))"),
     "tiny-discrete": (lambda runs: trained(runs / "tiny-discrete", "tiny-discrete", epochs=4), ""),
     "mobilenet-dnw": (lambda runs: trained(runs / "mobilenet", "mobilenet-dnw-small", enlarged=4, data="digits", epochs=2),
-                      "neuralgraph.choosePart(2)"),
+                      "neuralgraph.choosePart(2); document.getElementById('top').value = 1000"),
     "watts-strogatz": (lambda runs: ng.wirings.watts_strogatz(300, 6, 0.1, inputs=4, outputs=4, seed=0), ""),
     "connectome": (lambda runs: connectome(runs / "connectome"), "neuralgraph.theme(true)"),
 }
