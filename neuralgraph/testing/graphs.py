@@ -6,8 +6,7 @@ import random
 from collections.abc import Callable
 
 from ..nodes import NodeFunction
-from ..wiring import Wiring
-from ..wiring import generators as wirings
+from ..wiring import Wiring, generators as wirings
 
 FUNCTIONS = [
     NodeFunction("norm activation conv"),

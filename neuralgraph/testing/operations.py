@@ -24,10 +24,11 @@ def check_operation(operation: str | NodeFunction, *, backends: Iterable[str | B
                     seed: int = 0) -> None:
     """An operation or activation keeps its contract by itself and inside networks.
 
-    By itself, for maps of all dimensions that its method ``check`` does not refuse: some channels give what they give among all; sides are
-    those that ``shrinks`` says; what it is given stays as it is; every learned value has a row for each channel, and a
-    gradient. In networks: every backend gives the output, and all gradients, of its own ``forward`` called node by node
-    (to 1e-9, in float64); its values travel with a learned wiring; compiled it gives the same, or is refused by name.
+    By itself, for maps of all dimensions that its method ``check`` does not refuse: some channels give what they give
+    among all; sides are those that ``shrinks`` says; what it is given stays as it is; every learned value has a row for
+    each channel, and a gradient. In networks: every backend gives the output, and all gradients, of its own ``forward``
+    called node by node (to 1e-9, in float64); its values travel with a learned wiring; compiled it gives the same, or is
+    refused by name.
 
     Args:
         operation: the name of a registered operation or activation, or a node function that uses it.
@@ -55,7 +56,7 @@ def check_operation(operation: str | NodeFunction, *, backends: Iterable[str | B
 
 
 def by_node(network: StaticNeuralGraph, x: torch.Tensor) -> torch.Tensor:
-    """The output of a static network in evaluation by its operations' own ``forward``: one channel at a time, no backend."""
+    """The output of a static network in evaluation, by its operations' own ``forward``, one channel at a time."""
     wiring, weight, real = network.wiring, network.weight, network.selection().real
     channel = {node: i for i, node in enumerate(wiring.inputs.tolist())}
     state: dict[int, torch.Tensor] = {}
