@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Member = TypeVar("Member")
 
 
 class NeuralGraphError(Exception):
@@ -69,7 +72,7 @@ class CheckpointError(RunError):
     """A checkpoint file that is damaged, foreign or of another version."""
 
 
-def lookup(kind: str, name: str, family: dict, more: str = ""):
+def lookup(kind: str, name: str, family: Mapping[str, Member], more: str = "") -> Member:
     """``family[name]``, or :class:`UnknownNameError` that names the nearest member."""
     try:
         return family[name]

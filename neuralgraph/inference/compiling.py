@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import copy
 from dataclasses import replace
 
@@ -54,7 +55,7 @@ class CompiledModel(nn.Module):
             raise InputError("a compiled model cannot be trained; train the model it was compiled from.")
         return super().train(mode)
 
-    def save(self, path) -> None:
+    def save(self, path: str | os.PathLike) -> None:
         """Writes a file that :func:`neuralgraph.inference.load` reads."""
         from .files import save
         save(self, path)

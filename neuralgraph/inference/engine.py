@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import functools
 import itertools
 import math
@@ -111,7 +112,7 @@ class CompiledNetwork(nn.Module):
             self._layouts.pop(next(iter(self._layouts)), None)
         return found
 
-    def save(self, path) -> None:
+    def save(self, path: str | os.PathLike) -> None:
         """Writes a file that :func:`neuralgraph.inference.load` reads."""
         from .files import save
         save(self, path)

@@ -38,7 +38,7 @@ class DynamicNeuralGraph(NeuralGraph):
 
     _schedule = staticmethod(synchronous_stages)
 
-    def _num_sources(self):
+    def _num_sources(self) -> int:
         return self.wiring.num_nodes
 
     def _begin(self, x: torch.Tensor | None, state: State | None) -> torch.Tensor:

@@ -333,11 +333,11 @@ class MaskSelector(Selector):
             )
         self._k = check_k(k)
 
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         return self.mask
 
     @property
-    def num_real(self):
+    def num_real(self) -> int:
         return self.k if self.real is None else int(self.mask.sum())
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ class Loop:
         return ["epoch", *self.task.columns, *self.turnover.columns, f"{self.task.unit}_per_second", "seconds"]
 
     @contextlib.contextmanager
-    def alone(self):
+    def alone(self) -> Iterator[None]:
         """Keeps other processes from the folder, which must be as it was when it was opened here.
 
         Raises:
