@@ -53,6 +53,8 @@ class BatchNorm(Norm):
     evaluation the running ones are used (Ioffe and Szegedy, 2015).
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
     learned = {**Norm.learned, "norm_mean": "running_mean", "norm_var": "running_var"}
 
     def __init__(self, function: NodeFunction, channels: int, dims: int):

@@ -98,6 +98,7 @@ class Edges(Candidates):
         functions: gives what the nodes of a network on it compute, once for each of its steps that differ.
     """
 
+    wiring: Wiring
     word = "candidate edges"
 
     def __init__(self, wiring: Wiring, functions: Callable[[], Sequence[Functions]] = tuple):

@@ -107,7 +107,7 @@ class L0(Noisy, Uncounted):
         return self.strength * (self.log_alpha - BETA * math.log(-GAMMA / ZETA)).sigmoid().sum()
 
     def update(self, step: int, total_steps: int, weight: torch.Tensor,
-               gradient: torch.Tensor | None) -> torch.Tensor | None:
+               gradient: torch.Tensor | None) -> None:
         with torch.no_grad():
             self.log_alpha.clamp_(-LOG_ALPHA, LOG_ALPHA)
 

@@ -42,6 +42,8 @@ class SNFS(DropAndGrow):
         per, group, always, never: as for :class:`TopK`.
     """
 
+    average: torch.Tensor
+
     def __init__(self, k: int, drop: float = 0.5, last: float = 0.005, momentum: float = 0.9, window: int = 10,
                  every: int = 100, end: float = 1.0, per: str = "graph", group: int | None = None,
                  always: torch.Tensor | None = None, never: torch.Tensor | None = None):

@@ -66,7 +66,7 @@ class L1Anneal(Competing, MaskSelector):
         return self.groups().remaining((1 - tau)**self._power)
 
     def update(self, step: int, total_steps: int, weight: torch.Tensor,
-               gradient: torch.Tensor | None) -> torch.Tensor | None:
+               gradient: torch.Tensor | None) -> None:
         progress = step / total_steps
         ends_now = progress >= self.end > (step - 1) / total_steps
         if step % self.every and not ends_now:

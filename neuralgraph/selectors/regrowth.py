@@ -40,6 +40,8 @@ class DropAndGrow(Competing, MaskSelector):
     by_gradient: ClassVar[bool] = True  # growth is by the gradient of every candidate
     draws: ClassVar[bool] = False       # it draws at changes, see :meth:`uniform`
 
+    seed: torch.Tensor
+
     def __init__(self, k: int, drop: float, last: float, every: int, end: float, per: str = "graph",
                  group: int | None = None, always: torch.Tensor | None = None, never: torch.Tensor | None = None):
         super().__init__(k)

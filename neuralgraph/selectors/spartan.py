@@ -86,6 +86,7 @@ class Spartan(RankingSelector):
         per, group: what candidates compete within, as for :class:`TopK`.
     """
 
+    frozen: torch.Tensor
     scheduled = True
 
     def __init__(self, k: int, sharpest: float = 20.0, ramp: float = 0.2, end: float = 0.8, per: str = "graph",
@@ -138,7 +139,7 @@ class Spartan(RankingSelector):
         return _Spartan.apply(weight, weight.detach() * value, m, self)
 
     def update(self, step: int, total_steps: int, weight: torch.Tensor,
-               gradient: torch.Tensor | None) -> torch.Tensor | None:
+               gradient: torch.Tensor | None) -> None:
         if self.progress >= self.end and not self.is_frozen:
             m = self.groups().handed_on(self.soft(weight))
             self.frozen.copy_(m.where(self.select(weight), m.new_zeros(())))
