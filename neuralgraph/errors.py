@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Member = TypeVar("Member")
 
@@ -80,7 +80,7 @@ def lookup(kind: str, name: str, family: Mapping[str, Member], more: str = "") -
         raise UnknownNameError(kind, name, family, more) from None
 
 
-def whole(value: object) -> int | None:
+def whole(value: Any) -> int | None:
     """The value as an int, of NumPy's types too; None if it is no whole number (True and False are none)."""
     try:
         is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")  # torch's is 1
@@ -91,6 +91,6 @@ def whole(value: object) -> int | None:
 
 def listed(items: Iterable[object], most: int = 5) -> str:
     """The first few items for a message: ``3, 4, 5 and 20 more``."""
-    items = [str(item) for item in items]
-    shown = ", ".join(items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+    names = [str(item) for item in items]
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -78,7 +78,7 @@ def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str
     if accept_changes and not resume:
         raise InputError("--accept-changes belongs to --resume.")
     with join() as ranks:
-        place = {"device": device, "workers": workers}
+        place: dict[str, Any] = {"device": device, "workers": workers}
         if resume:
             folder = _found(recipe, out)
             kind = Run if read_recipe(folder)[0].grow is None else GrowingRun

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class CompiledModel(nn.Module):
             raise InputError("a compiled model cannot be trained; train the model it was compiled from.")
         return super().train(mode)
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes a file that :func:`neuralgraph.inference.load` reads."""
         from .files import save
         save(self, path)

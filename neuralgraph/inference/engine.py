@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import functools
 import itertools
 import math
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -112,7 +112,7 @@ class CompiledNetwork(nn.Module):
             self._layouts.pop(next(iter(self._layouts)), None)
         return found
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes a file that :func:`neuralgraph.inference.load` reads."""
         from .files import save
         save(self, path)

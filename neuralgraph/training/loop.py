@@ -28,7 +28,7 @@ from .turnover import Turnover
 
 if TYPE_CHECKING:
     from .schedules import Schedule
-    from .watching import Watcher
+    from .watching import Watched, Watcher
 
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
 SMALL = 5000  # real edges
@@ -96,7 +96,7 @@ class Loop:
                 self.seen.check()
             yield
 
-    def train(self, trained: object, watcher: Watcher, check_ranks: bool = False) -> list[dict]:
+    def train(self, trained: Watched, watcher: Watcher, check_ranks: bool = False) -> list[dict]:
         """Trains to the end, inside :meth:`alone`, and returns the metrics of all epochs.
 
         Args:

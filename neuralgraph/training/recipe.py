@@ -288,7 +288,7 @@ def _plain(value: object, kind: type) -> object:
     return value
 
 
-def _parse(key: str, text: str, kind) -> object:
+def _parse(key: str, text: str, kind) -> Any:
     """A value of the annotated type from its text."""
     if isinstance(kind, types.UnionType):
         if text.lower() == "none":
