@@ -21,11 +21,15 @@ DOCS = Path(__file__).resolve().parent
 SIZE = {"width": 1280, "height": 760}
 
 
-def trained(folder: Path, recipe: str, **changes) -> Path:
-    """The run of a recipe, made if it is not there."""
+def trained(folder: Path, recipe: str, enlarged: int = 1, **changes) -> Path:
+    """The run of a recipe on the digits, made if it is not there."""
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        ng.training.Run.create(dataclasses.replace(ng.training.RECIPES[recipe], **changes), folder).train()
+        data = ng.data.load("digits")
+        larger = {name: getattr(data, name).repeat_interleave(enlarged, 2).repeat_interleave(enlarged, 3)
+                  for name in ("train_images", "test_images")}
+        recipe = dataclasses.replace(ng.training.RECIPES[recipe], **changes)
+        ng.training.Run.create(recipe, folder, dataclasses.replace(data, **larger)).train()
         (folder / "done").touch()
     return folder
 
@@ -55,8 +59,8 @@ SCENES = {  # name: what is shown, of the folder of runs; what is done before th
                          "neuralgraph.pin(neuralgraph.state.drawn[0].inward.reduce((best, degree, node, all) => "
                          "neuralgraph.sides[0].graphs[0].role[node] === 0 && degree > all[best] ? node : best, 0))"),
     "tiny-discrete": (lambda runs: trained(runs / "tiny-discrete", "tiny-discrete", epochs=4), ""),
-    "mobilenet-dnw": (lambda runs: trained(runs / "mobilenet", "mobilenet-dnw-small", data="digits", image_size=32, epochs=2),
-                      "neuralgraph.choosePart(2)"),
+    "mobilenet-dnw": (lambda runs: trained(runs / "mobilenet", "mobilenet-dnw-small", enlarged=4, data="digits", epochs=2),
+                      "neuralgraph.choosePart(2); document.getElementById('top').value = 1000"),
     "watts-strogatz": (lambda runs: ng.wirings.watts_strogatz(300, 6, 0.1, inputs=4, outputs=4, seed=0), ""),
     "connectome": (lambda runs: connectome(runs / "connectome"), "neuralgraph.theme(true)"),
 }
@@ -69,7 +73,7 @@ def take(browser, name: str, runs: Path) -> None:
     page = browser.new_page(viewport=SIZE)
     page.goto(page_file.as_uri())
     page.wait_for_selector("body[data-ready=yes]")
-    page.evaluate("document.querySelectorAll('.side h2').forEach(title => { title.textContent = title.textContent.replace(/ \\(.*/, ''); })")
+    page.evaluate("document.querySelectorAll('.side h2').forEach(title => { title.textContent = title.textContent.replace(/ \\(.*/, '').split('/').pop(); })")
     page.evaluate(f"() => {{ {act} }}")
     page.wait_for_timeout(1500)
     page.screenshot(path=DOCS / "_static" / f"explorer-{name}.png")

@@ -33,8 +33,7 @@ def decided(folder: Path, share: float = 0.5) -> tuple[list[float], list[float],
 def hubs(net: ng.StaticNeuralGraph) -> list[float]:
     """Of every block but the last, how many out-edges its nodes have, in terms of those a uniform wiring gives them."""
     wiring, real = net.wiring, net.selection().real
-    block = wiring.block[wiring.src]
-    number = int(wiring.block.max())
+    block, number = wiring.block[wiring.src], int(wiring.block.max())
     has, may = (torch.bincount(edges, minlength=number + 1)[:number].double() for edges in (block[real], block))
     return (has / may / (real.sum() / len(real))).tolist()
 
@@ -71,7 +70,8 @@ def draw(rows: list[dict], path: Path) -> None:
                            color=colour, marker=marker)
         turnover.plot([100 * x for x in row["decided"][0]], [100 * y for y in row["decided"][1]], color=colour, label=row["name"])
         hub.plot(range(len(row["hubs"])), row["hubs"], "o-", color=colour, label=row["name"])
-    chance.set(title="Statistics against random wirings", xlabel="z-score (beyond the grey band: p < 0.05)", xscale="symlog")
+    chance.set(xlabel="z-score (beyond the grey band: p < 0.05)", xscale="symlog")
+    chance.set_title("Statistics against random wirings", loc="left")
     chance.axvspan(-1.96, 1.96, color="0.85", zorder=0)
     chance.set_yticks(range(len(STATISTICS)), STATISTICS)
     chance.invert_yaxis()
@@ -80,8 +80,8 @@ def draw(rows: list[dict], path: Path) -> None:
     hub.axhline(1, color="0.6", linestyle="--")
     for marker, kind in (("x", "uniform"), ("o", "blocks")):
         chance.scatter([], [], color="0.3", marker=marker, label=f"against {kind}")
-    for axes in (chance, turnover):
-        axes.legend(fontsize=8, loc="best")
+    chance.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    turnover.legend(fontsize=8)
     figure.savefig(path, dpi=130)
 
 

@@ -27,6 +27,18 @@ def learned(sizes, k, seed=0):
     return ng.StaticNeuralGraph(ng.wirings.blocks(sizes), ng.TopK(k=k), seed=seed).learned_wiring()
 
 
+def test_many_blocks_of_single_nodes_are_no_line():
+    """A small world of 60 levels is laid out by forces: neighbours are near, and no place is another's."""
+    wiring = ng.wirings.watts_strogatz(60, 4, 0.1, inputs=1, outputs=1, seed=0)
+    assert len(wiring.block.unique()) > 30
+    place = layout(wiring)
+    apart = torch.cdist(place, place)
+    assert place[:, 1].std() > 0.1 and (apart + torch.eye(len(place))).min() > 1e-3
+    assert apart[wiring.src, wiring.dst].mean() < 0.4 * apart.mean()
+    chain = ng.wirings.chain([1] * 12)
+    assert torch.equal(layout(chain)[:, 0], torch.arange(12) / 11)
+
+
 @given(seed=st.integers(0, 1000), k=st.integers(1, 60))
 @settings(max_examples=15)
 def test_blocks_are_columns_in_which_no_two_nodes_meet(seed, k):

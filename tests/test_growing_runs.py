@@ -128,7 +128,7 @@ def test_reports_show_every_round(undisturbed, tmp_path):
     assert [record.name for record in records] == ["round-0", "round-1", "round-2"]
     lines = compare(records)
     assert [line["k"] for line in lines] == [record.k for record in records] and lines[0]["k"] < lines[1]["k"]
-    assert len(draw(records, tmp_path)) == 1 + 4 * 3
+    assert len(draw(records, tmp_path)) == 1 + 5 * 3
 
 
 def test_commands_take_the_folder_for_its_last_round(undisturbed, tmp_path):

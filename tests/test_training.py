@@ -437,7 +437,7 @@ def test_a_run_is_made_whole_or_made_again(data, undisturbed, tmp_path, monkeypa
             Run.create(QUICK, folder, data)
         else:
             break
-    assert allowed == 4  # wiring, checkpoint, metrics, recipe
+    assert allowed == 3  # checkpoint, metrics, recipe
     monkeypatch.undo()
     for number in range(allowed):
         run = Run.open(tmp_path / f"run-{number}", data)

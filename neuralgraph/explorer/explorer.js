@@ -270,7 +270,7 @@ const NAMES = ["hidden", "input", "output"];
 function drawSide(side) {
   const seen = visible(side), graph = sides[side].graphs[state.part], ends = sides[side].history.parts[state.part];
   const {made, bundles, inSight} = linesOf(side, seen);
-  const fading = Math.min(1, Math.sqrt(3000 / Math.max(1, bundles || inSight)));
+  const fading = Math.min(1, Math.sqrt(1000 / Math.max(1, bundles || inSight)));
   for (const [name, line] of Object.entries(made)) {
     set(`edges-${side}-${name}`, line);
     model(`look-edges-${side}-${name}`).setv({line_alpha: {value: opacity(Number(name[1])) * (0.1 + 0.9 * fading)}, line_width: {value: WIDTHS[name[1]] * (0.5 + 0.5 * fading)}});
@@ -360,7 +360,7 @@ function drawCharts() {
     });
   }
   set("weights", bars);
-  frame("weights", [-heaviest, heaviest], [0, ...bars.top]);
+  frame("weights", bars.left.length ? [bars.left[0], bars.right[bars.right.length - 1]] : [], [0, ...bars.top]);
   model("threshold-low").location = -threshold; model("threshold-high").location = threshold;
   const role = sides[0].graphs[state.part].role;
   const largest = Math.max(1, ...inward.reduce((m, d) => [Math.max(m[0], d)], [1]), ...outward.reduce((m, d) => [Math.max(m[0], d)], [1]));

@@ -16,7 +16,7 @@ from .sources import Source
 SHADES = 6  # of each sign
 WIDTHS = (0.5, 0.8, 1.1, 1.5, 2.0, 2.8)  # of the shades, pixels
 POSITIVE, NEGATIVE, LIT = "#0072B2", "#D55E00", "#E69F00"
-CURVES = {"turnover": "turnover (share of new edges)", "threshold": "threshold (least |weight|)",
+CURVES = {"turnover": "turnover (new, share)", "threshold": "threshold (|weight|)",
           "dead": "dead nodes", "accuracy": "test accuracy (%)"}
 
 
@@ -45,7 +45,7 @@ def page(sources: list[Source], addresses: list[str | None] | None = None, class
     for name, title in CURVES.items():
         figures[name] = _curve(name, title, len(sources))
     figures["weights"] = _histogram("weights", "edges by weight")
-    figures["degrees"] = _histogram("degrees", "nodes by degree: in, out (line)")
+    figures["degrees"] = _histogram("degrees", "degrees: in, out (line)")
     script, places = components(figures)
     data = [{"title": source.title, "graphs": [graph.to_json() for graph in source.graphs], "unit": source.unit,
              "metrics": [finite(row) for row in source.metrics], "notes": source.notes, "address": address, "classes": classes,

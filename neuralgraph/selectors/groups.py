@@ -73,7 +73,7 @@ class Groups:
         if is_traced() or score.device.type != "cpu":
             return self._by_sorting(score, keep)
         own = score if self._order is None else score[self._order]
-        if len(own) >= CALLS * len(self.size):
+        if len(self.size) and len(own) >= CALLS * len(self.size):
             parts = zip(own.split(self.size.tolist()), keep.tolist())
             mask = torch.cat([top_k(part, number) for part, number in parts])
         elif len(own) > FEW and _has_kernels(own):

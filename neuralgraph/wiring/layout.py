@@ -9,6 +9,7 @@ from .wiring import Wiring
 
 SWEEPS = 24
 MOST_FORCED = 2000  # nodes up to which forces are computed
+MOST_THIN = 12  # blocks of one or two nodes that are columns
 LIVE, DEAD = (0.0, 0.9), (0.95, 1.0)  # heights of nodes with edges and without, where there are both
 
 
@@ -17,9 +18,9 @@ def layout(wiring: Wiring, strength: torch.Tensor | None = None) -> torch.Tensor
 
     Where all edges lead to later blocks, blocks are columns from left to right, and the nodes of a block are ordered so
     that edges are short and cross little (repeated barycentres: "Methods for Visual Understanding of
-    Hierarchical System Structures", Sugiyama et al., 1981). Nodes without edges stand in a band below. Other graphs are laid out by
-    forces (Fruchterman and Reingold, 1991), as :func:`networkx.spring_layout` has them; beyond 2,000 nodes
-    they are columns, too.
+    Hierarchical System Structures", Sugiyama et al., 1981). Nodes without edges stand in a band below. Other graphs, and those of
+    more than 12 blocks with fewer than three nodes each, are laid out by forces (Fruchterman and Reingold, 1991), as
+    :func:`networkx.spring_layout` has them; beyond 2,000 nodes they are columns, too.
 
     Args:
         wiring: a learned one, say.
@@ -44,7 +45,9 @@ def places(block: torch.Tensor, src: torch.Tensor, dst: torch.Tensor, strength: 
     src, dst, strength = src[real], dst[real], strength[real].double()
     block = block.unique(return_inverse=True)[1]
     is_layered = bool((block[src] < block[dst]).all())
-    if not is_layered and len(block) <= MOST_FORCED:
+    number = int(block.max()) + 1
+    is_thin = number > MOST_THIN and len(block) < 3 * number
+    if (is_thin or not is_layered) and len(block) <= MOST_FORCED and len(src):
         return _by_forces(len(block), src, dst, strength)
     return _by_blocks(block, src, dst, strength)
 
