@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+Member = TypeVar("Member")
 
 
 class NeuralGraphError(Exception):
@@ -69,7 +72,7 @@ class CheckpointError(RunError):
     """A checkpoint file that is damaged, foreign or of another version."""
 
 
-def lookup(kind: str, name: str, family: dict, more: str = ""):
+def lookup(kind: str, name: str, family: Mapping[str, Member], more: str = "") -> Member:
     """``family[name]``, or :class:`UnknownNameError` that names the nearest member."""
     try:
         return family[name]
@@ -77,7 +80,7 @@ def lookup(kind: str, name: str, family: dict, more: str = ""):
         raise UnknownNameError(kind, name, family, more) from None
 
 
-def whole(value: object) -> int | None:
+def whole(value: Any) -> int | None:
     """The value as an int, of NumPy's types too; None if it is no whole number (True and False are none)."""
     try:
         is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")  # torch's is 1
@@ -88,6 +91,6 @@ def whole(value: object) -> int | None:
 
 def listed(items: Iterable[object], most: int = 5) -> str:
     """The first few items for a message: ``3, 4, 5 and 20 more``."""
-    items = [str(item) for item in items]
-    shown = ", ".join(items[:most])
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+    names = [str(item) for item in items]
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -15,6 +15,7 @@ from ..errors import InputError, whole
 from ..layers import Sparse
 from ..models import Classifier
 from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
+from ..networks.functions import NodeFunctions
 from ..nodes import Operation
 from ..plan import evaluating, reduced
 from ..selectors import Selector
@@ -128,7 +129,7 @@ def _network_cost(network: NeuralGraph, space: tuple[int, ...], skip_dead: bool)
     return Cost(int(edges + kernels) * repeats, k + weights, others, math.ceil(wiring.num_edges / 32), k)
 
 
-def executed(network: NeuralGraph, functions, space: tuple[int, ...]) -> Iterator[
+def executed(network: NeuralGraph, functions: NodeFunctions, space: tuple[int, ...]) -> Iterator[
         tuple[torch.Tensor, tuple[int, ...], Operation, bool]]:
     """What one update runs: some nodes, the sides of the maps that enter, an operation, and whether it receives.
 

@@ -11,6 +11,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from ..wiring.wiring import HIDDEN, INPUT, OUTPUT
 from . import curves
 from .structure import degrees
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # Okabe and Ito's palette, told apart by all kinds of colour vision, and line styles beside it
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
@@ -36,7 +40,7 @@ MOST_LINES = 2000  # of a drawn graph
 MOST_INK = 0.5  # of a drawn graph: times that all its lines would cover it
 
 
-def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]):
+def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Test accuracy and training loss of every run over its epochs.
 
     Args:
@@ -62,7 +66,7 @@ def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]):
     return figure
 
 
-def rewiring(rows: Sequence[Mapping[str, float]], name: str | None = None):
+def rewiring(rows: Sequence[Mapping[str, float]], name: str | None = None) -> Figure:
     """The threshold, and how many edges were swapped for others, over the epochs of a run.
 
     Args:
@@ -84,7 +88,7 @@ def rewiring(rows: Sequence[Mapping[str, float]], name: str | None = None):
     return figure
 
 
-def adjacency(wiring: Wiring | NeuralGraph, name: str | None = None):
+def adjacency(wiring: Wiring | NeuralGraph, name: str | None = None) -> Figure:
     """The adjacency matrix, [dst, src] as everywhere here: a dot per edge, nodes ordered by block.
 
     Lines mark where blocks begin, their numbers stand along the sides.
@@ -118,7 +122,7 @@ def adjacency(wiring: Wiring | NeuralGraph, name: str | None = None):
     return figure
 
 
-def graph(wiring: Wiring | NeuralGraph, name: str | None = None):
+def graph(wiring: Wiring | NeuralGraph, name: str | None = None) -> Figure:
     """The nodes and edges, laid out by blocks or by forces (see :func:`neuralgraph.wiring.layout`).
 
     Edges are blue where the weight is above 0 and orange below, the stronger the darker and the thicker (grey without
@@ -197,7 +201,7 @@ def _draw_edges(axes, weight: np.ndarray | None, lines: np.ndarray, size: tuple[
                                            alpha=alpha, zorder=2.5))
 
 
-def degree_histograms(wiring: Wiring | NeuralGraph, name: str | None = None):
+def degree_histograms(wiring: Wiring | NeuralGraph, name: str | None = None) -> Figure:
     """How many nodes have how many in-edges and out-edges; dead ones stand at 0.
 
     Where these are so many that the others would not be seen, the vertical axis is logarithmic.
@@ -221,7 +225,7 @@ def degree_histograms(wiring: Wiring | NeuralGraph, name: str | None = None):
     return figure
 
 
-def weight_histogram(network: NeuralGraph, name: str | None = None):
+def weight_histogram(network: NeuralGraph, name: str | None = None) -> Figure:
     """The weights of real and of hallucinated edges, with the threshold between them.
 
     Bins end at the threshold, the least magnitude of a real edge, so that where edges are ranked by magnitude none
@@ -266,7 +270,7 @@ def _bins(weight: torch.Tensor, threshold: float) -> np.ndarray:
     return np.concatenate([below, [0.0], ends])
 
 
-def arena(result: Mapping):
+def arena(result: Mapping) -> Figure:
     """Contenders one below the other: their test accuracy, its difference to the first, and multiply-adds.
 
     A dot is a run; a mark with a bar is their mean and standard deviation, and of the differences the mean with

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +109,8 @@ class Speeds(dict[str, Speed]):
         return table(("way", "ms", "quartiles", "images/s", "useful GFLOP/s", "speed-up", "difference"), rows)
 
 
-def inference_speed(model: Classifier, images: torch.Tensor, backends=("dense", "dgl", "sparse", "auto"),
+def inference_speed(model: Classifier, images: torch.Tensor,
+                    backends: Sequence[str] = ("dense", "dgl", "sparse", "auto"),
                     rounds: int = 9) -> Speeds:
     """The speed of every backend and of the compiled model on a batch, in evaluation, on the CPU.
 

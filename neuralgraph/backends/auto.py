@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from .. import kernels
-from .backend import Backend
+from ..selectors import Selection
+from ..wiring import Stage
+from .backend import Backend, Shared
 from .dense import Dense
 from .layout import Layout
 from .sparse import Sparse
@@ -28,7 +32,8 @@ class Auto(Backend):
         self._dense = Dense()
         self._sparse = Sparse() if kernels.AVAILABLE else self._dense
 
-    def propagate(self, stage, messages, selection, shared=None):
+    def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection,
+                  shared: Shared | None = None) -> torch.Tensor:
         pairs = len(stage.nodes) * len(stage.sources)
         work = pairs * len(messages) * messages.shape[2:].numel()
         is_dense = messages.device.type != "cpu" or work < SMALL or is_transformed(messages) or \

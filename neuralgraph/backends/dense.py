@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from .backend import Backend
+from ..selectors import Selection
+from ..wiring import Stage
+from .backend import Backend, Shared
 from .layout import Layout
 from .transforms import is_transformed
 
@@ -21,7 +23,8 @@ class Dense(Backend):
     all others are tested against.
     """
 
-    def propagate(self, stage, messages, selection, shared=None):
+    def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection,
+                  shared: Shared | None = None) -> torch.Tensor:
         matrix = Layout.of(stage).matrix(selection.weight)
         sums = _product(matrix, messages)
         if messages.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed(messages) or \

@@ -6,7 +6,9 @@ import torch
 
 from .._dgl import dgl
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
-from .backend import Backend
+from ..selectors import Selection
+from ..wiring import Stage
+from .backend import Backend, Shared
 from .layout import Layout
 from .transforms import is_transformed, where
 
@@ -22,7 +24,8 @@ class DGL(Backend):
     refused.
     """
 
-    def propagate(self, stage, messages, selection, shared=None):
+    def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection,
+                  shared: Shared | None = None) -> torch.Tensor:
         if messages.device.type != "cpu" or is_transformed(messages):
             raise InputError(f"the DGL backend computes on the CPU and outside torch, got {where(messages)}: use "
                              "network.backend='dense' there, or network.cpu().")

@@ -10,6 +10,7 @@ import torch
 from .. import kernels
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
 from ..kernels.edges import EdgeList
+from ..selectors import Selection
 from ..wiring import Stage
 from .backend import Backend, Shared
 from .layout import Layout
@@ -43,7 +44,8 @@ class Sparse(Backend):
             warnings.warn("numba is not installed or switched off, so the sparse backend uses torch's "
                           "own operations, which are slower: pip install numba", stacklevel=3)
 
-    def propagate(self, stage, messages, selection, shared=None):
+    def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection,
+                  shared: Shared | None = None) -> torch.Tensor:
         if messages.device.type != "cpu" or is_transformed(messages):
             raise InputError(f"the sparse backend computes on the CPU and outside torch, got {where(messages)}: use "
                              "backend='dense' or 'auto' there.")

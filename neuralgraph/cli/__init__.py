@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,7 +21,7 @@ from .completing import BACKEND, FORMAT, RECIPE
 class Commands(click.Group):
     """Turns the library's own errors into one line and exit code 2."""
 
-    def invoke(self, ctx):
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except NeuralGraphError as error:
@@ -39,12 +41,12 @@ def main():
     """Neural networks that are graphs: train a wiring, look at it, take it away."""
 
 
-def run_argument(function):
+def run_argument(function: Callable[..., Any]) -> Callable[..., Any]:
     """The folder of a run, given to the command as a Path."""
     return click.argument("run", type=click.Path(path_type=Path))(function)
 
 
-def with_threads(function):
+def with_threads(function: Callable[..., Any]) -> Callable[..., Any]:
     """The option --threads for commands that compute."""
 
     @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default all cores.")
@@ -59,7 +61,7 @@ def with_threads(function):
     return command
 
 
-def with_place(function):
+def with_place(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options --device and --workers for commands that read images."""
 
     @click.option("--device", metavar="cpu|cuda|cuda:N", default="auto",
@@ -73,7 +75,7 @@ def with_place(function):
     return command
 
 
-def with_jobs(function):
+def with_jobs(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options --jobs and --threads for commands that make many runs."""
 
     @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True,

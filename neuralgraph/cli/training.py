@@ -6,10 +6,12 @@ import contextlib
 import time
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import click
 
 from ..errors import InputError, RunError, lookup
+from ..growing import SplitReport
 from ..layers.sparse import sparse_layers
 from ..training import (RECIPES, GrowingRun, Interrupted, ProgressBar, Recipe, Run, Watcher, join,
                         keep_freed_memory, read_recipe)
@@ -28,7 +30,7 @@ COLUMNS = (
 class Display(ProgressBar):
     """The bar, and one line of a table per epoch."""
 
-    def started(self, run):
+    def started(self, run: Any) -> None:
         edges = ", ".join([f"{network.num_real} of {network.wiring.num_edges} edges"
                            for network in run.model.networks]
                           + [f"{layer.k} of {layer.num_weights} weights" for layer in sparse_layers(run.model)]
@@ -40,11 +42,11 @@ class Display(ProgressBar):
         click.echo(" ".join(_width(shape, title) for _, title, shape in self.columns))
         super().started(run)
 
-    def grew(self, run, report):
+    def grew(self, run: Any, report: SplitReport) -> None:
         self.close()
         click.echo(f"\n{report}\n")
 
-    def finished_epoch(self, run, row):
+    def finished_epoch(self, run: Any, row: dict) -> None:
         self.say(" ".join(shape.format(row[name]) for name, _, shape in self.columns))
 
 
@@ -76,7 +78,7 @@ def train(recipe: str, data: str | None, epochs: int | None, settings: tuple[str
     if accept_changes and not resume:
         raise InputError("--accept-changes belongs to --resume.")
     with join() as ranks:
-        place = {"device": device, "workers": workers}
+        place: dict[str, Any] = {"device": device, "workers": workers}
         if resume:
             folder = _found(recipe, out)
             kind = Run if read_recipe(folder)[0].grow is None else GrowingRun

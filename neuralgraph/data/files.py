@@ -176,12 +176,13 @@ class ImageFiles(Images):
         digest.update("\0".join(self.classes).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
-    def train_batches(self, batches, augmentation, seed, epoch):
+    def train_batches(self, batches: Sequence[torch.Tensor], augmentation: Augmentation, seed: int,
+                      epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         reader = Reader(self.train, _ForTraining(self.image_size, self.resized_crop, augmentation, seed,
                                                  epoch))
         return self._tensors(reader, batches)
 
-    def test_batches(self, batches):
+    def test_batches(self, batches: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return self._tensors(Reader(self.test, _ForTest(self.image_size, self.resized_crop)), batches)
 
     def _tensors(self, reader, batches):
@@ -296,7 +297,7 @@ def read_batches(reader: Reader, batches: Sequence[torch.Tensor],
 
 
 @contextlib.contextmanager
-def lost_readers():
+def lost_readers() -> Iterator[None]:
     """Turns the loss of a process that reads images, which PyTorch reports at any time, into DataError."""
     try:
         yield

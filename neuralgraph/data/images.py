@@ -128,12 +128,13 @@ class ImageData(Images):
         digest.update("\0".join(self.classes).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
 
-    def train_batches(self, batches, augmentation, seed, epoch):
+    def train_batches(self, batches: Sequence[torch.Tensor], augmentation: Augmentation, seed: int,
+                      epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for chosen in batches:
             drawn = draws(seed, epoch, chosen.numpy(), 3)
             yield augmentation(self.train_images[chosen], drawn), self.train_labels[chosen]
 
-    def test_batches(self, batches):
+    def test_batches(self, batches: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for chosen in batches:
             yield self.test_images[chosen], self.test_labels[chosen]
 

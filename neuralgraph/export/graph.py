@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 
@@ -15,13 +16,13 @@ class Graph:
         onnx: the package.
     """
 
-    def __init__(self, onnx):
+    def __init__(self, onnx: ModuleType):
         self.onnx = onnx
         self.nodes: list = []
         self.constants: dict = {}
         self._names: dict[tuple, str] = {}
 
-    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes) -> str:
+    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
         """A node with one output."""
         output = output or f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [output], **attributes))

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -22,6 +23,9 @@ from ..sharing import plain
 from .graph import Graph
 from .layers import add_layer
 from .networks import add_plan
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET, IR_VERSION = 17, 8  # read by every onnxruntime since 1.12
 
@@ -59,7 +63,8 @@ def export_onnx(model: Classifier | NeuralGraph, path: str | os.PathLike, *,
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = None, normalise: bool = False):
+def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = None,
+            normalise: bool = False) -> onnx.ModelProto:
     """The same as an :class:`onnx.ModelProto`, checked."""
     try:
         import onnx

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 
@@ -83,7 +84,8 @@ def carry(old: Selector, network: NeuralGraph, origin: torch.Tensor, real: torch
                              "compete (per='graph').")
 
 
-def grown_selector(selector: Selector, grown: int, origin: torch.Tensor, build) -> NeuralGraph:
+def grown_selector(selector: Selector, grown: int, origin: torch.Tensor,
+                   build: Callable[[Selector], NeuralGraph]) -> NeuralGraph:
     """The network that ``build`` makes with such a selector.
 
     Raises:

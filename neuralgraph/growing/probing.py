@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from .. import backends
-from ..backends import Backend
+from ..backends import Backend, Shared
 from ..errors import InputError
 from ..networks import ContinuousTimeNeuralGraph, NeuralGraph
 from ..selectors import Selection
+from ..wiring import Stage
 from .chain import is_depthwise, out_pixels
 from .curvature import Curved
 from .reducing import reduced_network
@@ -31,7 +32,8 @@ class Gathering(Backend):
     def __init__(self):
         self.dense = backends.create("dense")
 
-    def propagate(self, stage, messages, selection, shared=None):
+    def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection,
+                  shared: Shared | None = None) -> torch.Tensor:
         real = selection.real[stage.which].nonzero().flatten()
         if len(real) * SCARCE > len(stage.nodes) * len(stage.sources):
             return self.dense.propagate(stage, messages, selection)

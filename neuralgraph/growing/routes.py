@@ -48,7 +48,7 @@ class Exact(Route):
     it costs as many backward passes through single nodes as the largest in-degree is, and sum of d_v^2 numbers.
     """
 
-    def solve(self, probe, units, batches):
+    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable]) -> tuple[torch.Tensor, torch.Tensor]:
         owner = units.owner
         degree = torch.bincount(owner, minlength=units.number)
         first = degree.cumsum(0) - degree
@@ -92,7 +92,7 @@ class Fast(Route):
         super().__init__()
         self.epochs, self.vectors, self.seed = _count(epochs, "epochs"), _count(vectors, "vectors"), seed
 
-    def solve(self, probe, units, batches):
+    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable]) -> tuple[torch.Tensor, torch.Tensor]:
         owner = units.owner
         generator = as_generator(self.seed)
         space = torch.zeros(0, len(owner), dtype=torch.float64)  # directions, of length 1 or 0 at each unit
@@ -138,7 +138,7 @@ class MiniBatch(Route):
                 raise InputError(f"{name} must be a finite number above 0, got {value!r}.")
         self.epochs, self.lr, self.decay, self.seed = _count(epochs, "epochs"), lr, decay, seed
 
-    def solve(self, probe, units, batches):
+    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable]) -> tuple[torch.Tensor, torch.Tensor]:
         owner = units.owner
 
         def total(values):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -54,7 +56,7 @@ class CompiledModel(nn.Module):
             raise InputError("a compiled model cannot be trained; train the model it was compiled from.")
         return super().train(mode)
 
-    def save(self, path) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes a file that :func:`neuralgraph.inference.load` reads."""
         from .files import save
         save(self, path)
@@ -166,12 +168,12 @@ def _taking_over(last: Plan, head: nn.Module) -> tuple[Plan, nn.Module]:
     return replace(last, groups=groups), _sequence(layers)
 
 
-def _is_sequence(layers: nn.Module) -> bool:
+def _is_sequence(layers: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether it does no more than one layer after the other."""
     return type(layers) is nn.Sequential and special(layers, inner=False) is None
 
 
-def _has_fixed_norm(layer: nn.Module) -> bool:
+def _has_fixed_norm(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
     return is_plain(layer, nn.BatchNorm2d) and layer.running_var is not None
 
 

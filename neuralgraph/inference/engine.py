@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -111,7 +112,7 @@ class CompiledNetwork(nn.Module):
             self._layouts.pop(next(iter(self._layouts)), None)
         return found
 
-    def save(self, path) -> None:
+    def save(self, path: str | Path) -> None:
         """Writes a file that :func:`neuralgraph.inference.load` reads."""
         from .files import save
         save(self, path)

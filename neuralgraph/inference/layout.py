@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -267,7 +268,7 @@ def _shares(work: np.ndarray, team: int) -> np.ndarray:
     return np.searchsorted(work.cumsum(), work.sum() * np.arange(1, team) / team, side="right")
 
 
-def popped(free: list):
+def popped(free: list) -> Any:
     """One of them, or None; another thread may take the last at any moment."""
     try:
         return free.pop()

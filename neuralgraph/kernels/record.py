@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections import namedtuple
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,10 +35,12 @@ class Packer:
 
     def __init__(self, layout: np.dtype):
         self.layout = layout
-        own = layout.names[len(COUNTERS):]
-        self.fields = namedtuple("Fields", own)  # takes each by name, and refuses what is missing or unknown
-        self._pack = struct.Struct("=" + "".join(FORMATS[layout[name].str[1:]] for name in layout.names)).pack_into
-        self._block = ctypes.c_int64 * len(layout.names)
+        names = layout.names or ()
+        own = names[len(COUNTERS):]
+        # takes each by name, and refuses what is missing or unknown
+        self.fields: Callable[..., tuple] = namedtuple("Fields", own)
+        self._pack = struct.Struct("=" + "".join(FORMATS[layout[name].str[1:]] for name in names)).pack_into
+        self._block = ctypes.c_int64 * len(names)
 
     def block(self, fields: tuple) -> ctypes.Array:
         """The memory that a kernel reads, aligned; it may be written, and belongs to one run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ class Step:
     name: str
     kind: str
     sources: list[Step] = field(repr=False)
-    layer: nn.Module | None
+    layer: Any  # a module of torch or None; which, its kind says
     again: Callable[[torch.Tensor], torch.Tensor]
     channels: torch.Tensor
     space: tuple[int, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ class Sparse:
         """The share of weights that are real."""
         return self.k / self.num_weights
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{super().extra_repr()}, k={self.k} of {self.num_weights}"
 
     def _choose(self, density: float) -> None:
@@ -111,8 +112,9 @@ class SparseConv2d(_SparseConv, nn.Conv2d):
     461
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size, *, density: float = 0.1,
-                 **options):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], *,
+                 density: float = 0.1,
+                 **options: Any):
         super().__init__(in_channels, out_channels, kernel_size, **options)
         self._choose(density)
 
@@ -155,7 +157,7 @@ class SparseLinear(Sparse, nn.Linear):
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *,
-                 density: float = 0.1, **options):
+                 density: float = 0.1, **options: Any):
         super().__init__(in_features, out_features, bias, **options)
         self._choose(density)
 
@@ -174,8 +176,11 @@ class SparseEmbedding(Sparse, nn.Embedding):
 class SparseMultiheadAttention(Sparse, nn.MultiheadAttention):
     """Attention of whose projections some weights are used, made by :func:`sparsify`."""
 
-    def forward(self, query, key, value, key_padding_mask=None, need_weights=True, attn_mask=None,
-                average_attn_weights=True, is_causal=False):
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+                key_padding_mask: torch.Tensor | None = None, need_weights: bool = True,
+                attn_mask: torch.Tensor | None = None,
+                average_attn_weights: bool = True, is_causal: bool = False) -> tuple[torch.Tensor,
+                torch.Tensor | None]:
         swaps = self.batch_first and query.dim() == 3
         if swaps:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 from ..errors import InputError, UnknownNameError, lookup, whole
 from .classifier import Classifier
@@ -33,7 +34,7 @@ def names() -> list[str]:
     return list(MODELS)
 
 
-def create(name: str, **options) -> Classifier:
+def create(name: str, **options: Any) -> Classifier:
     """A model by name; the options are those of its function in :data:`MODELS`.
 
     Raises:

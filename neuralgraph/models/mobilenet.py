@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -132,7 +133,7 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
                       image_size=image_size)
 
 
-def mobilenet_dnw_small(**options) -> Classifier:
+def mobilenet_dnw_small(**options: Any) -> Classifier:
     """MobileNetV1-DNW-Small: :func:`mobilenet_dnw` with ``small=True``."""
     return mobilenet_dnw(small=True, **options)
 

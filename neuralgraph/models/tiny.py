@@ -43,7 +43,7 @@ class CentrePool(nn.Module):
     What the authors' 2x2 average pool of a centre crop computes: one pixel up and left of the centre.
     """
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         top, left = x.shape[2] // 2 - 2, x.shape[3] // 2 - 2
         if min(top, left) < 0:
             raise InputError(f"the window of pool='authors' needs a map of at least 4x4, got "
@@ -54,7 +54,7 @@ class CentrePool(nn.Module):
 class GlobalPool(nn.Module):
     """The mean of the whole map."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3))
 
 

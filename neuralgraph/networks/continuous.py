@@ -207,7 +207,7 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
             options.setdefault("max_step", self.time / LEAST_STEPS)
         return options
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{super().extra_repr()}, solver={self.solver!r}, rtol={self.rtol}, atol={self.atol}"
 
 

@@ -157,13 +157,13 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
             states = updated
             yield states
 
-    def _functions_of_steps(self):
+    def _functions_of_steps(self) -> list[NodeFunctions]:
         return [self.functions, *getattr(self, "later_functions", ())]  # none as long as the network is made
 
-    def _node_values(self):
+    def _node_values(self) -> dict[str, torch.Tensor]:
         return super()._node_values() if self.tied else {}
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{super().extra_repr()}, steps={self.steps}" + ("" if self.tied else ", untied")
 
 

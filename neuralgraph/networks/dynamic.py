@@ -20,6 +20,15 @@ class DynamicNeuralGraph(NeuralGraph):
     last, as in a static graph.
     """
 
+    _order: torch.Tensor | None  # None where states are kept in node order
+    _place: torch.Tensor | None
+    _input_place: torch.Tensor
+    _output_place: torch.Tensor
+    _held_place: torch.Tensor
+    _held_input: torch.Tensor
+    _moving_place: torch.Tensor
+    _moving_input: torch.Tensor
+
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
                  seed: int | torch.Generator, dtype: torch.dtype | None, dims: int):
         super().__init__(wiring, selector, backend, seed, dtype, dims)
@@ -38,7 +47,7 @@ class DynamicNeuralGraph(NeuralGraph):
 
     _schedule = staticmethod(synchronous_stages)
 
-    def _num_sources(self):
+    def _num_sources(self) -> int:
         return self.wiring.num_nodes
 
     def _begin(self, x: torch.Tensor | None, state: State | None) -> torch.Tensor:

@@ -17,6 +17,9 @@ from ..wiring.reading import middle
 class NodeGroup(nn.Module):
     """The N nodes of a wiring that have one function: ``receive`` and ``send`` as operations."""
 
+    receive: Sequence[Operation]  # each an nn.ModuleList
+    send: Sequence[Operation]
+
     def __init__(self, function: NodeFunction, nodes: torch.Tensor, dims: int):
         super().__init__()
         self.nodes = nodes

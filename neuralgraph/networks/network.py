@@ -69,7 +69,7 @@ class NeuralGraph(nn.Module, ABC):
         self._chosen: _Chosen | None = None
 
     @abstractmethod
-    def forward(self, x): ...
+    def forward(self, x: torch.Tensor) -> torch.Tensor: ...
 
     def _is_fused(self, x: torch.Tensor) -> bool:
         """Whether node functions are compiled."""

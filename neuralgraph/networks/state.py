@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ class State:
         """The same numbers without their history: what was before gets no gradient from what follows."""
         return replace(self, values=self.values.detach())
 
-    def to(self, *arguments, **options) -> State:
+    def to(self, *arguments: Any, **options: Any) -> State:
         """As :meth:`torch.Tensor.to`, of the values."""
         return replace(self, values=self.values.to(*arguments, **options))
 

@@ -51,6 +51,9 @@ class StaticNeuralGraph(NeuralGraph):
     torch.Size([5, 2])
     """
 
+    _output_order: torch.Tensor
+    _input_order: torch.Tensor
+
     @on_cpu
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend = "auto",
                  seed: int | torch.Generator = 0, *, dtype: torch.dtype | None = None, dims: int = 2):

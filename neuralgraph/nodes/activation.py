@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .lowered import Pointwise
-from .operation import Operation
+from .lowered import Lowered, Pointwise
+from .operation import Operation, Rows
+
+if TYPE_CHECKING:
+    from .function import NodeFunction
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,19 @@ class Activation(Operation):
 
     name = "activation"
 
-    def __init__(self, function, channels, dims):
+    def __init__(self, function: NodeFunction, channels: int, dims: int):
         super().__init__(function, channels, dims)
         self.activation, self.channels = function.activation, channels
 
-    def forward(self, x, rows):
+    def forward(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         return ACTIVATIONS[self.activation](x)
 
-    def is_homogeneous(self):
+    def is_homogeneous(self) -> bool:
         return ACTIVATIONS[self.activation].slope is not None
 
-    def lower(self, rows):
+    def lower(self, rows: Rows) -> list[Lowered]:
         number = len(torch.arange(self.channels)[rows])
         return [Pointwise(self.activation, np.zeros((number, 0), np.float32))]
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return self.activation

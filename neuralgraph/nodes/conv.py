@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..errors import WiringError
-from .lowered import Convolve, array
-from .operation import Operation
+from .lowered import Convolve, Lowered, array
+from .operation import Operation, Rows
+
+if TYPE_CHECKING:
+    from .function import NodeFunction
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -29,50 +33,50 @@ class DepthwiseConv(Operation):
     learned = {"kernel": "weight"}
     weights = ("kernel",)
 
-    def __init__(self, function, channels, dims):
+    def __init__(self, function: NodeFunction, channels: int, dims: int):
         super().__init__(function, channels, dims)
         self.kernel_size, self.stride, self.zero_pad = function.kernel_size, function.stride, function.zero_pad
         self.weight = nn.Parameter(torch.empty(channels, 1, *[self.kernel_size] * dims))
 
     @classmethod
-    def check(cls, function, dims):
+    def check(cls, function: NodeFunction, dims: int) -> None:
         if dims == 0:
             raise WiringError("the step 'conv' slides a kernel over a map, and with dims=0 there is none: leave "
                               "it out, or build the network with dims=1, 2 or 3.")
 
     @classmethod
-    def shrinks(cls, function):
+    def shrinks(cls, function: NodeFunction) -> int:
         return 1 if function.zero_pad else function.stride
 
-    def reset(self, generator):
+    def reset(self, generator: torch.Generator) -> None:
         bound = self.kernel_size**(-self.dims / 2)
         with torch.no_grad():
             self.weight.uniform_(-bound, bound, generator=generator)
 
-    def value(self, attribute):
+    def value(self, attribute: str) -> torch.Tensor:
         return self.weight[:, 0]
 
-    def forward(self, x, rows):
+    def forward(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         y = CONVOLUTIONS[self.dims](x, self.weight[rows], stride=self.stride, padding=self.kernel_size // 2,
                                     groups=x.shape[1])
         return padded_back(y, x.shape[2:]) if self.zero_pad else y
 
-    def scale(self):
+    def scale(self) -> torch.Tensor:
         return self.weight.flatten(1).norm(dim=1)
 
-    def is_homogeneous(self):
+    def is_homogeneous(self) -> bool:
         return True
 
-    def divide(self, before, after):
+    def divide(self, before: torch.Tensor, after: torch.Tensor) -> None:
         self.weight *= (before / after).view(-1, *[1] * (self.weight.dim() - 1))
 
-    def multiply_adds(self, space):
+    def multiply_adds(self, space: tuple[int, ...]) -> int:
         return self.kernel_size**self.dims * math.prod(-(-side // self.stride) for side in space)
 
-    def lower(self, rows):
+    def lower(self, rows: Rows) -> list[Lowered]:
         return [Convolve(array(self.weight[rows][:, 0]), self.stride, self.zero_pad)]
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return (f"{len(self.weight)}, kernel_size={self.kernel_size}, stride={self.stride}"
                 + (", zero_pad=True" if self.zero_pad else ""))
 

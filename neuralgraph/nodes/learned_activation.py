@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 
 from .activation import Scalar
-from .lowered import Pointwise, array
+from .lowered import Lowered, Pointwise, array
 from .operation import Operation, Rows
 
 
@@ -31,11 +31,11 @@ class LearnedActivation(Operation):
 
     scalar: ClassVar[Scalar]
 
-    def forward(self, x, rows):
+    def forward(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         p = self._values(rows)
         return self.scalar(x, p.T.view(*p.T.shape, *[1] * self.dims))
 
-    def lower(self, rows):
+    def lower(self, rows: Rows) -> list[Lowered]:
         return [Pointwise(self.name, array(self._values(rows)))]
 
     def _values(self, rows: Rows) -> torch.Tensor:

@@ -79,7 +79,7 @@ class Convolve(Lowered):
     zero_pad: bool = False
 
     @property
-    def shrinks(self):
+    def shrinks(self) -> int:
         return 1 if self.zero_pad else self.stride
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..errors import InputError, WiringError
-from .lowered import Affine, Normalize, array
-from .operation import Operation
+from .lowered import Affine, Lowered, Normalize, array
+from .operation import Operation, Rows
+
+if TYPE_CHECKING:
+    from .function import NodeFunction
 
 EPSILON = 1e-5
 MOMENTUM = 0.1
@@ -21,22 +26,22 @@ class Norm(Operation):
     learned = {"norm_weight": "weight", "norm_bias": "bias"}
     normalises = True
 
-    def __init__(self, function, channels, dims):
+    def __init__(self, function: NodeFunction, channels: int, dims: int):
         super().__init__(function, channels, dims)
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     @classmethod
-    def of(cls, function):
+    def of(cls, function: NodeFunction) -> type[Operation]:
         return NORMS[function.norm]
 
-    def scale(self):
+    def scale(self) -> torch.Tensor:
         return self.weight.abs()
 
-    def is_homogeneous(self):
+    def is_homogeneous(self) -> bool:
         return True
 
-    def divide(self, before, after):
+    def divide(self, before: torch.Tensor, after: torch.Tensor) -> None:
         self.weight /= after
         self.bias /= after
 
@@ -48,9 +53,11 @@ class BatchNorm(Norm):
     evaluation the running ones are used (Ioffe and Szegedy, 2015).
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
     learned = {**Norm.learned, "norm_mean": "running_mean", "norm_var": "running_var"}
 
-    def __init__(self, function, channels, dims):
+    def __init__(self, function: NodeFunction, channels: int, dims: int):
         super().__init__(function, channels, dims)
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
@@ -63,7 +70,7 @@ class BatchNorm(Norm):
                 "sample of one pixel: use a larger batch, or network.eval()."
             )
 
-    def forward(self, x, rows):
+    def forward(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         self.check_values(x)
         mean, var = self.running_mean[rows], self.running_var[rows]
         y = F.batch_norm(x, mean, var, self.weight[rows], self.bias[rows], self.training, MOMENTUM,
@@ -73,7 +80,7 @@ class BatchNorm(Norm):
             self.running_mean.data[rows], self.running_var.data[rows] = mean, var
         return y
 
-    def lower(self, rows):
+    def lower(self, rows: Rows) -> list[Lowered]:
         scale = self.weight[rows] / (self.running_var[rows] + EPSILON).sqrt()
         return [Affine(array(scale), array(self.bias[rows] - self.running_mean[rows] * scale))]
 
@@ -85,7 +92,7 @@ class InstanceNorm(Norm):
     """
 
     @classmethod
-    def check(cls, function, dims):
+    def check(cls, function: NodeFunction, dims: int) -> None:
         if dims == 0:
             raise WiringError("an instance norm takes mean and variance over the pixels of each map, and with "
                               "dims=0 there are none, so that it would be constant: use norm='batch'.")
@@ -96,11 +103,11 @@ class InstanceNorm(Norm):
         if x.shape[2:].numel() == 1:
             raise InputError(one_pixel(x.shape[2:]))
 
-    def forward(self, x, rows):
+    def forward(self, x: torch.Tensor, rows: Rows) -> torch.Tensor:
         self.check_values(x)
         return F.instance_norm(x, weight=self.weight[rows], bias=self.bias[rows], eps=EPSILON)
 
-    def lower(self, rows):
+    def lower(self, rows: Rows) -> list[Lowered]:
         return [Normalize(array(self.weight[rows]), array(self.bias[rows]), EPSILON)]
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard, TypeVar
 
 from torch import nn
 from torch.nn.modules import module as _module
 
 from ..errors import InputError
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 SAFE = {"__init__", "__repr__", "extra_repr", "__doc__", "__module__", "__qualname__", "__annotations__",
@@ -54,7 +57,7 @@ def refuse_special(module: nn.Module, what: str, kinds: Sequence[type[nn.Module]
                          "it alone.")
 
 
-def is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_plain(module: nn.Module | None, kind: type[Layer]) -> TypeGuard[Layer]:
     """Whether it is a layer of exactly this kind and nothing more."""
     return type(module) is kind and special(module) is None
 

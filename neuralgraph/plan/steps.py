@@ -71,7 +71,7 @@ def is_zero_of_zero(steps: list[Lowered], count: int) -> np.ndarray:
     return (value[0] == 0).numpy()
 
 
-def by_dst(src, dst, weight):
+def by_dst(src: np.ndarray, dst: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Edges sorted by destination, then source."""
     order = np.lexsort((src, dst))
     return src[order], dst[order], weight[order]

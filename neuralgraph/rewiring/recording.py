@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def _no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def observed_in(model: nn.Module):
+def observed_in(model: nn.Module) -> Iterator[tuple[Observed, NeuralGraph | Choice]]:
     """What there is to observe, in order, and whose it is."""
     for name, module in model.named_modules():
         if isinstance(module, NeuralGraph):

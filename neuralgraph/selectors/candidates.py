@@ -98,6 +98,7 @@ class Edges(Candidates):
         functions: gives what the nodes of a network on it compute, once for each of its steps that differ.
     """
 
+    wiring: Wiring
     word = "candidate edges"
 
     def __init__(self, wiring: Wiring, functions: Callable[[], Sequence[Functions]] = tuple):
@@ -116,35 +117,35 @@ class Edges(Candidates):
         """What the nodes of the network learn."""
         return [parameter for functions in self.functions() for parameter in functions.parameters()]
 
-    def target(self):
+    def target(self) -> torch.Tensor:
         return self.wiring.dst
 
-    def source(self):
+    def source(self) -> torch.Tensor:
         return self.wiring.src
 
     @property
-    def num_targets(self):
+    def num_targets(self) -> int:
         return self.wiring.num_nodes
 
-    def block(self):
+    def block(self) -> torch.Tensor:
         return self.wiring.block[self.wiring.dst]
 
-    def nth(self):
+    def nth(self) -> torch.Tensor:
         return torch.zeros(self.num, dtype=torch.long)
 
-    def is_output(self):
+    def is_output(self) -> torch.Tensor:
         return self.wiring.role == OUTPUT
 
-    def magnitude(self, weight):
+    def magnitude(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.abs()
 
-    def spread(self, values):
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
-    def gather(self, values):
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
-    def label(self, node):
+    def label(self, node: int) -> object:
         return self.wiring.label(node)
 
 
@@ -179,10 +180,10 @@ class Weights(Candidates):
         self.num = self.num_weights // max(1, self._each)
         self._per_pair = 1 if granularity == "kernel" else entries  # candidates between two nodes
 
-    def target(self):
+    def target(self) -> torch.Tensor:
         return self._row() if self._rows_are_targets else self._column()
 
-    def source(self):
+    def source(self) -> torch.Tensor:
         return self._column() if self._rows_are_targets else self._row()
 
     def _row(self):
@@ -193,25 +194,25 @@ class Weights(Candidates):
         return (first[:, None] + torch.arange(self.columns)).flatten().repeat_interleave(self._per_pair)
 
     @property
-    def num_targets(self):
+    def num_targets(self) -> int:
         return self.rows if self._rows_are_targets else self.columns * self.groups
 
-    def block(self):
+    def block(self) -> torch.Tensor:
         return torch.zeros(self.num, dtype=torch.long)
 
-    def nth(self):
+    def nth(self) -> torch.Tensor:
         return torch.arange(self.num) % self._per_pair
 
-    def is_output(self):
+    def is_output(self) -> torch.Tensor:
         return torch.full((self.num_targets,), self.is_last)
 
-    def magnitude(self, weight):
+    def magnitude(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.abs() if self._each == 1 else weight.view(self.num, self._each).norm(dim=1)
 
-    def spread(self, values):
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
         return values if self._each == 1 else values.repeat_interleave(self._each)
 
-    def gather(self, values):
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
         return values if self._each == 1 else values.view(self.num, self._each).sum(1)
 
 
@@ -233,35 +234,35 @@ class Joined(Candidates):
         nodes = [max(part.num_targets, int(part.source().max()) + 1 if part.num else 0) for part in self.parts]
         return [sum(nodes[:number]) for number in range(len(nodes) + 1)]
 
-    def target(self):
+    def target(self) -> torch.Tensor:
         return torch.cat([part.target() + first for part, first in zip(self.parts, self._first)])
 
-    def source(self):
+    def source(self) -> torch.Tensor:
         return torch.cat([part.source() + first for part, first in zip(self.parts, self._first)])
 
     @property
-    def num_targets(self):
+    def num_targets(self) -> int:
         return self._first[-1]
 
-    def block(self):
+    def block(self) -> torch.Tensor:
         return torch.arange(len(self.parts)).repeat_interleave(torch.tensor(self.sizes))
 
-    def nth(self):
+    def nth(self) -> torch.Tensor:
         return torch.cat([part.nth() for part in self.parts])
 
-    def is_output(self):
+    def is_output(self) -> torch.Tensor:
         marks = torch.zeros(self.num_targets, dtype=torch.bool)
         for part, first in zip(self.parts, self._first):
             marks[first:first + part.num_targets] = part.is_output()
         return marks
 
-    def magnitude(self, weight):
+    def magnitude(self, weight: torch.Tensor) -> torch.Tensor:
         return self._each(weight, lambda part: part.num_weights, "magnitude")
 
-    def spread(self, values):
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
         return self._each(values, lambda part: part.num, "spread")
 
-    def gather(self, values):
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
         return self._each(values, lambda part: part.num_weights, "gather")
 
     def _each(self, values, size, method):

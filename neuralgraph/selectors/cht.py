@@ -63,7 +63,7 @@ class CHT(DropAndGrow):
                 raise SelectionError(f"{name} must be True or False, got {flag!r}.")
         self.soft, self.chains = soft, chains
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         if self.chains and candidates.wiring is None:
             raise SelectionError("chains=True needs a graph: layers do not know which of their nodes are dead.")
         if self.chains and self.per == "group":
@@ -71,7 +71,7 @@ class CHT(DropAndGrow):
                                  "together.")
         super().prepare(candidates, weight, generator)
 
-    def changed(self, real, weight, gradient):
+    def changed(self, real: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
         keep = self._groups.keep
         draws = self.uniform(2)
         worth = self.worth(weight)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 
@@ -132,6 +133,11 @@ class Competing:
     Mixed into a :class:`Selector`, which calls :meth:`compete_within` when it is made. A setting that changes
     holds from the next selection on.
     """
+
+    candidates: Candidates | Any
+    k: int
+    num_edges: int | None
+    settings: Callable[[], tuple[Hashable, ...]]
 
     def compete_within(self, per: str, group: int | None, always: torch.Tensor | None = None,
                        never: torch.Tensor | None = None) -> None:

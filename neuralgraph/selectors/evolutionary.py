@@ -7,6 +7,7 @@ import math
 import torch
 
 from ..errors import SelectionError, lookup
+from .candidates import Candidates
 from .regrowth import DropAndGrow
 from .registry import register
 
@@ -47,7 +48,7 @@ class SET(DropAndGrow):
         lookup("new", new, dict.fromkeys(("zero", "init")))
         self.register_buffer("sigma", None)
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         super().prepare(candidates, weight, generator)
         if self.new == "init":
             parts = weight.split([part.num_weights for part in candidates.parts])
@@ -56,15 +57,15 @@ class SET(DropAndGrow):
                 raise SelectionError("new='init' takes the standard deviation of a layer's weights, but all of them "
                                      "are equal: use new='zero'.")
 
-    def growth(self, kept, gradient):
+    def growth(self, kept: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
         return self.uniform()[0]
 
-    def new_weights(self):
+    def new_weights(self) -> torch.Tensor | None:
         if self.new == "zero":
             return None
         sizes = torch.tensor([part.num_weights for part in self.candidates.parts], device=self.sigma.device)
         most = (math.sqrt(3) * self.sigma).repeat_interleave(sizes)
         return (2 * self.uniform(1, len(most), stream=1)[0] - 1) * most
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return super().extra_repr() + (f", new={self.new!r}" if self.new != "zero" else "")

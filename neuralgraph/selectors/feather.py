@@ -54,13 +54,13 @@ class Feather(RankingSelector):
         self.theta = theta if theta is None else check_number("theta", theta, 0, 1)
         self.ramp = check_number("ramp", ramp, 0, 1)
 
-    def remaining(self):
+    def remaining(self) -> torch.Tensor:
         clock = self.clock.cpu().double()
         left = 1 - clock[0] / clock[1].clamp(min=1) / self.ramp if self.ramp else clock.new_zeros(())
         return self.groups().remaining(left.clamp(min=0)**3)
 
     @property
-    def reaches_all(self):
+    def reaches_all(self) -> bool:
         return self._share_outside > 0
 
     @property
@@ -70,7 +70,7 @@ class Feather(RankingSelector):
             return self.theta
         return 1.0 if 20 * self.k >= self.candidates.num else 0.5
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         candidates = self.candidates
         size = candidates.magnitude(weight.detach().reshape(-1))
         tau = self.groups().greatest(size.where(~real, size.new_zeros(())))
@@ -79,5 +79,5 @@ class Feather(RankingSelector):
         value, mask = (candidates.spread(part).view(weight.shape) for part in (factor, real))
         return _Feather.apply(weight, weight.detach() * value, mask, self._share_outside)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}, ramp={self.ramp}{self.competition_repr()}"

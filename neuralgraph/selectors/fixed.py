@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from ..errors import SelectionError, lookup
+from .candidates import Candidates
 from .competition import Competing
 from .registry import register
 from .selector import MaskSelector, Selector, check_finite
@@ -41,7 +42,7 @@ class Frozen(Competing, MaskSelector):
         super().__init__(k)
         self.compete_within(per, group)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}{self.competition_repr()}"
 
 
@@ -63,7 +64,7 @@ class RandomGraph(Frozen):
         super().__init__(k, per, group)
         self.coupled = coupled
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         draw = candidates.magnitude(weight) if self.coupled else torch.rand(
             candidates.num, generator=generator, dtype=torch.float64)
         self.keep(self.groups().top(draw))
@@ -115,7 +116,7 @@ class Ticket(Frozen):
         """Whether :meth:`draw` wants the initial weights too."""
         return self.criterion not in ("large-final", "small-final", "random")
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         if self.criterion == "random":
             self.keep(self.groups().top(torch.rand(candidates.num, generator=generator, dtype=torch.float64)))
         else:
@@ -146,7 +147,7 @@ class Ticket(Frozen):
         score = CRITERIA[self.criterion](final, initial.to(final), self.candidates.magnitude)
         self.keep(self.groups().top(score))
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.criterion == "large-final" else f", criterion={self.criterion!r}")
 
 
@@ -160,9 +161,9 @@ class Complete(Uncounted):
         super().__init__("masked")
         self.k = k
 
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         return torch.ones(self.num_edges, dtype=torch.bool, device=weight.device)
 
     @property
-    def num_real(self):
+    def num_real(self) -> int | None:
         return self.num_edges

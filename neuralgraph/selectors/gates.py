@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import SelectionError
+from .candidates import Candidates
 from .fixed import Uncounted
 from .registry import register
 from .selector import check_finite, check_number
@@ -74,7 +75,7 @@ class L0(Noisy, Uncounted):
             raise SelectionError(f"drop, a share, must be above 0 and below 1, got {drop!r}.")
         self.drop = drop
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         draw = torch.randn(candidates.num, generator=generator, dtype=weight.dtype)
         self.log_alpha = nn.Parameter(math.log((1 - self.drop) / self.drop) + 0.01 * draw)
 
@@ -84,32 +85,33 @@ class L0(Noisy, Uncounted):
         return (logit.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     @torch.no_grad()
-    def sample(self, weight):
+    def sample(self, weight: torch.Tensor) -> torch.Tensor:
         check_finite(self.log_alpha)
         least = torch.finfo(self.log_alpha.dtype).eps
         noise = torch.rand_like(self.log_alpha).clamp(least, 1 - least).logit()
         return self.drawn(self.gate(noise) > 0, noise)
 
     @torch.no_grad()
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         check_finite(self.log_alpha)
         return self.gate() > 0
 
     @property
-    def num_real(self):
+    def num_real(self) -> int | None:
         return None if self.candidates is None else int(self.select(self.log_alpha).sum())
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         return weight * self.candidates.spread(self.gate(self.noise(real))).view(weight.shape)
 
-    def penalty(self, weight):
+    def penalty(self, weight: torch.Tensor) -> torch.Tensor:
         return self.strength * (self.log_alpha - BETA * math.log(-GAMMA / ZETA)).sigmoid().sum()
 
-    def update(self, step, total_steps, weight, gradient):
+    def update(self, step: int, total_steps: int, weight: torch.Tensor,
+               gradient: torch.Tensor | None) -> None:
         with torch.no_grad():
             self.log_alpha.clamp_(-LOG_ALPHA, LOG_ALPHA)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"strength={self.strength}, drop={self.drop}"
 
 
@@ -154,7 +156,7 @@ class VariationalDropout(Noisy, RankingSelector):
                 raise SelectionError(f"threshold decides how many edges are real, as k={k!r} does: give one of them.")
         self.threshold = threshold
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         super().prepare(candidates, weight, generator)
         self.log_variance = nn.Parameter(torch.full((candidates.num,), -10.0, dtype=weight.dtype))
 
@@ -163,30 +165,30 @@ class VariationalDropout(Noisy, RankingSelector):
         square = self.candidates.magnitude(weight).square()
         return (self.log_variance - (square + 1e-8).log()).clamp(-LARGEST, LARGEST)
 
-    def sample(self, weight):
+    def sample(self, weight: torch.Tensor) -> torch.Tensor:
         noise = torch.randn_like(self.log_variance)
         return self.drawn(torch.ones_like(noise, dtype=torch.bool), noise)
 
     @torch.no_grad()
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         check_finite(self.log_variance)
         log_alpha = self.log_alpha(weight)
         if self.k is not None:
             return self.groups().top(-log_alpha)
         return log_alpha < (3.0 if self.threshold is None else self.threshold)
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         noise = self.noise(real)
         if noise is None:
             return super().effective(weight, real)
         factor = 1 + (self.log_alpha(weight.reshape(-1)) / 2).exp() * noise
         return weight * self.candidates.spread(factor).view(weight.shape)
 
-    def penalty(self, weight):
+    def penalty(self, weight: torch.Tensor) -> torch.Tensor:
         log_alpha = self.log_alpha(weight)
         divergence = K1 - K1 * (K2 + K3 * log_alpha).sigmoid() + F.softplus(-log_alpha) / 2
         return self.strength * divergence.sum()
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         real = f"threshold={3.0 if self.threshold is None else self.threshold}" if self.k is None else f"k={self.k}"
         return f"{real}, strength={self.strength}{self.competition_repr()}"

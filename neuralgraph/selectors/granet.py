@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .candidates import Candidates
 from .regrowth import DropAndGrow, filled, largest, layers_of
 from .registry import register
 from .selector import check_number
@@ -44,11 +45,11 @@ class GraNet(DropAndGrow):
         super().__init__(k, drop, last, every, end, per, group, always, never)
         self.initial = check_number("initial", initial, 0, 1)
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         super().prepare(candidates, weight, generator)
         self._layers = layers_of(self._groups, candidates)
 
-    def first(self, draw):
+    def first(self, draw: torch.Tensor) -> torch.Tensor:
         return self._groups.top(draw, self.remaining(0.0))
 
     def remaining(self, u: float) -> torch.Tensor:
@@ -64,15 +65,15 @@ class GraNet(DropAndGrow):
         """Whether only k remain from that step on."""
         return step >= self.end * total_steps
 
-    def changes_at(self, step, total_steps):
+    def changes_at(self, step: int, total_steps: int) -> bool:
         if self.is_over(step, total_steps):
             return int(self.real.sum()) > self._groups.num_kept
         return super().changes_at(step, total_steps)
 
-    def wants_gradient(self, step, total_steps):
+    def wants_gradient(self, step: int, total_steps: int) -> bool:
         return not self.is_over(step, total_steps) and self.changes_at(step, total_steps)
 
-    def changed(self, real, weight, gradient):
+    def changed(self, real: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
         step, total = self.done
         is_over, worth = self.is_over(step, total), self.worth(weight)
         remaining = self.remaining(1.0 if is_over else step / (self.end * total))
@@ -84,5 +85,5 @@ class GraNet(DropAndGrow):
         kept = largest(self._layers, worth, real, keep - number)
         return filled(self._layers, self.growth(kept, gradient), kept, keep)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{super().extra_repr()}, initial={self.initial}"

@@ -142,18 +142,18 @@ class Whole(Groups):
         self.num, self.keep, self.size = num, torch.tensor([k]), torch.tensor([num])
         self.num_kept = k
 
-    def part(self, place, keep):
+    def part(self, place: torch.Tensor, keep: torch.Tensor) -> Groups:
         part = Whole(len(place), int(keep))
         part.always, part.never = (None if mask is None else mask[place.cpu()] for mask in (self.always, self.never))
         return part
 
-    def members(self):
+    def members(self) -> torch.Tensor:
         return torch.zeros(self.num, dtype=torch.long)
 
-    def counts(self, mask):
+    def counts(self, mask: torch.Tensor) -> torch.Tensor:
         return mask.sum().cpu()[None]
 
-    def best(self, score, keep=None):
+    def best(self, score: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
         score = self._ranked(score)
         if keep is not None and is_traced():
             order = score.argsort(stable=True)
@@ -162,16 +162,16 @@ class Whole(Groups):
             return torch.empty_like(score, dtype=torch.bool).scatter(0, order, marks)
         return top_k(score, self.num_kept if keep is None else int(keep))
 
-    def greatest(self, score):
+    def greatest(self, score: torch.Tensor) -> torch.Tensor:
         return score.max().expand_as(score) if self.num else score
 
-    def sums(self, values):
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
         return values.sum(0, keepdim=True)
 
-    def least(self, values):
+    def least(self, values: torch.Tensor) -> torch.Tensor:
         return values.min()[None] if self.num else values.new_full((1,), math.inf)
 
-    def expanded(self, values):
+    def expanded(self, values: torch.Tensor) -> torch.Tensor:
         return values.expand(self.num)
 
 
@@ -192,27 +192,27 @@ class SharedParents(Groups):
         self.pair, self.nodes = pair, nodes
         self.num_kept *= nodes
 
-    def part(self, place, keep):
+    def part(self, place: torch.Tensor, keep: torch.Tensor) -> Groups:
         pairs, pair = self.pair[place.cpu()].unique(return_inverse=True)
         return SharedParents(pair, self.group[pairs], keep, self.nodes)
 
-    def count(self, keep):
+    def count(self, keep: torch.Tensor) -> int:
         return super().count(keep) * self.nodes
 
-    def counts(self, mask):
+    def counts(self, mask: torch.Tensor) -> torch.Tensor:
         return torch.bincount(self.group[self.pair[mask.cpu()]], minlength=len(self.keep)) // self.nodes
 
-    def constrain(self, always, never):
+    def constrain(self, always: torch.Tensor | None, never: torch.Tensor | None) -> None:
         raise SelectionError("per='group' keeps or drops all candidates of a parent together: always and never "
                              "need another competition.")
 
-    def pooled(self, values):
+    def pooled(self, values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(len(self.group)).index_add_(0, self.pair.to(values.device), values)
 
-    def handed_on(self, values):
+    def handed_on(self, values: torch.Tensor) -> torch.Tensor:
         return values[self.pair.to(values.device)]
 
-    def greatest(self, score):
+    def greatest(self, score: torch.Tensor) -> torch.Tensor:
         pair = self.pair.to(score.device)
         most = score.new_zeros(len(self.group)).scatter_reduce_(0, pair, score, "amax", include_self=False)
         return super().greatest(most)[pair]

@@ -37,21 +37,21 @@ class Held(MaskSelector):
                 weight.requires_grad_(True)
         other.dense = False
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         mask = self.candidates.spread(real).view(weight.shape)
         value = self.other.effective(weight.where(mask, weight.detach()), real)
         return value.where(mask, value.new_zeros(()))  # absent ones of the other's own parameters get no gradient either
 
     @property
-    def done(self):
+    def done(self) -> tuple[int, int]:
         return self.other.done
 
-    def begin(self, step, total_steps):
+    def begin(self, step: int, total_steps: int) -> None:
         self.other.begin(step, total_steps)
         self.is_served = True
         self.other.dense = False
 
-    def release(self):
+    def release(self) -> None:
         super().release()
         self.other.release()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .candidates import Candidates
 from .groups import Whole
 from .regrowth import DropAndGrow, apportion, filled, largest, layers_of
 from .registry import register
@@ -41,6 +42,8 @@ class SNFS(DropAndGrow):
         per, group, always, never: as for :class:`TopK`.
     """
 
+    average: torch.Tensor
+
     def __init__(self, k: int, drop: float = 0.5, last: float = 0.005, momentum: float = 0.9, window: int = 10,
                  every: int = 100, end: float = 1.0, per: str = "graph", group: int | None = None,
                  always: torch.Tensor | None = None, never: torch.Tensor | None = None):
@@ -48,16 +51,17 @@ class SNFS(DropAndGrow):
         self.momentum = check_number("momentum", momentum, 0, 1)
         self.window = check_every(window, "window")
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         super().prepare(candidates, weight, generator)
         self._layers = layers_of(self._groups, candidates)
         self.register_buffer("average", torch.zeros_like(weight))
 
-    def wants_gradient(self, step, total_steps):
+    def wants_gradient(self, step: int, total_steps: int) -> bool:
         change = -(-step // self.every) * self.every  # the next
         return change - step < self.window and self.changes_at(change, total_steps)
 
-    def update(self, step, total_steps, weight, gradient):
+    def update(self, step: int, total_steps: int, weight: torch.Tensor,
+               gradient: torch.Tensor | None) -> torch.Tensor | None:
         if gradient is not None:
             self.average.mul_(self.momentum).add_(gradient)
         changed = super().update(step, total_steps, weight, gradient)
@@ -65,10 +69,10 @@ class SNFS(DropAndGrow):
             self.average.zero_()
         return changed
 
-    def growth(self, kept, gradient):
+    def growth(self, kept: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
         return self.candidates.magnitude(self.average)
 
-    def changed(self, real, weight, gradient):
+    def changed(self, real: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
         if type(self._groups) is not Whole:
             return super().changed(real, weight, gradient)
         layers, momentum = self._layers, self.growth(real, gradient)
@@ -88,5 +92,5 @@ class SNFS(DropAndGrow):
         grown = apportion(total, size / before.clamp(min=1), most if total <= most.sum() else free)
         return filled(layers, momentum, kept, before - number + grown)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{super().extra_repr()}, window={self.window}"

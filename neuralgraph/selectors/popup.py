@@ -58,7 +58,7 @@ class EdgePopup(RankingSelector):
                                  "weights='as-they-are'.")
         self.weights, self.scaled = weights, scaled
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         super().prepare(candidates, weight, generator)
         target = candidates.target()
         fan_in = torch.bincount(target)[target].to(weight.dtype) if len(target) else weight.new_zeros(0)
@@ -75,15 +75,15 @@ class EdgePopup(RankingSelector):
         else:
             weight.copy_(size * torch.randn(weight.shape, generator=generator, dtype=weight.dtype))
 
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         check_finite(self.scores)
         return self.groups().top(self.scores.detach().abs())
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         gate = self.candidates.spread(_Gate.apply(self.scores.abs(), real))
         return weight * gate.view(weight.shape)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}, weights={self.weights!r}{self.competition_repr()}"
 
 
@@ -123,7 +123,7 @@ class Supermask(RankingSelector):
         lookup("weights", weights, dict.fromkeys(("as-they-are", "signed-constant")))
         self.evaluation, self.weights, self.rescale = evaluation, weights, rescale
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         super().prepare(candidates, weight, generator)
         self.scores = nn.Parameter(torch.zeros(candidates.num, dtype=weight.dtype))
         if self.evaluation == "sample":
@@ -136,11 +136,11 @@ class Supermask(RankingSelector):
                                          "but all of them are equal: use weights='as-they-are'.")
                 part.copy_(size.where(part >= 0, -size))
 
-    def sample(self, weight):
+    def sample(self, weight: torch.Tensor) -> torch.Tensor:
         check_finite(self.scores)
         return torch.rand_like(self.scores) < self.scores.detach().sigmoid()
 
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         check_finite(self.scores)
         scores = self.scores.detach()
         if self.k is not None:
@@ -148,19 +148,19 @@ class Supermask(RankingSelector):
         return self.draw < scores.sigmoid() if self.evaluation == "sample" else scores >= 0
 
     @property
-    def num_real(self):
+    def num_real(self) -> int | None:
         if self.k is not None:
             return super().num_real
         return None if self.candidates is None else int(self.select(self.scores).sum())
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         gate = _Gate.apply(self.scores.sigmoid(), real)
         if self.rescale:
             gate = gate * torch.cat([(len(part) / part.sum().clamp(min=1)).to(gate.dtype).expand(len(part))
                                      for part in real.split(_sizes(self.candidates, "num"))])
         return weight * self.candidates.spread(gate).view(weight.shape)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         real = f"evaluation={self.evaluation or 'round'!r}" if self.k is None else f"k={self.k}"
         return f"{real}, weights={self.weights!r}" + (", rescale" if self.rescale else "") + self.competition_repr()
 

@@ -7,6 +7,7 @@ import math
 import torch
 
 from ..errors import SelectionError, lookup
+from .candidates import Candidates
 from .competition import Competing
 from .groups import Groups
 from .registry import register
@@ -50,11 +51,11 @@ class L1Anneal(Competing, MaskSelector):
         check_number("strength", strength, 0)
         self.strength, self.start, self.end, self.every = strength, start, end, check_every(every)
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         self.groups()
         self.keep(torch.ones(candidates.num, dtype=torch.bool))
 
-    def upgrade(self, state, prefix):
+    def upgrade(self, state: dict, prefix: str) -> None:
         if prefix + "finished" in state:  # of a training that knew itself how many steps were done
             state.setdefault(prefix + "clock", torch.zeros(2))
         super().upgrade(state, prefix)
@@ -64,7 +65,8 @@ class L1Anneal(Competing, MaskSelector):
         tau = min(1.0, max(0.0, (progress - self.start) / (self.end - self.start)))
         return self.groups().remaining((1 - tau)**self._power)
 
-    def update(self, step, total_steps, weight, gradient):
+    def update(self, step: int, total_steps: int, weight: torch.Tensor,
+               gradient: torch.Tensor | None) -> None:
         progress = step / total_steps
         ends_now = progress >= self.end > (step - 1) / total_steps
         if step % self.every and not ends_now:
@@ -74,12 +76,12 @@ class L1Anneal(Competing, MaskSelector):
             score = self.candidates.magnitude(weight)
             self.keep(groups.top(score.where(real, score.new_full((), -math.inf)), keep))
 
-    def penalty(self, weight):
+    def penalty(self, weight: torch.Tensor) -> torch.Tensor | None:
         if self.progress >= self.end or not self.strength:
             return None
         return self.strength * self.candidates.magnitude(weight)[self.mask].sum()
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}, strength={self.strength}, end={self.end}{self.competition_repr()}"
 
 
@@ -112,7 +114,7 @@ class TargetedDropout(RankingSelector):
         check_number("drop, a probability,", drop, 0, 1)
         self.drop, self.regular = drop, regular
 
-    def fit(self):
+    def fit(self) -> Groups:
         if not self.regular:
             return super().fit()
         target = self.candidates.target()
@@ -121,9 +123,9 @@ class TargetedDropout(RankingSelector):
         targeted = size * (self.num_edges - self.k) // max(1, self.num_edges)
         return Groups(target, size - targeted)
 
-    def sample(self, weight):
+    def sample(self, weight: torch.Tensor) -> torch.Tensor:
         survives = torch.rand(self.num_edges, device=weight.device) >= self.drop
         return self.select(weight) | survives
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}, drop={self.drop}" + (", regular" if self.regular else self.competition_repr())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import InputError, SelectionError, UnknownNameError, lookup
 from .selector import Selector
@@ -11,7 +12,7 @@ from .selector import Selector
 SELECTORS: dict[str, Callable[..., Selector]] = {}
 
 
-def register(*names: str, **fixed) -> Callable[[type[Selector]], type[Selector]]:
+def register(*names: str, **fixed: Any) -> Callable[[type[Selector]], type[Selector]]:
     """A decorator that makes a subclass of :class:`Selector` one of :data:`SELECTORS`.
 
     Args:
@@ -67,7 +68,7 @@ def k_is(name: str) -> str:
     return getattr(build, "kind", build).k_is
 
 
-def create(name: str, k: int | None = None, **options) -> Selector:
+def create(name: str, k: int | None = None, **options: Any) -> Selector:
     """The selector of that name with k real edges.
 
     Args:

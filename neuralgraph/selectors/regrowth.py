@@ -40,6 +40,8 @@ class DropAndGrow(Competing, MaskSelector):
     by_gradient: ClassVar[bool] = True  # growth is by the gradient of every candidate
     draws: ClassVar[bool] = False       # it draws at changes, see :meth:`uniform`
 
+    seed: torch.Tensor
+
     def __init__(self, k: int, drop: float, last: float, every: int, end: float, per: str = "graph",
                  group: int | None = None, always: torch.Tensor | None = None, never: torch.Tensor | None = None):
         super().__init__(k)
@@ -50,7 +52,7 @@ class DropAndGrow(Competing, MaskSelector):
         if self.draws:
             self.register_buffer("seed", torch.zeros(1))
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         self._groups = self.groups()
         self.keep(self.first(torch.rand(candidates.num, generator=generator, dtype=torch.float64)))
         if self.draws:
@@ -66,7 +68,7 @@ class DropAndGrow(Competing, MaskSelector):
         """Whether candidates are dropped and grow after that step, from 1."""
         return step % self.every == 0 and step < self.end * total_steps
 
-    def wants_gradient(self, step, total_steps):
+    def wants_gradient(self, step: int, total_steps: int) -> bool:
         return self.by_gradient and self.changes_at(step, total_steps)
 
     def fraction(self, step: int, total_steps: int) -> float:
@@ -99,7 +101,8 @@ class DropAndGrow(Competing, MaskSelector):
         kept = largest(self._groups, self.worth(weight), real, keep - self.dropped(keep))
         return filled(self._groups, self.growth(kept, gradient), kept, keep)
 
-    def update(self, step, total_steps, weight, gradient):
+    def update(self, step: int, total_steps: int, weight: torch.Tensor,
+               gradient: torch.Tensor | None) -> torch.Tensor | None:
         if not self.changes_at(step, total_steps) or gradient is None and self.wants_gradient(step, total_steps):
             return None
         before = self.mask
@@ -118,7 +121,7 @@ class DropAndGrow(Competing, MaskSelector):
         state = np.random.Philox(key=[int(self.seed), self.done[0]], counter=[0, 0, 0, stream])
         return torch.from_numpy(np.random.Generator(state).random((rows, number))).to(self.real.device)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}, drop={self.drop}, every={self.every}, end={self.end}{self.competition_repr()}"
 
 

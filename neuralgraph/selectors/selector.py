@@ -7,7 +7,7 @@ import numbers
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -51,11 +51,13 @@ class Selector(nn.Module, ABC):
     spares_outputs: ClassVar[bool] = False  # it must know which nodes are outputs of the whole network
     part_of_weight: ClassVar[tuple[str, ...]] = ()  # own parameters that go on training while a choice is held
     retired: ClassVar[tuple[str, ...]] = ()  # names in state dicts of before that mean nothing any more
+    clock: torch.Tensor
+    _seen: int | str | None
 
     def __init__(self, gradient: str | GradientRule = "masked"):
         super().__init__()
         self.gradient = gradient
-        self.candidates: Candidates | None = None
+        self.candidates: Candidates | Any = None  # None until it is bound, before which only a few ask for them
         self.dense = False  # the gradient of every candidate is wanted at the next step
         self.is_served, self._seen = False, None  # by rewire; the version of weights that nobody told of
         if self.scheduled:
@@ -227,7 +229,10 @@ class Selector(nn.Module, ABC):
     @property
     def done(self) -> tuple[int, int]:
         """How many steps are done, of how many; (0, 0) before the first training."""
-        return tuple(map(int, self.clock.tolist())) if self.scheduled else (0, 0)
+        if not self.scheduled:
+            return 0, 0
+        step, total = map(int, self.clock.tolist())
+        return step, total
 
     @property
     def progress(self) -> float:
@@ -295,6 +300,9 @@ class MaskSelector(Selector):
         k: number of real edges (in the end), 0 to the number of candidates.
     """
 
+    real: torch.Tensor | Any  # None until it is bound
+    _k: int
+
     def __init__(self, k: int):
         super().__init__("masked")
         self.register_buffer("real", None)
@@ -333,11 +341,11 @@ class MaskSelector(Selector):
             )
         self._k = check_k(k)
 
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         return self.mask
 
     @property
-    def num_real(self):
+    def num_real(self) -> int:
         return self.k if self.real is None else int(self.mask.sum())
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):

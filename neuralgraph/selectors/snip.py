@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .candidates import Candidates
 from .competition import Competing
 from .registry import register
 from .selector import MaskSelector
@@ -31,16 +32,16 @@ class SNIP(Competing, MaskSelector):
         super().__init__(k)
         self.compete_within(per, group, always, never)
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         self._groups = self.groups()
         self.keep(torch.ones(candidates.num, dtype=torch.bool))
 
-    def wants_gradient(self, step, total_steps):
+    def wants_gradient(self, step: int, total_steps: int) -> bool:
         return int(self.real.sum()) > self._groups.num_kept  # not chosen yet
 
-    def decide(self, step, total_steps, weight, gradient):
+    def decide(self, step: int, total_steps: int, weight: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
         self.keep(self._groups.top(self.candidates.gather(gradient * weight).abs()))
         return ~self.mask
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}{self.competition_repr()}"

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import SelectionError
+from .candidates import Candidates
 from .registry import register
 from .selector import check_number
 from .topk import RankingSelector
@@ -43,7 +44,7 @@ class SoftThreshold(RankingSelector):
         self.start = start
         self.threshold: nn.Parameter | None = None
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         super().prepare(candidates, weight, generator)
         if self.k is None:
             start = -10.0 if self.start is None else self.start
@@ -56,12 +57,12 @@ class SoftThreshold(RankingSelector):
                                  "without k.")
         return torch.cat([t.expand(part.num) for t, part in zip(self.threshold.sigmoid(), self.candidates.parts)])
 
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         if self.k is not None:
             return super().select(weight)
         return self.candidates.magnitude(weight.detach()) > self.learned().detach()
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         candidates, flat = self.candidates, weight.reshape(-1)
         size = candidates.magnitude(flat)
         if self.k is None:
@@ -77,6 +78,6 @@ class SoftThreshold(RankingSelector):
         mask = candidates.spread(real & (size.detach() > t.detach()))
         return shrunk.where(mask, shrunk.new_zeros(())).view(weight.shape)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"start={-10.0 if self.start is None else self.start}" if self.k is None else \
             f"k={self.k}{self.competition_repr()}"

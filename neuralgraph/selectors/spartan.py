@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import SelectionError
+from .candidates import Candidates
 from .groups import Groups
 from .registry import register
 from .selector import check_number
@@ -85,6 +86,7 @@ class Spartan(RankingSelector):
         per, group: what candidates compete within, as for :class:`TopK`.
     """
 
+    frozen: torch.Tensor
     scheduled = True
 
     def __init__(self, k: int, sharpest: float = 20.0, ramp: float = 0.2, end: float = 0.8, per: str = "graph",
@@ -94,7 +96,7 @@ class Spartan(RankingSelector):
             raise SelectionError(f"expected 0 <= ramp <= end and an end above 0, got ramp={ramp}, end={end}.")
         self.sharpest, self.ramp, self.end = check_number("sharpest", sharpest, 1), ramp, end
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         super().prepare(candidates, weight, generator)
         self.register_buffer("frozen", torch.zeros(candidates.num, dtype=weight.dtype))  # m, once it is
 
@@ -107,7 +109,7 @@ class Spartan(RankingSelector):
         """b of now."""
         return 1 + (self.sharpest - 1) * min(1.0, self.progress / self.end)
 
-    def remaining(self):
+    def remaining(self) -> torch.Tensor:
         left = max(0.0, 1 - self.progress / self.ramp) if self.ramp else 0.0
         return self.groups().remaining(left)
 
@@ -117,16 +119,16 @@ class Spartan(RankingSelector):
         score = groups.pooled(self.candidates.magnitude(weight.detach()))
         return soft_top_k(score, groups, self.remaining(), self.sharpness)
 
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         if self.is_frozen:
             return self.groups().top(self.frozen)
         return super().select(weight)
 
     @property
-    def reaches_all(self):
+    def reaches_all(self) -> bool:
         return not self.is_frozen
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         if self.is_frozen:
             m = self.frozen.where(real, self.frozen.new_zeros(()))
             return weight * self.candidates.spread(m).view(weight.shape)
@@ -136,10 +138,11 @@ class Spartan(RankingSelector):
             value = self.candidates.spread(value.where(real, value.new_zeros(()))).view(weight.shape)
         return _Spartan.apply(weight, weight.detach() * value, m, self)
 
-    def update(self, step, total_steps, weight, gradient):
+    def update(self, step: int, total_steps: int, weight: torch.Tensor,
+               gradient: torch.Tensor | None) -> None:
         if self.progress >= self.end and not self.is_frozen:
             m = self.groups().handed_on(self.soft(weight))
             self.frozen.copy_(m.where(self.select(weight), m.new_zeros(())))
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}, sharpest={self.sharpest}{self.competition_repr()}"

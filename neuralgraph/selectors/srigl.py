@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .candidates import Candidates
 from .groups import Groups
 from .regrowth import DropAndGrow, apportion, filled, largest
 from .registry import register
@@ -45,7 +46,7 @@ class SRigL(DropAndGrow):
         super().__init__(k, drop, 0.0, every, end, "block")
         self.gamma = check_number("gamma", gamma, 0, 1)
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         layers = self.groups()
         nodes, node = candidates.target().unique(return_inverse=True)
         self._nodes = Groups(node, torch.zeros(len(nodes), dtype=torch.long))
@@ -53,7 +54,7 @@ class SRigL(DropAndGrow):
         self._is_output = candidates.is_output()[nodes]
         super().prepare(candidates, weight, generator)
 
-    def first(self, draw):
+    def first(self, draw: torch.Tensor) -> torch.Tensor:
         return self._nodes.top(draw, self._fan_in(torch.ones(len(self._layer), dtype=torch.bool)))
 
     def _fan_in(self, is_active: torch.Tensor) -> torch.Tensor:
@@ -77,7 +78,7 @@ class SRigL(DropAndGrow):
             is_active[own[size.cumsum(0) - size < k]] = True
         return is_active
 
-    def changed(self, real, weight, gradient):
+    def changed(self, real: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:
         layers, nodes, worth, growth = self._groups, self._nodes, self.worth(weight), self.growth(real, gradient)
         number = self.dropped(layers.keep)
         kept = largest(layers, worth, real, layers.keep - number)
@@ -86,5 +87,5 @@ class SRigL(DropAndGrow):
         kept = largest(nodes, worth, kept, torch.minimum(fan_in, nodes.counts(kept)))
         return filled(nodes, growth, kept, fan_in)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}, gamma={self.gamma}, drop={self.drop}, every={self.every}, end={self.end}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import torch
 from torch import nn
 
 from ..errors import SelectionError, lookup
-from .candidates import Edges
+from .candidates import Candidates, Edges
 from .groups import is_traced
 from .registry import register
 from .selection import GradientRule
@@ -81,7 +83,7 @@ class SynapticStrength(RankingSelector):
                 raise SelectionError("tau is the same for all candidates: per='graph' without always and never, or "
                                      "give k instead.")
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         if self.score != "full" and not isinstance(candidates, Edges):
             raise SelectionError(f"score={self.score!r} is for graphs: in a layer the strength is learned as one number "
                                  "(score='full').")
@@ -107,7 +109,7 @@ class SynapticStrength(RankingSelector):
         is_graph = isinstance(self.candidates, Edges)
         return self.candidates.gain(SCORES[self.score]) if is_graph and self.score != "weight" else None
 
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         self._check_threshold()
         if self.strengths is not None:
             check_finite(self.strengths)
@@ -123,10 +125,10 @@ class SynapticStrength(RankingSelector):
         return real
 
     @property
-    def num_real(self):
+    def num_real(self) -> int | None:
         return super().num_real if self.tau is None else self._above
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         if self.strengths is None:
             return super().effective(weight, real)
         candidates, flat = self.candidates, weight.reshape(-1)
@@ -134,7 +136,7 @@ class SynapticStrength(RankingSelector):
         factor = self.strengths / size.where(size > 0, size.new_ones(()))
         return super().effective((flat * candidates.spread(factor)).view(weight.shape), real)
 
-    def penalty(self, weight):
+    def penalty(self, weight: torch.Tensor) -> torch.Tensor | None:
         if not self.strength:
             return None
         if self.score == "scale" and (gain := self._gain()) is not None:
@@ -142,14 +144,14 @@ class SynapticStrength(RankingSelector):
             return self.strength * gain[sources.to(gain.device)].sum()
         return self.strength * self.strength_of(weight).sum()
 
-    def penalised(self):
+    def penalised(self) -> Sequence[nn.Parameter]:
         return self.candidates.node_parameters() if self.strength and self._gain() is not None else ()
 
-    def fingerprint(self):
+    def fingerprint(self) -> tuple[Hashable, ...]:
         gain = self._gain()
         return super().fingerprint() if gain is None else (
             *super().fingerprint(), gain.detach().double().cpu().numpy().tobytes())
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         threshold = f"k={self.k}" if self.tau is None else f"tau={self.tau}"
         return f"{threshold}, strength={self.strength}" + (f", score={self.score!r}" if self.score != "full" else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import SelectionError
+from .candidates import Candidates
 from .competition import Competing, check_k
 from .groups import Whole, top_k
 from .registry import register
@@ -34,7 +35,7 @@ class RankingSelector(Competing, Selector):
             raise SelectionError(f"without k nothing competes, so that per={per!r} means nothing: give k, or leave per "
                                  "out.")
 
-    def prepare(self, candidates, weight, generator):
+    def prepare(self, candidates: Candidates, weight: torch.Tensor, generator: torch.Generator) -> None:
         if self.k is not None:
             self.groups()
 
@@ -42,7 +43,7 @@ class RankingSelector(Competing, Selector):
         """How many candidates each group keeps now, (G,), where a schedule says so; None for those of k."""
         return None
 
-    def select(self, weight):
+    def select(self, weight: torch.Tensor) -> torch.Tensor:
         groups, weight = self.groups(), weight.detach()
         keep = self.remaining()
         if keep is not None:
@@ -53,7 +54,7 @@ class RankingSelector(Competing, Selector):
         return groups.top(self.candidates.magnitude(weight))
 
     @property
-    def num_real(self):
+    def num_real(self) -> int | None:
         if self.k is None or self.candidates is None:
             return self.k
         keep = self.remaining()
@@ -93,7 +94,7 @@ class TopK(RankingSelector):
     tensor([False,  True, False,  True])
     """
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}, gradient={self.gradient!r}{self.competition_repr()}"
 
 

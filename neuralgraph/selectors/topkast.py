@@ -49,7 +49,7 @@ class TopKAST(RankingSelector):
         self.strength = check_number("strength", strength, 0)
 
     @property
-    def reaches_all(self):
+    def reaches_all(self) -> bool:
         return self.backward > 0
 
     def reached(self, weight: torch.Tensor) -> torch.Tensor:
@@ -57,17 +57,17 @@ class TopKAST(RankingSelector):
         groups = self.groups()
         return groups.top(self.candidates.magnitude(weight.detach()), groups.remaining(self.backward))
 
-    def effective(self, weight, real):
+    def effective(self, weight: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         mask = self.candidates.spread(self.reached(weight.reshape(-1))).view(weight.shape)
         value = weight.detach().where(self.candidates.spread(real).view(weight.shape), weight.new_zeros(()))
         return _Passed.apply(weight, value, mask)
 
-    def penalty(self, weight):
+    def penalty(self, weight: torch.Tensor) -> torch.Tensor | None:
         if not self.k or not self.strength:
             return None
         square, real = self.candidates.gather(weight.square()), self.select(weight)
         absent = self.reached(weight) & ~real
         return self.strength * (square[real].sum() + square[absent].sum() * self.candidates.num / self.k)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"k={self.k}, backward={self.backward}, strength={self.strength}{self.competition_repr()}"

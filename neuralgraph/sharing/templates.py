@@ -25,7 +25,7 @@ class Templates(nn.Module):
         super().__init__()
         self.templates = nn.Parameter(values)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"{len(self.templates)} of {tuple(self.templates.shape[1:])}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +37,10 @@ class Classification(Task):
         self.augmentation = Augmentation(recipe.crop_padding, recipe.flip)
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         return math.ceil(self.data.num_train / self.recipe.batch_size)
 
-    def batches(self, epoch, first):
+    def batches(self, epoch: int, first: int) -> Iterator[object]:
         """(number of images in the step, own images, own labels) of each step."""
         order = training_order(self.data.num_train, self.recipe.seed, epoch)
         batches = order.split(self.recipe.batch_size)[first:]
@@ -51,7 +52,7 @@ class Classification(Task):
             draw_from(self.device, self.recipe.seed, epoch, step)  # what the model draws, on all processes
             yield batch, images, labels
 
-    def learn(self, model, batch):
+    def learn(self, model: nn.Module, batch: object) -> Learned:
         numbers, images, labels = batch
         images, labels = self.data.normalise(images.to(self.device)), labels.to(self.device)
         with self._autocast():
@@ -61,17 +62,17 @@ class Classification(Task):
         right = int((logits.argmax(1) == labels).sum())
         return Learned(loss, own, len(numbers), {"accuracy": right if own else 0})
 
-    def training_row(self, progress: Progress):
+    def training_row(self, progress: Progress) -> dict[str, float]:
         return {"train_loss": round(progress.loss / progress.seen, 6),
                 "train_accuracy": round(100 * progress.sums["accuracy"] / progress.seen, 3)}
 
-    def test_row(self, model, epoch):
+    def test_row(self, model: nn.Module, epoch: int) -> dict[str, float]:
         accuracy, top5, loss = self.evaluate(model)
         return {"test_loss": round(loss, 6), "test_accuracy": round(accuracy, 3),
                 "test_top5_accuracy": round(top5, 3)}
 
     @property
-    def columns(self):
+    def columns(self) -> list[str]:
         return ["train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_top5_accuracy"]
 
     @torch.no_grad()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,6 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import InputError, RunError
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Ranks:
         dist.all_reduce(total)
         return total.tolist()
 
-    def from_first(self, value):
+    def from_first(self, value: Value) -> Value:
         """What the first process has for it."""
         if self.size == 1:
             return value
@@ -78,7 +82,7 @@ class Ranks:
                 dist.broadcast(buffer, 0)
 
     @contextlib.contextmanager
-    def watched(self):
+    def watched(self) -> Iterator[None]:
         """Turns the failure to reach another process into RunError."""
         try:
             yield
@@ -99,7 +103,7 @@ def current() -> Ranks:
 
 
 @contextlib.contextmanager
-def join():
+def join() -> Iterator[Ranks]:
     """Brings the processes together that torchrun has started, and parts them in the end.
 
     Metrics and objects travel by gloo, gradients by gloo or, on GPUs, by NCCL.

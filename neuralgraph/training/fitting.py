@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,8 +29,8 @@ FIXED_IN_EPOCH = ("steps_per_epoch", "seed")  # what decides what a step sees
 
 
 def fit(model: nn.Module, loader: Batches, *, folder: str | Path, epochs: int,
-        loss: Callable[[object, object], torch.Tensor],
-        metrics: Mapping[str, Callable[[object, object], float]] | None = None,
+        loss: Callable[[Any, Any], torch.Tensor],
+        metrics: Mapping[str, Callable[[Any, Any], float]] | None = None,
         test: Batches | None = None,
         optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
         schedule: str | Schedule = "cosine", steps_per_epoch: int | None = None, seed: int = 0,

@@ -148,7 +148,7 @@ class Seen:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path):
+def alone_in(folder: Path) -> Iterator[None]:
     """Keeps a second process from training the same run; a killed one leaves nothing behind."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,8 @@ def with_whole_paths(recipe: Recipe) -> Recipe:
     for name in ("data", "source"):
         value = getattr(recipe, name)
         if value is not None and value not in DATASETS and Path(value).exists():
-            recipe = dataclasses.replace(recipe, **{name: str(Path(value).resolve())})
+            whole: dict[str, Any] = {name: str(Path(value).resolve())}
+            recipe = dataclasses.replace(recipe, **whole)
     return recipe
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from .turnover import Turnover
 
 if TYPE_CHECKING:
     from .schedules import Schedule
-    from .watching import Watcher
+    from .watching import Watched, Watcher
 
 SAVE_EVERY = 300  # seconds between checkpoints inside an epoch
 SMALL = 5000  # real edges
@@ -84,7 +85,7 @@ class Loop:
         return ["epoch", *self.task.columns, *self.turnover.columns, f"{self.task.unit}_per_second", "seconds"]
 
     @contextlib.contextmanager
-    def alone(self):
+    def alone(self) -> Iterator[None]:
         """Keeps other processes from the folder, which must be as it was when it was opened here.
 
         Raises:
@@ -95,7 +96,7 @@ class Loop:
                 self.seen.check()
             yield
 
-    def train(self, trained: object, watcher: Watcher, check_ranks: bool = False) -> list[dict]:
+    def train(self, trained: Watched, watcher: Watcher, check_ranks: bool = False) -> list[dict]:
         """Trains to the end, inside :meth:`alone`, and returns the metrics of all epochs.
 
         Args:

@@ -10,6 +10,7 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +167,8 @@ class Recipe:
         for key in settings:
             if "." not in key and (key not in types_ or key in ("name", "description")):
                 raise UnknownNameError("setting", key, set(types_) - {"name", "description"})
-        values = {key: _parse(key, text, types_[key]) for key, text in settings.items() if "." not in key}
+        values: dict[str, Any] = {key: _parse(key, text, types_[key])
+                                  for key, text in settings.items() if "." not in key}
         chosen = dataclasses.replace(self, **values)
         for key, text in settings.items():
             if "." in key:
@@ -286,7 +288,7 @@ def _plain(value: object, kind: type) -> object:
     return value
 
 
-def _parse(key: str, text: str, kind) -> object:
+def _parse(key: str, text: str, kind) -> Any:
     """A value of the annotated type from its text."""
     if isinstance(kind, types.UnionType):
         if text.lower() == "none":

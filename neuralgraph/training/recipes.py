@@ -6,17 +6,19 @@ to 3.3) and a way to choose the edges. What decides a row stands here once.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .recipe import Recipe
 
-DIGITS = {"batch_size": 32, "crop_padding": 0, "flip": False}
+DIGITS: dict[str, Any] = {"batch_size": 32, "crop_padding": 0, "flip": False}
 # Table 1: batch 512, the rate divided by ten after half and three quarters of 160 epochs
-SMALL_SCALE = {"data": None, "k": 32_000, "batch_size": 512, "schedule": "step", "milestones": (80, 120)}
+SMALL_SCALE: dict[str, Any] = {"data": None, "k": 32_000, "batch_size": 512, "schedule": "step", "milestones": (80, 120)}
 # Table 2: batch 128, cosine over 160 epochs
-CIFAR = {"data": None, "model": "mobilenet-dnw", "width": 0.225}
+CIFAR: dict[str, Any] = {"data": None, "model": "mobilenet-dnw", "width": 0.225}
 # Table 3: batch 512, cosine over 250 epochs, half the weight decay
-IMAGENET = {"data": None, "model": "mobilenet-dnw", "image_size": 224, "epochs": 250, "batch_size": 512,
-            "weight_decay": 5e-5, "resized_crop": True, "crop_padding": 0}
-HAND_MADE = {"model": "mobilenet-v1", "selector": "complete"}
+IMAGENET: dict[str, Any] = {"data": None, "model": "mobilenet-dnw", "image_size": 224, "epochs": 250,
+                            "batch_size": 512, "weight_decay": 5e-5, "resized_crop": True, "crop_padding": 0}
+HAND_MADE: dict[str, Any] = {"model": "mobilenet-v1", "selector": "complete"}
 FROM_COMPLETE = "from the complete graph (--set source=RUN)"
 
 MODELS = (

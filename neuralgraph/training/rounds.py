@@ -15,7 +15,7 @@ from .._html import facts
 from ..data import Augmentation, Images, lost_readers
 from ..errors import InputError, RunError, lookup
 from .checkpoint import RECIPE, write_json
-from .distributed import current
+from .distributed import Ranks, current
 from .folder import check_free, round_folder, rounds
 from .lineage import changes_of, check_source, with_whole_paths
 from .opening import read_recipe
@@ -85,7 +85,7 @@ class GrowingRun:
         return opened
 
     @property
-    def ranks(self):
+    def ranks(self) -> Ranks:
         return self.run.ranks
 
     @property

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
+from torch import nn
 
 from ..errors import InputError, whole
+from .progress import Progress
 from .task import Learned, Task, draw_from
 
 Batches = Iterable | Callable[[int], Iterable]
@@ -17,7 +19,8 @@ class Supervised(Task):
 
     unit = "samples"
 
-    def __init__(self, loader: Batches, test: Batches | None, loss, metrics: Mapping, steps: int | None,
+    def __init__(self, loader: Batches, test: Batches | None, loss: Callable[..., torch.Tensor], metrics: Mapping,
+                 steps: int | None,
                  seed: int, device: torch.device):
         for name, metric in {"loss": loss, **_checked_names(metrics)}.items():
             if not callable(metric):
@@ -34,10 +37,10 @@ class Supervised(Task):
         self._steps = int(steps)
 
     @property
-    def steps_per_epoch(self):
+    def steps_per_epoch(self) -> int:
         return self._steps
 
-    def batches(self, epoch, first):
+    def batches(self, epoch: int, first: int) -> Iterator[object]:
         draw_from(self.device, self.seed, epoch, 0)
         batches = iter(_of_epoch(self.loader, epoch))
         for step in range(self._steps):
@@ -54,7 +57,7 @@ class Supervised(Task):
             raise InputError(f"the loader gave more than the {self._steps} batches of its length in epoch "
                              f"{epoch + 1}; give steps_per_epoch=N to use N of each.")
 
-    def learn(self, model, batch):
+    def learn(self, model: nn.Module, batch: object) -> Learned:
         x, target, count = self._taken(batch)
         output = model(x)
         loss = self._loss_of(output, target)
@@ -64,12 +67,12 @@ class Supervised(Task):
             sums = {name: value * count for name, value in self._measured(output, target).items()}
         return Learned(loss, count, count, sums)
 
-    def training_row(self, progress):
+    def training_row(self, progress: Progress) -> dict[str, float]:
         return {"train_loss": progress.loss / progress.seen,
                 **{f"train_{name}": total / progress.seen for name, total in progress.sums.items()}}
 
     @torch.no_grad()
-    def test_row(self, model, epoch):
+    def test_row(self, model: nn.Module, epoch: int) -> dict[str, float]:
         if self.test is None:
             return {}
         draw_from(self.device, self.seed, epoch, self._steps)
@@ -86,7 +89,7 @@ class Supervised(Task):
         return {f"test_{name}": total / seen for name, total in sums.items()}
 
     @property
-    def columns(self):
+    def columns(self) -> list[str]:
         parts = ("train",) if self.test is None else ("train", "test")
         return [f"{part}_{name}" for part in parts for name in ("loss", *self.metrics)]
 

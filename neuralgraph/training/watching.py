@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from tqdm import tqdm
 
 from .notebook import NotebookBar, in_notebook
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..growing import SplitReport
+    from .progress import Progress
+
+
+class Watched(Protocol):
+    """A training that a :class:`Watcher` is told of."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def progress(self) -> Progress: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    @property
+    def is_finished(self) -> bool: ...
 
 
 class Watcher:
@@ -17,17 +47,17 @@ class Watcher:
     ``epochs``, ``steps_per_epoch`` and ``is_finished``.
     """
 
-    def started(self, run) -> None: ...
+    def started(self, run: Watched) -> None: ...
 
-    def stepped(self, run, images: int, loss: float, accuracy: float | None) -> None:
+    def stepped(self, run: Watched, images: int, loss: float, accuracy: float | None) -> None:
         """After a step of so many images (or other samples).
 
         Loss and accuracy are means over the epoch so far, accuracy None where there is no such metric.
         """
 
-    def finished_epoch(self, run, row: dict) -> None: ...
+    def finished_epoch(self, run: Watched, row: dict) -> None: ...
 
-    def grew(self, run, report) -> None:
+    def grew(self, run: Watched, report: SplitReport) -> None:
         """After a round of growing, before the next: a :class:`~neuralgraph.growing.SplitReport`."""
 
     def waited(self, epochs: int, total: int) -> None:
@@ -43,20 +73,20 @@ class ProgressBar(Watcher):
     def __init__(self):
         self.bar = None
 
-    def started(self, run):
+    def started(self, run: Watched) -> None:
         self.close()
         if not run.is_finished:
             done = run.progress.epoch * run.steps_per_epoch + run.progress.step
             self.bar = _bar(run.epochs * run.steps_per_epoch, done, "step")
 
-    def stepped(self, run, images, loss, accuracy):
+    def stepped(self, run: Watched, images: int, loss: float, accuracy: float | None) -> None:
         if self.bar is not None:
             self.bar.set_description(f"epoch {run.progress.epoch + 1}/{run.epochs}", refresh=False)
             right = "" if accuracy is None else f", {100 * accuracy:.1f} % right"
             self.bar.set_postfix_str(f"loss {loss:.4g}{right}", refresh=False)
             self.bar.update()
 
-    def finished_epoch(self, run, row):
+    def finished_epoch(self, run: Watched, row: dict) -> None:
         if isinstance(self.bar, NotebookBar):
             self.bar.add_row(row)
         else:
@@ -64,7 +94,7 @@ class ProgressBar(Watcher):
         if run.is_finished:
             self.close()
 
-    def waited(self, epochs, total):
+    def waited(self, epochs: int, total: int) -> None:
         if self.bar is None:
             self.bar = _bar(total, 0, "epoch")
         if self.bar is not None:

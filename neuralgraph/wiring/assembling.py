@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import compress
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +14,8 @@ from ..nodes import IDENTITY, STATIC, NodeFunction
 from .reading import FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, ROLES
 from .stages import longest_path_levels
 from .wiring import Wiring
+
+Given = TypeVar("Given")
 
 DYNAMIC = NodeFunction(send="activation conv", receive="norm", norm="instance")
 # vectors have no maps to slide a kernel over or to take the moments of
@@ -144,7 +147,7 @@ class Draft:
 # Arguments
 
 
-def default_function(dims: int, given: object = None, dynamic: bool = False) -> object:
+def default_function(dims: int, given: Given | None = None, dynamic: bool = False) -> Given | NodeFunction:
     """What is given, or what a node computes unless told otherwise, for states of so many dimensions.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from .wiring import Wiring
 
 
 @on_cpu
-def micro(wiring: Wiring, k: int, like: str, *, seed: int | torch.Generator, **options) -> Wiring:
+def micro(wiring: Wiring, k: int, like: str, *, seed: int | torch.Generator, **options: Any) -> Wiring:
     """k of the candidate edges of a wiring, as a random graph on its nodes has them.
 
     The graph is drawn on all nodes, in the order of their blocks. Of its edges those are kept that are candidates;
