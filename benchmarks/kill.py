@@ -26,8 +26,7 @@ from pathlib import Path
 import torch
 
 import neuralgraph as ng
-from neuralgraph.training import RECIPES, Run
-from neuralgraph.training import loop as loop_module
+from neuralgraph.training import RECIPES, Run, loop as loop_module
 from neuralgraph.training.checkpoint import digest, read_checkpoint
 
 IMAGES = 48

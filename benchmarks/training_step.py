@@ -12,7 +12,6 @@ from common import alternate, authors_model, report, save, step_of
 
 import neuralgraph as ng
 
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", default=["tiny-static", "tiny-discrete", "mobilenet-dnw"])

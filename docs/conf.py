@@ -7,6 +7,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 import figures  # noqa: E402
+
 import neuralgraph  # noqa: E402  (documented from this checkout, installed or not)
 from neuralgraph.inference import files as inference_files  # noqa: E402
 from neuralgraph.training import checkpoint  # noqa: E402

@@ -23,8 +23,7 @@ from neuralgraph.layers.sparse import sparse_layers
 from neuralgraph.models.mobilenet import Stage
 from neuralgraph.selectors import SELECTORS, k_is
 from neuralgraph.training import RECIPES, Interrupted, Run
-from neuralgraph.training.arena import (RESAMPLES, Arena, Contender, bootstrap_interval, paired_difference,
-                                        parse_contenders)
+from neuralgraph.training.arena import RESAMPLES, Arena, Contender, bootstrap_interval, paired_difference, parse_contenders
 from neuralgraph.training.job import Job, outcome
 
 BASE, QUICK = RECIPES["tiny-static"], {"batch_size": "20"}

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from graphs import k_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, SelectionError

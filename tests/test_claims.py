@@ -5,8 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import double_precision
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import neuralgraph as ng
 from neuralgraph import NodeFunction

@@ -13,7 +13,6 @@ from neuralgraph.selectors import Weights, train_scores_only
 from neuralgraph.training import RECIPES, Run
 from neuralgraph.training.report import read_records
 
-
 # Tickets
 
 @pytest.mark.parametrize("criterion, score", [

@@ -10,8 +10,7 @@ import pytest
 import two_ranks
 
 from neuralgraph.errors import InputError
-from neuralgraph.training import Run, history
-from neuralgraph.training import run as run_module
+from neuralgraph.training import Run, history, run as run_module
 
 
 @pytest.fixture(scope="module")

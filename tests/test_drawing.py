@@ -6,8 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph.errors import InputError

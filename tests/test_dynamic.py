@@ -7,8 +7,7 @@ import pytest
 import torch
 from conftest import double_precision
 from graphs import random_dag
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import nn
 
 import neuralgraph as ng

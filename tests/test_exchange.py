@@ -8,9 +8,8 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from graphs import (LINE, STATIC_GENERATORS, by_destination, graph_with, learned, random_dag)
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from graphs import LINE, STATIC_GENERATORS, by_destination, graph_with, learned, random_dag
+from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph import NodeFunction

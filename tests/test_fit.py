@@ -6,10 +6,10 @@ import signal
 import pytest
 import torch
 from click.testing import CliRunner
+from stopping import StopAfter
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
-from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.cli import main

@@ -7,8 +7,7 @@ import random
 import networkx as nx
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph.errors import InputError, UnknownNameError, WiringError

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from graphs import random_dag, random_dynamic
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph.growing import split

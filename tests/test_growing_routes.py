@@ -7,8 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from graphs import random_dag, random_dynamic
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from test_growing import KINDS, batches, disturbed, loss
 
 import neuralgraph as ng

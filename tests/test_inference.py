@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 from graphs import random_dag
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -22,8 +21,8 @@ import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError
 from neuralgraph.inference import CompiledNetwork
 from neuralgraph.inference.engine import KEPT
-from neuralgraph.plan import checked, lower, run
 from neuralgraph.kernels.program import FOUR_SUMS
+from neuralgraph.plan import checked, lower, run
 
 sizes = st.sampled_from([(1, 1), (5, 5), (6, 4), (2, 3), (17, 9), (1, 8)])
 

@@ -10,18 +10,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from neuralgraph import kernels
 
 if not kernels.AVAILABLE:
     pytest.skip("numba is not there", allow_module_level=True)
 
-from neuralgraph.kernels import joining, maps, operators, ranking, record, sums
+from neuralgraph.kernels import joining, maps, operators, plain, ranking, record, sums
 from neuralgraph.kernels.edges import EdgeList
 from neuralgraph.kernels.plain import by_other_end, by_row
-from neuralgraph.kernels import plain
 
 CANARY = 64
 sizes = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 49, 64, 65, 100, 130])

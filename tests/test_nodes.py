@@ -4,15 +4,26 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import neuralgraph as ng
 from neuralgraph import NodeFunction
 from neuralgraph.errors import InputError, UnknownNameError, WiringError
-from neuralgraph.nodes import (ACTIVATIONS, LOWERED, NORMS, OPERATIONS, LearnedActivation, Operation, Scalar, check_acts, decode_steps,
-                               encode_steps, used_values, value_shapes)
+from neuralgraph.nodes import (
+    ACTIVATIONS,
+    LOWERED,
+    NORMS,
+    OPERATIONS,
+    LearnedActivation,
+    Operation,
+    Scalar,
+    check_acts,
+    decode_steps,
+    encode_steps,
+    used_values,
+    value_shapes,
+)
 from neuralgraph.plan import lower, run
 from neuralgraph.testing import check_operation
 from neuralgraph.testing.operations import by_node, shaken

@@ -10,8 +10,7 @@ from xml.etree import ElementTree
 import networkx as nx
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import neuralgraph as ng

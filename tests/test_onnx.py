@@ -9,15 +9,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 from graphs import random_dag
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
 import neuralgraph as ng
 from neuralgraph.cli import main
-from neuralgraph.export import export_onnx, to_onnx
 from neuralgraph.errors import InputError, MissingPackageError
+from neuralgraph.export import export_onnx, to_onnx
 from neuralgraph.models import Classifier
 from neuralgraph.models.mobilenet import Stage
 from neuralgraph.models.tiny import GlobalPool

@@ -15,9 +15,9 @@ from neuralgraph.errors import CheckpointError, InputError, UnknownNameError
 from neuralgraph.models import mobilenet
 from neuralgraph.networks import static
 from neuralgraph.training import RECIPES, Recipe, Run
+from neuralgraph.training.job import as_setting
 from neuralgraph.training.opening import make_model
 from neuralgraph.training.recipes import GROUPS
-from neuralgraph.training.job import as_setting
 
 K = {0.15: 70_643, 0.225: 158_944, 0.3: 282_565, 0.49: 753_816}  # edges of the five graphs together
 

@@ -8,8 +8,7 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from older import write_wirings
 from PIL import Image
 from stopping import StopAfter

@@ -4,8 +4,7 @@ import pytest
 import torch
 from conftest import GOLDEN, needs_golden
 from graphs import k_of
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph.errors import SelectionError, UnknownNameError
@@ -13,7 +12,6 @@ from neuralgraph.selectors import GRADIENTS, SELECTORS, groups as module_of_grou
 from neuralgraph.selectors.groups import Groups, Whole
 from neuralgraph.selectors.regrowth import largest
 from neuralgraph.selectors.topk import top_k
-
 
 # num_real is not k at first
 STARTS_WITH_MORE = ("l1-anneal", "gradual", "targeted-dropout-regular", "feather", "granet", "snip", "spartan")

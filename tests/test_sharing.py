@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
+from graphs import random_dag
+from stopping import StopAfter
 from torch import nn
 from torch.nn.utils import parametrize
-from stopping import StopAfter
 
 import neuralgraph as ng
-from graphs import random_dag
 from neuralgraph.errors import InputError, UnknownNameError
 from neuralgraph.selectors import SELECTORS
 from neuralgraph.sharing import bake, fold, is_shared, parameter_groups, share, similarity, tie

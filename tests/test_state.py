@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from graphs import random_dynamic
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from neuralgraph.testing.reference import dynamic_update, node_values
 from conftest import double_precision
+from graphs import random_dynamic
+from hypothesis import given, settings, strategies as st
 from test_static import SIZES, perturb
 
 import neuralgraph as ng
@@ -14,6 +12,7 @@ from neuralgraph import NodeFunction
 from neuralgraph.backends import BACKENDS
 from neuralgraph.errors import InputError
 from neuralgraph.networks import continuous as solving
+from neuralgraph.testing.reference import dynamic_update, node_values
 
 seeds, all_dims = st.integers(0, 10**9), st.sampled_from(list(SIZES))
 

@@ -5,10 +5,9 @@ import copy
 import networkx as nx
 import pytest
 import torch
-from graphs import STATIC_GENERATORS, random_dag
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from conftest import double_precision
+from graphs import STATIC_GENERATORS, random_dag
+from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph.backends import BACKENDS
@@ -16,6 +15,7 @@ from neuralgraph.errors import InputError, SelectionError, UnknownNameError, Wir
 from neuralgraph.testing import check_backend, check_network
 from neuralgraph.testing.backends import SELECTORS, perturb
 from neuralgraph.testing.reference import edge_gradient, node_values, static_forward
+
 
 def agreement(wiring, backend, selector, k_fraction, training, size=(6, 5), batch=3, tolerance=1e-10):
     """A network with perturbed values has k real edges, and equals the reference in output and in every gradient."""

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from graphs import graph_with, random_dag, random_dynamic
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import neuralgraph as ng

@@ -8,8 +8,7 @@ import pytest
 import torch
 from conftest import double_precision
 from graphs import random_dag, random_dynamic
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph import NodeFunction

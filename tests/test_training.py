@@ -24,8 +24,16 @@ from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError, RunError, UnknownNameError
-from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, history, read_wirings
-from neuralgraph.training import checkpoint as checkpoint_module
+from neuralgraph.training import (
+    RECIPES,
+    Interrupted,
+    Recipe,
+    Run,
+    Watcher,
+    checkpoint as checkpoint_module,
+    history,
+    read_wirings,
+)
 from neuralgraph.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
 from neuralgraph.training.folder import alone_in
 from neuralgraph.training.log import read_metrics

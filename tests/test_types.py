@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import inspect
 from configparser import ConfigParser
 from importlib import import_module
 from pathlib import Path

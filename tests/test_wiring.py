@@ -7,15 +7,14 @@ import networkx as nx
 import pytest
 import torch
 from graphs import FUNCTIONS, LINE, STATIC_GENERATORS, graph_with, random_dags
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import neuralgraph as ng
 from neuralgraph._dgl import dgl
 from neuralgraph.backends.layout import Layout
 from neuralgraph.errors import UnknownNameError, WiringError
-from neuralgraph.wiring import topological_stages
 from neuralgraph.nodes import OPERATIONS, decode_steps, encode_steps
+from neuralgraph.wiring import topological_stages
 
 GENERATORS = {**STATIC_GENERATORS, "complete": lambda: ng.wirings.complete(6, inputs=2, outputs=1)}
 

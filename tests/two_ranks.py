@@ -11,8 +11,7 @@ from torch import nn
 
 import neuralgraph as ng
 from neuralgraph.errors import RunError
-from neuralgraph.training import RECIPES, Run, Watcher, join
-from neuralgraph.training import run as run_module
+from neuralgraph.training import RECIPES, Run, Watcher, join, run as run_module
 
 RECIPE = dataclasses.replace(RECIPES["tiny-static"], epochs=2, batch_size=33, k=3000, crop_padding=1,
                              flip=True)

@@ -14,7 +14,6 @@ from ..explorer.serving import serve
 from ..training import Run, open_model
 from ..training.folder import last_round
 
-
 CHANCE = ("feed-forward-loops", "bi-fans", "clustering", "distance", "assortativity", "rich-club")
 
 

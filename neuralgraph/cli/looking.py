@@ -7,10 +7,9 @@ from pathlib import Path
 import click
 import torch
 
-from ..analysis import (TABLE_3, block_counts, cost, dead_nodes, degrees, longest_path,
-                        micronet_score)
-from ..export import export_onnx
+from ..analysis import TABLE_3, block_counts, cost, dead_nodes, degrees, longest_path, micronet_score
 from ..errors import InputError, listed, lookup
+from ..export import export_onnx
 from ..layers import summary
 from ..layers.sparse import sparse_layers
 from ..models import Classifier

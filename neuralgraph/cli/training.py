@@ -13,8 +13,7 @@ import click
 from ..errors import InputError, RunError, lookup
 from ..growing import SplitReport
 from ..layers.sparse import sparse_layers
-from ..training import (RECIPES, GrowingRun, Interrupted, ProgressBar, Recipe, Run, Watcher, join,
-                        keep_freed_memory, read_recipe)
+from ..training import RECIPES, GrowingRun, Interrupted, ProgressBar, Recipe, Run, Watcher, join, keep_freed_memory, read_recipe
 from ..training.distributed import Ranks
 from ..training.folder import free_folder, latest_folder
 from ..training.recipes import GROUPS

@@ -15,8 +15,7 @@ from ..data.images import whole_number
 from ..errors import CheckpointError, InputError
 from ..models import Classifier
 from ..models.mobilenet import Stage, mobilenet_dnw
-from ..models.tiny import classifier
-from ..models.tiny import stem as build_stem
+from ..models.tiny import classifier, stem as build_stem
 from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph
 from ..selectors import RandomGraph, TopK
 from ..selectors.topk import top_k

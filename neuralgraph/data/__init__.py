@@ -1,8 +1,8 @@
 """Images: the embedded digits, loaders for real data, batches and augmentation."""
 
 from .files import ImageFiles, lost_readers
-from .images import Augmentation, ImageData, Images, draws, generator_for, training_order
 from .finding import find_pictures
+from .images import Augmentation, ImageData, Images, draws, generator_for, training_order
 from .pictures import read_picture
 from .sources import DATASETS, load
 

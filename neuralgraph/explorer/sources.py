@@ -15,8 +15,8 @@ from .._files import printable
 from ..errors import CheckpointError, InputError
 from ..networks import NeuralGraph
 from ..rewiring import History, Observed
-from ..rewiring.records import first_record, step_record
 from ..rewiring.recording import observed_in, state_of
+from ..rewiring.records import first_record, step_record
 from ..training import history, open_model, read_recipe, read_wirings
 from ..training.checkpoint import RECIPE, read_json
 from ..training.folder import HISTORY, WIRINGS, last_round

@@ -13,7 +13,6 @@ from ..networks.network import as_generator
 from .probing import Probe
 from .units import Units
 
-
 FAR = 0.5       # of the eigenvalue: an eigenvector that far from one is none
 CLOSE = 1e-3    # of the norm of S: that is near enough
 NOTHING = 1e-8  # a part of a direction that is but rounding

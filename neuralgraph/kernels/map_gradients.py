@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
-from .vector import (add, fill, fma, inline, lanes_of, load, load_scalar, mul, narrow, rolled, size_of, store,
-                     store_scalar, sub, total, where_positive)
+from .vector import (
+    add,
+    fill,
+    fma,
+    inline,
+    lanes_of,
+    load,
+    load_scalar,
+    mul,
+    narrow,
+    rolled,
+    size_of,
+    store,
+    store_scalar,
+    sub,
+    total,
+    where_positive,
+)
 
 
 @inline

@@ -14,7 +14,7 @@ from .launch import Kernel
 from .map_gradients import correlate, correlation_lanes, through_activation, through_norm
 from .one_map import affine, affine_bordered, clear, convolve, moments, number, squares_of, total_from
 from .record import record
-from .vector import (at, inline, load_scalar, narrow, rolled, size_of, splat, store_scalar, take_number)
+from .vector import at, inline, load_scalar, narrow, rolled, size_of, splat, store_scalar, take_number
 
 NO_NORM, FIXED, INSTANCE, BATCH = range(4)  # where mean and rstd come from
 # addresses, and distances of samples and rows in bytes

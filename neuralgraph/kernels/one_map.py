@@ -8,8 +8,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from .vector import (add, evens, fill, fma, inline, lanes_of, load, load_scalar, mul, narrow, odds, rolled,
-                     size_of, store, store_scalar, sub, total, where_negative)
+from .vector import (
+    add,
+    evens,
+    fill,
+    fma,
+    inline,
+    lanes_of,
+    load,
+    load_scalar,
+    mul,
+    narrow,
+    odds,
+    rolled,
+    size_of,
+    store,
+    store_scalar,
+    sub,
+    total,
+    where_negative,
+)
 
 
 @inline

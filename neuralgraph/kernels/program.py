@@ -15,8 +15,24 @@ from .launch import Kernel
 from .one_map import affine, affine_bordered, convolve, moments, number
 from .record import record
 from .sums import four_narrow_sums, four_sums, sum_piece
-from .vector import (at, call, fill, inline, load, load_index, load_scalar, mul, narrow, rolled, size_of, splat,
-                     store, store_scalar, take_number, wait_for_all)
+from .vector import (
+    at,
+    call,
+    fill,
+    inline,
+    load,
+    load_index,
+    load_scalar,
+    mul,
+    narrow,
+    rolled,
+    size_of,
+    splat,
+    store,
+    store_scalar,
+    take_number,
+    wait_for_all,
+)
 
 LANES = 16  # rows start and end at multiples of so many numbers
 

@@ -8,8 +8,22 @@ from numba import carray, types
 
 from .launch import Kernel, compiled
 from .record import record
-from .vector import (at, fill, inline, lanes_of, load, load_scalar, magnitude, mark_above, narrow, rolled,
-                     size_of, splat, take_number, trailing_zeros)
+from .vector import (
+    at,
+    fill,
+    inline,
+    lanes_of,
+    load,
+    load_scalar,
+    magnitude,
+    mark_above,
+    narrow,
+    rolled,
+    size_of,
+    splat,
+    take_number,
+    trailing_zeros,
+)
 
 SAMPLE = 2**14
 SPLIT = record("values n by_magnitude bounds parts mask inside counts")

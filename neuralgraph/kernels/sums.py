@@ -14,8 +14,25 @@ from numba import carray
 
 from .launch import Kernel
 from .record import record
-from .vector import (add, at, fill, fma, inline, lanes_of, load, load_index, load_scalar, narrow, rolled,
-                     size_of, splat, store, store_scalar, take_number, total)
+from .vector import (
+    add,
+    at,
+    fill,
+    fma,
+    inline,
+    lanes_of,
+    load,
+    load_index,
+    load_scalar,
+    narrow,
+    rolled,
+    size_of,
+    splat,
+    store,
+    store_scalar,
+    take_number,
+    total,
+)
 
 # addresses, and distances of samples and rows in bytes
 SUMS = record("batch length rows x x_sample x_row out out_sample out_row first index weight chunks grabs")

@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import InputError, SelectionError, lookup
 from ..layers import sparsify
 from ..layers.sparsify import BUDGETS
-from ..networks.network import aside, as_generator
+from ..networks.network import as_generator, aside
 from ..selectors import GRANULARITIES, k_is
 from ..selectors.selector import check_k
 from .classifier import Classifier

@@ -7,8 +7,7 @@ from torch import nn
 
 from .. import selectors
 from ..errors import InputError, lookup
-from ..networks import (ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph,
-                        StaticNeuralGraph)
+from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
 from ..networks.network import as_generator
 from ..selectors import Selector
 from ..wiring import NodeFunction

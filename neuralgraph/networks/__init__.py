@@ -2,8 +2,7 @@
 
 import networkx as nx
 
-from ..wiring import Wiring
-from ..wiring import to_networkx as _wiring_to_networkx
+from ..wiring import Wiring, to_networkx as _wiring_to_networkx
 from .canonical import Canonical, canonicalise
 from .continuous import ContinuousTimeNeuralGraph
 from .discrete import DiscreteTimeNeuralGraph

@@ -8,9 +8,23 @@ from .learned_activation import LearnedActivation
 from .lowered import LOWERED, Affine, Convolve, Lowered, Normalize, Pointwise, array
 from .norm import EPSILON, MOMENTUM, NORMS, BatchNorm, InstanceNorm, Norm
 from .operation import Operation, Rows
-from .registry import (OPERATIONS, activation_code, activation_name, check_acts, decode_steps, encode_steps, is_learned,
-                       learned_names, operations_of, register_activation, register_operation, scalar,
-                       used_values, value_name, value_shapes)
+from .registry import (
+                       OPERATIONS,
+                       activation_code,
+                       activation_name,
+                       check_acts,
+                       decode_steps,
+                       encode_steps,
+                       is_learned,
+                       learned_names,
+                       operations_of,
+                       register_activation,
+                       register_operation,
+                       scalar,
+                       used_values,
+                       value_name,
+                       value_shapes,
+)
 
 __all__ = ["ACTIVATIONS", "AGGREGATES", "EPSILON", "IDENTITY", "LOWERED", "MOMENTUM", "NORMS", "OPERATIONS", "STATIC",
            "Activation", "Affine", "BatchNorm", "Bias", "Convolve", "DepthwiseConv", "InstanceNorm", "LearnedActivation",

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..networks import (ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph,
-                        StaticNeuralGraph)
+from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph, StaticNeuralGraph
 from ..networks.functions import NodeFunctions
 from ..nodes import Lowered
 from ..sharing import plain

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..nodes import Normalize
 from ..nodes.norm import one_pixel
-from ..errors import InputError
 from .plan import Group, Plan, reduced
 from .steps import apply
 

@@ -13,25 +13,25 @@ from .selector import MaskSelector, Selector, check_finite
 for _module in sorted(module.name for module in iter_modules(__path__)):
     import_module(f"{__name__}.{_module}")  # a selector is one file in this folder
 
-from .fixed import Complete, Frozen, RandomGraph, Ticket  # noqa: E402
-from .held import Held, hold, let_go  # noqa: E402
-from .gates import L0, VariationalDropout  # noqa: E402
-from .popup import EdgePopup, Supermask, train_scores_only  # noqa: E402
-from .soft_threshold import SoftThreshold  # noqa: E402
-from .spartan import Spartan  # noqa: E402
-from .topkast import TopKAST  # noqa: E402
-from .feather import Feather  # noqa: E402
-from .pruning import L1Anneal, TargetedDropout  # noqa: E402
 from .cht import CHT  # noqa: E402
 from .evolutionary import SET  # noqa: E402
+from .feather import Feather  # noqa: E402
+from .fixed import Complete, Frozen, RandomGraph, Ticket  # noqa: E402
+from .gates import L0, VariationalDropout  # noqa: E402
 from .granet import GraNet  # noqa: E402
+from .held import Held, hold, let_go  # noqa: E402
 from .momentum import SNFS  # noqa: E402
+from .popup import EdgePopup, Supermask, train_scores_only  # noqa: E402
+from .pruning import L1Anneal, TargetedDropout  # noqa: E402
 from .regrowth import DropAndGrow  # noqa: E402
 from .rigl import RigL  # noqa: E402
 from .snip import SNIP  # noqa: E402
+from .soft_threshold import SoftThreshold  # noqa: E402
+from .spartan import Spartan  # noqa: E402
 from .srigl import SRigL  # noqa: E402
 from .synaptic import SynapticStrength  # noqa: E402
 from .topk import NoUpdate, RankingSelector, TopK  # noqa: E402
+from .topkast import TopKAST  # noqa: E402
 
 # selectors whose edges come from a network that was trained before
 FROM_TRAINED = ("lottery-ticket", "fine-tune")

@@ -8,8 +8,8 @@ from .. import kernels
 from ..errors import SelectionError
 from ..wiring.wiring import INPUT, OUTPUT
 from .candidates import Candidates
-from .regrowth import DropAndGrow, filled, largest
 from .registry import register
+from .regrowth import DropAndGrow, filled, largest
 
 
 @register("cht")

@@ -8,8 +8,8 @@ import torch
 
 from ..errors import SelectionError, lookup
 from .candidates import Candidates
-from .regrowth import DropAndGrow
 from .registry import register
+from .regrowth import DropAndGrow
 
 
 @register("set")

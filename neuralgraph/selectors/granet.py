@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from .candidates import Candidates
-from .regrowth import DropAndGrow, filled, largest, layers_of
 from .registry import register
+from .regrowth import DropAndGrow, filled, largest, layers_of
 from .selector import check_number
 
 

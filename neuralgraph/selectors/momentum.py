@@ -6,8 +6,8 @@ import torch
 
 from .candidates import Candidates
 from .groups import Whole
-from .regrowth import DropAndGrow, apportion, filled, largest, layers_of
 from .registry import register
+from .regrowth import DropAndGrow, apportion, filled, largest, layers_of
 from .selector import check_every, check_number
 
 

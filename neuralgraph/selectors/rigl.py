@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .regrowth import DropAndGrow
 from .registry import register
+from .regrowth import DropAndGrow
 
 
 @register("rigl")

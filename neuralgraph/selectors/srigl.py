@@ -6,8 +6,8 @@ import torch
 
 from .candidates import Candidates
 from .groups import Groups
-from .regrowth import DropAndGrow, apportion, filled, largest
 from .registry import register
+from .regrowth import DropAndGrow, apportion, filled, largest
 from .selector import check_number
 
 

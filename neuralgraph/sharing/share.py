@@ -16,7 +16,7 @@ from ..layers import Sparse
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
 from ..networks.network import as_generator
 from ..nodes import DepthwiseConv
-from .templates import (Assembled, Mixed, MixedPart, check_can_share, check_selector, kaiming_normal, orthogonal)
+from .templates import Assembled, Mixed, MixedPart, check_can_share, check_selector, kaiming_normal, orthogonal
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 

@@ -19,8 +19,7 @@ from .checkpoint import CHECKPOINT, RECIPE, digest, read_checkpoint, write_check
 from .classification import Classification
 from .distributed import choose_device, current
 from .folder import INITIAL, Seen, check_free, last_round, making
-from .lineage import (changes_of, changes_of_images, check_source, recorded, take_over,
-                      with_whole_paths)
+from .lineage import changes_of, changes_of_images, check_source, recorded, take_over, with_whole_paths
 from .loop import Loop
 from .opening import describe, grown, make_model, preprocessing_of, read_recipe
 from .progress import Progress

@@ -8,7 +8,6 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
 

@@ -16,8 +16,20 @@ from ..nodes import IDENTITY, NodeFunction, is_learned, used_values, value_shape
 from .assembling import Draft, assemble, default_function, generator_of, integer, node_list, numbers_of
 from .devices import on_cpu
 from .learned import initial_values, read_values, stacked
-from .reading import (EDGE_DATA, FUNCTION_CODES, HIDDEN, INPUT, LARGEST_SCALE, OUTPUT, ROLES, STRUCTURE,
-                      channel_fault, dims_of, middle, refuse_near_misses)
+from .reading import (
+    EDGE_DATA,
+    FUNCTION_CODES,
+    HIDDEN,
+    INPUT,
+    LARGEST_SCALE,
+    OUTPUT,
+    ROLES,
+    STRUCTURE,
+    channel_fault,
+    dims_of,
+    middle,
+    refuse_near_misses,
+)
 from .wiring import Wiring
 
 MOST_FAULTS = 10  # that a message lists

@@ -10,9 +10,22 @@ import torch
 
 from .._dgl import dgl
 from ..errors import WiringError, listed
-from ..nodes import (AGGREGATES, IDENTITY, NORMS, STATIC, NodeFunction, activation_code, activation_name,
-                     decode_steps, encode_steps, is_learned, learned_names, operations_of, used_values,
-                     value_shapes)
+from ..nodes import (
+    AGGREGATES,
+    IDENTITY,
+    NORMS,
+    STATIC,
+    NodeFunction,
+    activation_code,
+    activation_name,
+    decode_steps,
+    encode_steps,
+    is_learned,
+    learned_names,
+    operations_of,
+    used_values,
+    value_shapes,
+)
 
 # The position of a role is its code in a DGL graph.
 ROLES = ("hidden", "input", "output")
