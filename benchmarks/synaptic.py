@@ -44,15 +44,20 @@ def vgg(channels: int, classes: int, width: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes))
 
 
+def some(number: int, most: int | None) -> torch.Tensor:
+    """Numbers of so many images, of all classes: those of a folder come class by class."""
+    return ng.data.training_order(number, seed=1, epoch=0)[:most].sort().values
+
+
 class Images:
-    """A part of the training images, all test images."""
+    """A part of the training images, all test images or a part."""
 
     def __init__(self, source: str, number: int | None, tested: int | None, batch: int):
         self.data, self.batch = ng.data.load(source), batch
         count = self.data.num_train
         chosen = ng.data.training_order(count, seed=0, epoch=0)[:number or count]
         self.chosen = chosen.sort().values
-        self.tested = torch.arange(self.data.num_test)[:tested]
+        self.tested = some(self.data.num_test, tested)
         self.augmentation = ng.data.Augmentation(4, True) if self.data.size[0] >= 32 else ng.data.Augmentation(0, False)
 
     @property
@@ -72,7 +77,7 @@ class Images:
         if of == "test":
             batches = self.data.test_batches(self.tested.split(EVALUATED))
         else:
-            numbers = self.chosen[:len(self.tested)].split(EVALUATED)
+            numbers = self.chosen[some(len(self.chosen), len(self.tested))].split(EVALUATED)
             batches = self.data.train_batches(numbers, ng.data.Augmentation(0, False), 0, 0)
         right = total = 0
         for images, labels in batches:

@@ -28,7 +28,7 @@ def test_the_stub_names_what_is_loaded_lazily():
 
 def test_stub_and_marker_are_installed():
     setup = ConfigParser()
-    setup.read(ROOT.parent / "setup.cfg")
+    setup.read(Path(__file__).parents[1] / "setup.cfg")
     listed = setup["options.package_data"]["neuralgraph"].split(", ")
     assert set(listed) == {"py.typed", "__init__.pyi"}
     assert all((ROOT / name).is_file() for name in listed)
