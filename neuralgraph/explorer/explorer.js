@@ -3,7 +3,7 @@
 (async () => {
 const LIMIT = 20000;      // edges drawn singly; more are bundled until one zooms in
 const MATRIX = 384;       // rows and columns of the adjacency matrix as a picture
-const CELLS = [32, 24];   // of the grid between whose cells edges are bundled
+const CELLS = [24, 14];   // of the grid between whose cells edges are bundled
 const SHADES = 6, WIDTHS = [0.5, 0.8, 1.1, 1.5, 2.0, 2.8];
 const HINT = "Click a node to keep it here: its edges, its paths, its kernel.";
 const opacity = shade => 0.3 + 0.65 * shade / (SHADES - 1);
