@@ -25,6 +25,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sp
               "made", "mathml", "names"]
 exclude_patterns = ["_build", "_made"]
 nitpicky = True
+nitpick_ignore = [("py:class", "Watched")]  # what a Watcher is told of, said in its own words
 
 myst_enable_extensions = ["deflist", "dollarmath", "substitution"]
 myst_substitutions = {

@@ -137,9 +137,12 @@ def made_by(path: Path, content: dict) -> list[str]:
 
 
 def measurements(rows: list[dict]) -> list[str]:
-    """One table for each set of contenders: medians, and quartiles where there are any."""
+    """One table for each set of contenders: medians, and quartiles where there are any; or the rows as they are."""
     lines, groups = [], {}
     for row in rows:
+        if "rows" in row:
+            lines += plain_rows(row) + [""]
+            continue
         unit = "milliseconds" if "milliseconds" in row else "peak_mib"
         groups.setdefault((unit, tuple(row[unit])), []).append(row)
     for (unit, contenders), group in groups.items():
@@ -147,6 +150,15 @@ def measurements(rows: list[dict]) -> list[str]:
         lines += table([head, *contenders], [[row["title"], *(cell(row[unit][name]) for name in contenders)]
                                              for row in group], numbers_from=1) + [""]
     return lines
+
+
+def plain_rows(measurement: dict) -> list[str]:
+    """Numbers and words of every row; what is neither is left to the file."""
+    columns = list(dict.fromkeys(name for row in measurement["rows"] for name, value in row.items()
+                                 if isinstance(value, (int, float, str))))
+    rows = [[row[name] if isinstance(row.get(name), str) else number(row[name]) if name in row else "" for name in columns]
+            for row in measurement["rows"]]
+    return [f"{measurement['title'].capitalize()}:", "", *table([name.replace("_", " ") for name in columns], rows)]
 
 
 def cell(value: dict | list) -> str:
@@ -164,7 +176,7 @@ def arena(path: Path) -> list[str]:
     content = json.loads(path.read_text())
     on = content["versions"]
     rows = [[f"`{row['label']}`", spread(row["last"]["mean"], row["last"]["std"]), difference(row["difference"]),
-             number(row["multiply_adds"]["mean"]), number(row["dead_nodes"]["mean"])] for row in content["contenders"]]
+             number(row["multiply_adds"]["mean"]), number(row["dead_nodes"]["mean"]) if row["dead_nodes"] else ""] for row in content["contenders"]]
     return [f"Recipe `{content['recipe']}`, k = {content['k']}, {content['epochs']} epochs, {len(content['seeds'])} seeds, "
             f"{content['data']['train']} training and {content['data']['test']} test images; processor: {on['processor']}, "
             f"torch {on['torch']}.", "",
