@@ -57,5 +57,6 @@ html_title = f"neuralgraph {release}"
 html_static_path = ["_static"]
 html_css_files = ["neuralgraph.css"]
 html_extra_path = ["_made/site"]
+(HERE / "_made" / "site").mkdir(parents=True, exist_ok=True)  # it is looked for before anything is drawn into it
 html_copy_source = False
 html_show_sphinx = False
