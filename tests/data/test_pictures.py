@@ -54,6 +54,7 @@ def tiff(values, bits, sample_format=1, photometric=2):
     body = values.tobytes()
     many = struct.pack(f"<{channels}H", *[bits] * channels)
     at = 8 + len(body)
+
     def entry(tag, kind, count, value):
         return struct.pack("<HHI", tag, kind, count) + value.ljust(4, b"\0")
     short = lambda value: struct.pack("<H", value)

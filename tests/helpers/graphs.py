@@ -10,7 +10,7 @@ from neuralgraph._dgl import dgl
 from neuralgraph.testing.graphs import BATCH, FUNCTIONS, PADDED, STATIC_GENERATORS, acts_on, random_dag
 
 __all__ = ["BATCH", "FUNCTIONS", "LINE", "PADDED", "STATIC_GENERATORS", "acts_on", "by_destination", "graph_with",
-           "k_of", "learned", "random_dag", "random_dags", "random_dynamic"]
+           "drawn", "k_of", "learned", "random_dag", "random_dags", "random_dynamic", "strided_input"]
 
 
 def k_of(name, k):
@@ -62,3 +62,21 @@ def random_dynamic(seed, dims=2):
     edges |= {(u, u + 1) for u in range(total - 1) if u + 1 >= inputs} | {(u, inputs) for u in range(inputs)}
     return ng.wirings.from_edges(sorted(edges), inputs=range(inputs), outputs=[total - 1],
                                  functions=[rng.choice(known) for _ in range(total)])
+
+
+def drawn(network, seed=0, zeros=0.0):
+    """The network with all its learned values drawn, a share of scales 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in [*network.functions.named_parameters(), *network.functions.named_buffers()]:
+            new = torch.rand if "var" in name else torch.randn
+            value.copy_(new(value.shape, generator=generator, dtype=value.dtype) + 0.5 * ("var" in name))
+            if name.endswith("weight"):
+                value[torch.rand(len(value), generator=generator) < zeros] = 0
+    return network
+
+
+def strided_input():
+    """An input node that is updated, by a strided convolution of what arrives."""
+    return ng.wirings.from_edges([(0, 0), (0, 1)], inputs=[0], outputs=[1],
+                                 functions=[ng.NodeFunction(receive="conv", stride=2), ng.NodeFunction()])

@@ -15,6 +15,7 @@ from neuralgraph.training.report import read_records
 
 # Tickets
 
+
 @pytest.mark.parametrize("criterion, score", [
     ("large-final", lambda f, i: abs(f)), ("small-final", lambda f, i: -abs(f)),
     ("large-init", lambda f, i: abs(i)), ("small-init", lambda f, i: -abs(i)),
@@ -82,7 +83,6 @@ def test_every_selector_that_ranks_keeps_to_its_groups(name, per):
             net(x).square().mean().backward()
             optimizer.step()
     assert real.sum() == k
-
 
 
 # Layers

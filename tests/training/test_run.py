@@ -1,6 +1,5 @@
-"""Runs: the metrics are true, a continued run equals an undisturbed one, damage is reported."""
+"""Runs: the metrics are true, and a continued run equals an undisturbed one, whatever stopped it."""
 
-import contextlib
 import csv
 import dataclasses
 import json
@@ -9,60 +8,22 @@ import multiprocessing
 import os
 import platform
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 import torch
 from checkout import ROOT
-from older import write_wirings
+from quick import QUICK, same, small_run
 from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError, RunError, UnknownNameError
-from neuralgraph.training import (
-    RECIPES,
-    Interrupted,
-    Recipe,
-    Run,
-    Watcher,
-    checkpoint as checkpoint_module,
-    history,
-    read_wirings,
-)
-from neuralgraph.training.checkpoint import read_checkpoint, write_atomically, write_checkpoint
+from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, checkpoint as checkpoint_module, history
 from neuralgraph.training.folder import alone_in
 from neuralgraph.training.log import read_metrics
-
-QUICK = dataclasses.replace(RECIPES["tiny-static"], epochs=2, batch_size=40, k=3000, crop_padding=1,
-                            flip=True)
-
-
-@pytest.fixture(scope="module")
-def data():
-    full = ng.data.load("digits")
-    return dataclasses.replace(full, train_images=full.train_images[:100],
-                               train_labels=full.train_labels[:100], test_images=full.test_images[:50],
-                               test_labels=full.test_labels[:50])
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data, tmp_path_factory):
-    run = Run.create(QUICK, tmp_path_factory.mktemp("runs") / "whole", data)
-    run.train()
-    return run
-
-
-def same(a, b):
-    first, _ = read_checkpoint(a.folder / "checkpoint.safetensors")
-    second, _ = read_checkpoint(b.folder / "checkpoint.safetensors")
-    timeless = lambda rows: [{k: v for k, v in row.items() if "second" not in k} for row in rows]
-    return (first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-            and timeless(a.progress.rows) == timeless(b.progress.rows))
 
 
 def test_a_run_repeats_exactly(data, undisturbed, tmp_path):
@@ -261,128 +222,6 @@ def test_changed_data_are_noticed(data, undisturbed):
         Run.open(undisturbed.folder, dataclasses.replace(data, train_labels=labels))
 
 
-# Damage
-
-
-@pytest.fixture
-def copied(undisturbed, tmp_path):
-    shutil.copytree(undisturbed.folder, tmp_path / "copy")
-    return tmp_path / "copy"
-
-
-def test_damaged_checkpoints(copied, data):
-    path = copied / "checkpoint.safetensors"
-    content = path.read_bytes()
-    for damaged in (b"", content[:7], content[:len(content) // 2], b"\xff" * 9 + content[9:],
-                    b"\x80\x04\x95pickle"):
-        path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="damaged or no safetensors"):
-            Run.open(copied, data)
-    for place in (-1, -len(content) // 2):  # one byte among the values
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place:][1:])
-        with pytest.raises(CheckpointError, match="not those that were written"):
-            Run.open(copied, data)
-    path.unlink()
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        Run.open(copied, data)
-
-
-def test_foreign_checkpoints(copied, data):
-    path = copied / "checkpoint.safetensors"
-    tensors, state = read_checkpoint(path)
-    from safetensors.torch import save_file
-
-    save_file(tensors, path)
-    with pytest.raises(CheckpointError, match="not written by neuralgraph"):
-        Run.open(copied, data)
-    write_checkpoint(path, tensors, {**state, "format": 99})
-    with pytest.raises(CheckpointError, match="format 99"):
-        Run.open(copied, data)
-    write_checkpoint(path, {k: v for k, v in tensors.items() if "stem" not in k}, state)
-    with pytest.raises(CheckpointError, match="does not fit.*stem"):
-        Run.open(copied, data)
-    write_checkpoint(path, {**tensors, "real.0": tensors["real.0"][:5]}, state)
-    with pytest.raises(CheckpointError, match="does not fit"):
-        Run.open(copied, data)
-    write_checkpoint(path, tensors, {"progress": {"epoch": 1, "stpe": 2}})
-    with pytest.raises(CheckpointError, match="damaged"):
-        Run.open(copied, data)
-
-
-@pytest.mark.parametrize("change, message", [
-    (lambda t: {**t, "model.stem.0.weight": t["model.stem.0.weight"].double()}, "stem.0.weight.*float64.*float32"),
-    (lambda t: {**t, "model.stem.0.weight": t["model.stem.0.weight"][:1]}, "stem.0.weight"),
-    (lambda t: {**t, "model.more": torch.zeros(1)}, "'more' is .*no such tensor"),
-    (lambda t: {**t, "optimizer.momentum_buffer.more": torch.zeros(1)}, "'more' is .*no such tensor"),
-    (lambda t: {**t, "optimizer.momentum_buffer.stem.0.weight":
-                t["optimizer.momentum_buffer.stem.0.weight"].half()}, "stem.0.weight.*float16"),
-    (lambda t: {**t, "optimizer.momentum_buffer.stem.0.weight": torch.zeros(1)}, "stem.0.weight"),
-    (lambda t: {**t, "others.0": torch.zeros(1)}, "'others.0' is in it.*no such tensor"),
-    (lambda t: {**t, "real.0": t["real.0"].float()}, "'0' is torch.float32"),
-    (lambda t: {**t, "real.1": t["real.0"].clone()}, "'1' is .*no such tensor"),
-    (lambda t: {k: v for k, v in t.items() if not k.startswith("real")}, "'0' is missing"),
-])
-def test_tensors_that_do_not_fit(copied, data, change, message):
-    path = copied / "checkpoint.safetensors"
-    tensors, state = read_checkpoint(path)
-    write_checkpoint(path, change(tensors), state)
-    with pytest.raises(CheckpointError, match=message):
-        Run.open(copied, data)
-
-
-@pytest.mark.parametrize("progress", [
-    7, [], None, {"epoch": "2"}, {"epoch": -1}, {"epoch": 1.0}, {"epoch": True}, {"epoch": 0, "step": 10**9},
-    {"epoch": 2, "rows": [{}]}, {"epoch": 1, "rows": [3]}, {"epoch": 0, "rows": {}}, {"loss": "nan"},
-    {"epoch": 2, "rows": [{"a": 1}, {"b": 1}]}])
-def test_progress_of_the_wrong_kind(copied, data, progress):
-    path = copied / "checkpoint.safetensors"
-    tensors, state = read_checkpoint(path)
-    write_checkpoint(path, tensors, {**state, "progress": progress})
-    with pytest.raises(CheckpointError, match="damaged"):
-        Run.open(copied, data)
-
-
-@pytest.mark.parametrize("field, value", [
-    ("lr", "0.1"), ("lr", None), ("k", "5"), ("k", 1.5), ("epochs", 2.5), ("epochs", True), ("flip", "no"),
-    ("milestones", 3), ("milestones", ["a"]), ("model", ["x"]), ("model", 3), ("seed", 2**70),
-    ("image_size", "big"), ("data", {}), ("lr", 1e999), ("width", [1])])
-def test_settings_of_the_wrong_kind(copied, data, field, value):
-    path = copied / "recipe.json"
-    content = json.loads(path.read_text())
-    content["recipe"][field] = value
-    path.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match="damaged.*" + field):
-        Run.open(copied, data)
-
-
-def test_bottomless_json(copied, data):
-    (copied / "recipe.json").write_text("[" * 10**6)
-    with pytest.raises(CheckpointError, match="damaged"):
-        Run.open(copied, data)
-
-
-def test_damaged_wirings(copied):
-    path = write_wirings(copied, [0, 3, 6])[2]
-    good = path.read_bytes()
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        content = bytearray(good)
-        for place in rng.integers(0, len(content), 3):
-            content[place] = rng.integers(256)
-        path.write_bytes(bytes(content[:rng.integers(1, 2 * len(good))]))
-        with contextlib.suppress(CheckpointError):
-            read_wirings(path)
-    bits, weight = np.packbits(np.ones(9, bool)), np.ones(9, np.float32)
-    for arrays in ({"edges_0": np.int64(2**50)}, {"edges_0": np.int64(17)}, {"edges_0": np.int64(-8)},
-                   {"weight_0": weight[:5]}, {"weight_0": weight.astype("f8")}, {"real_0": bits.astype(int)},
-                   {"edges_0": np.array(["x"])}):
-        np.savez(path, **{"real_0": bits, "edges_0": np.int64(9), "weight_0": weight, **arrays})
-        with pytest.raises(CheckpointError, match="damaged or holds no wirings"):
-            read_wirings(path)
-    with pytest.raises(CheckpointError, match="no file"):
-        read_wirings(copied / "wiring" / "absent.npz")
-
-
 # Settings at a resume
 
 
@@ -506,195 +345,12 @@ def test_sigterm_saves_too(data, undisturbed, tmp_path):
     assert same(resumed, undisturbed)
 
 
-def test_a_disk_that_really_fills(data, tmp_path):
-    """A limit on file sizes, reached in the middle of a checkpoint."""
-    run = Run.create(dataclasses.replace(QUICK, epochs=1), tmp_path / "run", data)
-    path = run.folder / "checkpoint.safetensors"
-    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
-    try:
-        with pytest.raises(RunError, match="cannot write .*checkpoint.*--resume"):
-            run.train()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert path.read_bytes() == before and not list(run.folder.rglob("*.partial"))
-    assert len(Run.open(run.folder, data).train()) == 1
-
-
 def test_bfloat16_trains_near_float32(data, undisturbed, tmp_path):
     run = Run.create(dataclasses.replace(QUICK, precision="bfloat16"), tmp_path / "run", data)
     assert run.model.networks[0].weight.dtype == torch.float32
     rows = run.train()
     exact = undisturbed.progress.rows
     assert 0 < abs(rows[0]["train_loss"] - exact[0]["train_loss"]) < 0.1
-
-
-def test_damaged_description(copied, data):
-    path = copied / "recipe.json"
-    for text, message in (("{", "damaged"), ("[]", "JSON object"), ("{}", "damaged"),
-                          ('{"recipe": {"nmae": 1}, "data": {}}', "damaged")):
-        path.write_text(text)
-        with pytest.raises(CheckpointError, match=message):
-            Run.open(copied, data)
-    path.unlink()
-    with pytest.raises(CheckpointError, match="the folder of a run"):
-        Run.open(copied, data)
-
-
-def test_a_full_disk_keeps_the_last_checkpoint(data, undisturbed, tmp_path, monkeypatch):
-    """The disk fills in the middle of the second epoch's checkpoint; room is made; the run goes on."""
-    run = Run.create(QUICK, tmp_path / "run", data)
-    real_write = checkpoint_module.write_atomically
-
-    class Full(Watcher):
-        def finished_epoch(self, run, row):
-            monkeypatch.setattr("os.fsync", fail)
-
-    def fail(descriptor):
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(RunError, match="No space left on device.*--resume"):
-        run.train(Full())
-    assert not [p for p in run.folder.rglob("*") if "partial" in p.name]
-    monkeypatch.undo()
-    assert real_write is write_atomically
-    resumed = Run.open(run.folder, data)
-    assert resumed.progress.epoch == 1
-    resumed.train()
-    assert same(resumed, undisturbed)
-
-
-def test_a_removed_folder_is_reported(data, tmp_path):
-    class Remove(Watcher):
-        def finished_epoch(self, run, row):
-            shutil.rmtree(run.folder)
-
-    with pytest.raises(RunError, match="cannot write .* the folder is gone"):
-        Run.create(QUICK, tmp_path / "run", data).train(Remove())
-
-
-def test_write_atomically(tmp_path, monkeypatch):
-    path = tmp_path / "f"
-    write_atomically(path, b"old")
-    monkeypatch.setattr("os.fsync", lambda d: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(RunError, match="full"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-
-
-class ExactK(Watcher):
-    """Counts the real edges after every step."""
-
-    def __init__(self):
-        self.counts = set()
-
-    def stepped(self, run, images, loss, accuracy):
-        run.model.eval()
-        self.counts.add(tuple(int(n.selection().real.sum()) for n in run.model.networks))
-
-
-@pytest.mark.parametrize("selector, changes", [
-    ("dnw", {}), ("random", {}), ("no-update", {}), ("complete", {"k": None}), ("l1-anneal", {}),
-    ("targeted-dropout", {}), ("targeted-dropout-regular", {})])
-def test_every_selector_learns_with_exactly_k(tmp_path, selector, changes):
-    """One epoch over the digits: far above chance (10 %), and never another number of real edges."""
-    recipe = dataclasses.replace(RECIPES["tiny-static"], **{
-        "epochs": 1, "batch_size": 16, "lr": 0.05, "selector": selector, "k": 32_000, **changes})
-    watcher = ExactK()
-    run = Run.create(recipe, tmp_path / "r")
-    rows = run.train(watcher)
-    assert rows[-1]["test_accuracy"] > 50
-    network, = run.model.networks
-    if selector == "l1-anneal":
-        assert min(watcher.counts) == (32_000,) and max(watcher.counts) == (325_760,)
-    else:
-        assert watcher.counts == {(network.selector.num_real,)}
-    assert (rows[-1]["swapped_edges"] > 0) == (selector not in ("random", "complete", "l1-anneal"))
-
-
-def test_tickets_and_fine_tuned_networks_learn(tmp_path):
-    base = dataclasses.replace(RECIPES["tiny-static"], epochs=1, batch_size=16, lr=0.05)
-    source = Run.create(dataclasses.replace(base, selector="complete", k=None), tmp_path / "source")
-    source.train()
-    for selector, rate in (("lottery-ticket", 0.05), ("fine-tune", 0.01)):
-        recipe = dataclasses.replace(base, selector=selector, k=32_000, lr=rate, source=str(source.folder))
-        run = Run.create(recipe, tmp_path / selector)
-        rows = run.train(ExactK())
-        assert rows[-1]["test_accuracy"] > 70 and rows[-1]["swapped_edges"] == 0
-
-
-def test_discrete_time_learns(tmp_path):
-    recipe = dataclasses.replace(RECIPES["tiny-discrete"], epochs=1, batch_size=16, steps=3)
-    assert Run.create(recipe, tmp_path / "r").train()[-1]["test_accuracy"] > 70
-
-
-def test_continuous_time_learns(tmp_path):
-    """Half of the digits, a solver of eight cheap steps."""
-    full = ng.data.load("digits")
-    half = dataclasses.replace(full, train_images=full.train_images[::2], train_labels=full.train_labels[::2])
-    recipe = dataclasses.replace(RECIPES["tiny-continuous"], epochs=1, batch_size=16, solver="euler")
-    assert Run.create(recipe, tmp_path / "r", half).train()[-1]["test_accuracy"] > 50
-
-
-def small_run(data, folder, **changes):
-    run = Run.create(dataclasses.replace(QUICK, **{"epochs": 1, **changes}), folder, data)
-    run.train()
-    return run
-
-
-@pytest.mark.parametrize("selector", ["no-update", "l1-anneal", "targeted-dropout",
-                                      "targeted-dropout-regular"])
-def test_other_selectors_resume_exactly(data, tmp_path, selector):
-    recipe = dataclasses.replace(QUICK, selector=selector)
-    whole = Run.create(recipe, tmp_path / "whole", data)
-    whole.train()
-    run = Run.create(recipe, tmp_path / "parts", data)
-    with pytest.raises(Interrupted):
-        run.train(StopAfter(4))
-    resumed = Run.open(tmp_path / "parts", data)
-    resumed.train()
-    assert same(resumed, whole)
-    network, = whole.model.networks
-    whole.model.eval()
-    assert network.selection().real.sum() == network.selector.num_real
-    if selector != "targeted-dropout-regular":
-        assert network.selector.num_real == 3000
-
-
-def test_lottery_ticket_and_fine_tuning(data, tmp_path):
-    """Both take the largest weights of a finished complete run; one starts again, one goes on."""
-    source = small_run(data, tmp_path / "complete", selector="complete", k=None)
-    trained = source.model.networks[0].weight.detach()
-    fresh = Run.create(source.recipe, tmp_path / "fresh", data)
-    settings = {"source": str(source.folder), "k": 2000, "epochs": 1}
-    ticket = Run.create(dataclasses.replace(QUICK, selector="lottery-ticket", seed=5, **settings), tmp_path / "a", data)
-    tuned = Run.create(dataclasses.replace(QUICK, selector="fine-tune", lr=0.01, **settings), tmp_path / "b", data)
-    for run, values in ((ticket, fresh), (tuned, source)):
-        network, = run.model.networks
-        real = network.selection().real
-        assert real.sum() == 2000
-        assert trained[real].abs().min() >= trained[~real].abs().max()
-        expected = values.model.state_dict()
-        for name, value in run.model.state_dict().items():
-            assert ".selector." in name or torch.equal(value, expected[name]), name
-        run.train()
-        assert torch.equal(Run.open(run.folder, data).model.networks[0].selection().real, real)
-
-
-def test_two_phase_runs_need_a_finished_source(data, undisturbed, tmp_path):
-    unfinished = Run.create(dataclasses.replace(QUICK, selector="complete", k=None), tmp_path / "u", data)
-    other = Run.create(dataclasses.replace(QUICK, model="tiny-discrete", epochs=0, selector="complete",
-                                           k=None), tmp_path / "o", data)
-    cases = [({"selector": "lottery-ticket"}, "--set source=FOLDER"),
-             ({"selector": "fine-tune", "source": str(tmp_path / "x")}, "the folder of a run"),
-             ({"selector": "fine-tune", "source": str(unfinished.folder)}, "is not finished"),
-             ({"selector": "fine-tune", "source": str(other.folder)}, "same model"),
-             ({"selector": "lottery-ticket", "source": str(undisturbed.folder)}, "no checkpoint"),
-             ({"selector": "dnw", "source": str(undisturbed.folder)}, "leave source out")]
-    for changes, message in cases:
-        with pytest.raises((InputError, RunError), match=message):
-            Run.create(dataclasses.replace(QUICK, **changes), tmp_path / "r", data)
-        assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -1,10 +1,11 @@
-"""Shared weights: by the written formulas, equal to tied and untied networks, folded, baked, selected, trained."""
+"""Shared weights: by the written formulas, equal to tied and untied networks, baked, selected, trained."""
 
 import copy
 
 import pytest
 import torch
 from graphs import random_dag
+from shared import PLACES, assign, convolutions, mixing, small, tied_macro, untied
 from stopping import StopAfter
 from torch import nn
 from torch.nn.utils import parametrize
@@ -14,42 +15,6 @@ from neuralgraph.errors import InputError, UnknownNameError
 from neuralgraph.selectors import SELECTORS
 from neuralgraph.sharing import bake, fold, is_shared, parameter_groups, share, similarity, tie
 from neuralgraph.training import Interrupted
-
-KERNELS = ng.NodeFunction("norm activation conv")
-
-
-def small():
-    """A stem, four layers of one shape, a head; each linear layer with a shape of its own."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), *(
-        layer for _ in range(4) for layer in (nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
-
-
-PLACES = [2, 5, 8, 11]
-
-
-def mixing(module, name="weight"):
-    """Templates and coefficients of a module's parameter."""
-    made_by = module.parametrizations[name]
-    return made_by[0].bank.templates, made_by.original
-
-
-def assign(module, coefficients):
-    with torch.no_grad():
-        mixing(module)[1].copy_(torch.as_tensor(coefficients))
-
-
-def untied(seed=0, templates=None, steps=3, **options):
-    wiring = ng.wirings.complete(9, inputs=2, outputs=3)
-    network = ng.DiscreteTimeNeuralGraph(wiring, ng.TopK(30), seed=seed, steps=steps, tied=False, **options)
-    return network if templates is None else share(network, templates, "steps", seed=5)
-
-
-def convolutions(network):
-    return [next(part for part in functions.modules() if hasattr(part, "kernel_size"))
-            for functions in (network.functions, *network.later_functions)]
-
 
 # Layers
 
@@ -286,12 +251,6 @@ SHARED = {
 }
 
 
-def tied_macro():
-    graph = ng.wirings.from_edges([(0, 1), (1, 2), (1, 3), (2, 3), (2, 4), (3, 4)], inputs=[0], outputs=[4])
-    macro = ng.wirings.macro(graph, 3, inputs=2, stride=2, seed=0)
-    return tie(ng.StaticNeuralGraph(macro.wiring, ng.Complete()), macro.tie, fixed=macro.fixed, through="sigmoid")
-
-
 @pytest.mark.parametrize("name", SHARED)
 def test_what_is_made_of_a_shared_network_is_equal(name, tmp_path):
     """Compiled, exported, copied, its learned wiring, its state in a fresh one, its cost."""
@@ -351,109 +310,6 @@ def test_mixed_and_untied_kernels_of_any_wiring():
             torch.testing.assert_close(shared(x), bake(shared)(x))
 
 
-# Similarity and folding
-
-
-def test_similarity_is_the_absolute_cosine():
-    model = share(small(), templates=2)
-    rows = [[1.0, 0.0], [3.0, 4.0], [-2.0, 0.0], [0.0, 1.0]]
-    for place, row in zip(PLACES, rows):
-        assign(model[place], row)
-    [found] = similarity(model)
-    assert found.names == ("2", "5", "8", "11")
-    expected = torch.tensor([[1, 0.6, 1, 0], [0.6, 1, 0.6, 0.8], [1, 0.6, 1, 0], [0, 0.8, 0, 1]])
-    torch.testing.assert_close(found.matrix, expected)
-
-
-def test_folded_equals_unfolded_where_layers_are_parallel():
-    model = share(small(), templates=3).eval()
-    for place, row in zip(PLACES, [[1.0, 2.0, 0.0], [1.0, 2.0, 0.0], [-0.5, -1.0, 0.0], [0.0, 0.0, 1.0]]):
-        assign(model[place], row)
-    folded, x = fold(model), torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(folded(x), model(x))
-    assert mixing(folded[5])[1] is mixing(folded[2])[1] and mixing(folded[8])[1] is mixing(folded[2])[1]
-    assert mixing(folded[11])[1] is not mixing(folded[2])[1]
-    assert folded[5] is not folded[2]  # their biases differ
-    baked = bake(folded)
-    assert baked[5].weight is baked[2].weight and baked[8].weight is not baked[2].weight
-    torch.testing.assert_close(baked(x), model(x))
-    assert torch.equal(fold(folded)(x), folded(x))
-
-
-def test_equal_layers_become_one_that_is_called_again():
-    model = share(small(), templates=2).eval()
-    for place in PLACES:
-        assign(model[place], [1.0, 0.5])
-        with torch.no_grad():
-            model[place].bias.copy_(model[2].bias)
-    folded, x = fold(model), torch.randn(2, 3, 8, 8)
-    assert all(folded[place] is folded[2] for place in PLACES)
-    assert torch.equal(folded(x), model(x))
-    before = sum(p.numel() for p in model.parameters())
-    assert sum(p.numel() for p in folded.parameters()) == before - 3 * (2 + 6)
-    optimizer = torch.optim.SGD(parameter_groups(folded), lr=0.1)
-    folded(x).square().sum().backward()
-    optimizer.step()
-    baked = bake(folded)
-    assert baked[5] is baked[2] and torch.equal(baked.eval()(x), folded.eval()(x))
-
-
-def test_a_threshold_folds_what_is_nearly_alike():
-    model = share(small(), templates=2)
-    for place, row in zip(PLACES, [[1.0, 0.0], [1.0, 0.2], [1.0, 1.0], [0.0, 1.0]]):
-        assign(model[place], row)
-    folded = fold(model, threshold=0.95)
-    assert mixing(folded[5])[1] is mixing(folded[2])[1]
-    assert mixing(folded[8])[1] is not mixing(folded[2])[1]
-    torch.testing.assert_close(folded[5].weight, mixing(model[2])[0][0])  # <a_j, a_i> / <a_i, a_i> = 1
-
-
-def test_folded_steps_are_one_operation():
-    network = untied(templates=2).eval()
-    for operation in convolutions(network):
-        assign(operation, [1.0, -1.0])
-    folded, x = fold(network), torch.randn(2, 2, 6, 6)
-    assert len({id(operation) for operation in convolutions(folded)}) == 1
-    assert torch.equal(folded(x), network(x))
-
-
-# Ties
-
-
-def test_ties_are_one_number_each(float64):
-    network = ng.StaticNeuralGraph(ng.wirings.blocks([2, 3, 2]), ng.Complete())
-    before = network.weight.detach().clone()
-    groups = torch.full((network.wiring.num_edges,), -1)
-    groups[:3], groups[3:5] = 1, 0
-    fixed = torch.zeros_like(groups, dtype=torch.bool)
-    fixed[5:7] = True
-    tied = tie(network, groups, fixed=fixed)
-    weight = tied.weight.detach()
-    assert (weight[:3] == before[:3].mean()).all() and (weight[3:5] == before[3:5].mean()).all()
-    assert torch.equal(weight[5:], before[5:]) and torch.equal(network.weight, before)
-    free, x = bake(tied), torch.randn(3, 2, 6, 6)
-    for each in (tied, free):
-        each(x).square().sum().backward()
-    made_by = tied.parametrizations.weight
-    gradient = free.weight.grad
-    torch.testing.assert_close(made_by[0].parts[0].alpha.grad, torch.stack([gradient[3:5].sum(), gradient[:3].sum()]))
-    torch.testing.assert_close(made_by.original.grad, gradient[7:])
-    optimizer = torch.optim.SGD(tied.parameters(), lr=0.1)
-    optimizer.step()
-    assert torch.equal(tied.weight[5:7], before[5:7]) and len(tied.weight[:3].unique()) == 1
-
-
-def test_ties_through_a_sigmoid():
-    network = tied_macro()
-    alpha = network.parametrizations.weight[0].parts[0].alpha
-    assert torch.equal(alpha, torch.zeros(2))
-    with torch.no_grad():
-        alpha[1] = 2
-    wiring = network.wiring
-    tied = [float(w) for w in network.weight.detach().unique() if abs(w - torch.tensor(2.0).sigmoid()) < 1e-6]
-    assert len(tied) == 1 and wiring.num_edges == len(network.weight)
-
-
 # What is refused
 
 
@@ -482,21 +338,6 @@ def test_ties_through_a_sigmoid():
 def test_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    ({"groups": torch.zeros(3, dtype=torch.long)}, r"groups must be integers of shape \(12,\)"),
-    ({"groups": torch.zeros(12)}, "torch.float32"),
-    ({"groups": torch.full((12,), 2)}, "numbered from 0 on without gaps"),
-    ({"groups": torch.full((12,), -1)}, "nothing to tie"),
-    ({"groups": torch.zeros(12, dtype=torch.long), "fixed": torch.ones(12, dtype=torch.bool)}, "one of the two only"),
-    ({"groups": torch.zeros(12, dtype=torch.long), "fixed": torch.ones(12)}, "fixed must be bool"),
-    ({"groups": torch.arange(12), "through": "sigmoid"}, "not between 0 and 1"),
-])
-def test_ties_refuse(options, message):
-    network = ng.StaticNeuralGraph(ng.wirings.chain([2, 3, 2]), ng.Complete())
-    with pytest.raises(InputError, match=message):
-        tie(network, **options)
 
 
 def test_shared_weights_cannot_be_assigned():
