@@ -137,7 +137,7 @@ def test_several_graphs_have_a_wiring_each(samples):
     assert [wiring.num_edges for wiring in part.wirings] == [int(mask.sum()) for mask in part.edges]
     assert [len(found.nodes) for found in attribution(model, images, labels)] == [13, 7]
     with pytest.raises(InputError, match="2 neural graphs: use circuit.wirings"):
-        part.wiring
+        _ = part.wiring
 
 
 def test_what_makes_no_sense_is_refused(model, samples):
