@@ -118,7 +118,7 @@ class History:
         """(candidate, step) of every end, int64 (N, 2): real in the record before, and no longer then."""
         return self._events("died", part)
 
-    def until(self, step: int) -> tuple[int, int, list]:
+    def until(self, step: int) -> tuple[int, int, list[Change] | None]:
         """Of a writer that goes on after ``step``: bytes of the file that stay, the last step there and its state."""
         number = int(np.searchsorted(self.steps, step, side="right")) - 1
         if number < 0:

@@ -115,4 +115,4 @@ def _by_forces(num_nodes: int, src: torch.Tensor, dst: torch.Tensor, strength: t
     dead = (~live).nonzero().flatten()
     place[dead, 0] = (torch.arange(len(dead), dtype=torch.float64) + 0.5) / max(1, len(dead))
     place[dead, 1] = 0.5
-    return _banded(*place.T, live)
+    return _banded(place[:, 0], place[:, 1], live)
