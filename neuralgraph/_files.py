@@ -70,7 +70,7 @@ def replacing(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
         old = os.stat(path) if follow or not path.is_symlink() else None
     except FileNotFoundError:
         old = None
-    if old is not None and not stat.S_ISREG(old.st_mode) or _is_standard_output(old):
+    if old is not None and (not stat.S_ISREG(old.st_mode) or _is_standard_output(old)):
         with _as_it_is(path, old) as file:
             yield file
         return
@@ -121,10 +121,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _is_standard_output(status: os.stat_result | None) -> bool:
+def _is_standard_output(status: os.stat_result) -> bool:
     """Whether this is the file that the shell redirected standard output to."""
-    if status is None:
-        return False
     try:
         return os.path.samestat(status, os.fstat(1))
     except OSError:  # closed

@@ -71,7 +71,7 @@ def _packages() -> Iterator[Finding]:
                       "pip install neuralgraph")
         return
     for requirement in requirements:
-        name = re.match(r"[\w.-]+", requirement)[0]
+        name = re.split(r"[^\w.-]", requirement)[0]
         extra = re.search(r"extra == ['\"](\w+)['\"]", requirement)
         part, wanted = (extra[1], f"neuralgraph[{extra[1]}]") if extra else ("packages", "neuralgraph")
         try:
@@ -86,7 +86,7 @@ def _packages() -> Iterator[Finding]:
 def _attempts(part: str, attempts: dict[str, Callable[[], str]]) -> Iterator[Finding]:
     for name, attempt in attempts.items():
         text: list[str] = []
-        cause = _cause(lambda attempt=attempt, text=text: text.append(attempt()))
+        cause = _cause(lambda: text.append(attempt()))
         yield Finding(part, name, text[0] if cause is None else f"fails: {cause}", cause is not None)
 
 

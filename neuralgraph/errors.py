@@ -72,7 +72,7 @@ class CheckpointError(RunError):
     """A checkpoint file that is damaged, foreign or of another version."""
 
 
-def lookup(kind: str, name: str, family: Mapping[str, Member], more: str = "") -> Member:
+def lookup(kind: str, name: Any, family: Mapping[str, Member], more: str = "") -> Member:
     """``family[name]``, or :class:`UnknownNameError` that names the nearest member."""
     try:
         return family[name]

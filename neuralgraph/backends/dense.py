@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -11,7 +13,7 @@ from .backend import Backend, Shared
 from .layout import Layout
 from .transforms import is_transformed
 
-PRODUCTS = {0: F.linear, 1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+PRODUCTS: dict[int, Callable[..., torch.Tensor]] = {0: F.linear, 1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 CHUNK = 2**22  # numbers held at once
 SMALL = 2**18  # multiply-adds that a convolution would wait longer for its threads than it computes
 

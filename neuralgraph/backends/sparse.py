@@ -52,10 +52,11 @@ class Sparse(Backend):
         weight, space = Layout.of(stage).values(selection.weight), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
         edges, reaches_all = _Edges.of(stage, selection), selection.reaches_all
-        is_shared = shared is not None and dtype == messages.dtype and torch.is_grad_enabled() and \
-            edges.multiplies(reaches_all)
+        joint = None
+        if shared is not None and dtype == messages.dtype and torch.is_grad_enabled() and edges.multiplies(reaches_all):
+            joint = _Joint(shared)
         sums = _Propagate.apply(messages.reshape(*messages.shape[:2], -1).to(dtype), weight.to(dtype), edges,
-                                reaches_all, _Joint(shared) if is_shared else None)
+                                reaches_all, joint)
         return sums.reshape(*sums.shape[:2], *space).to(messages.dtype)
 
 

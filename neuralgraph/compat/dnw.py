@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import torch
 
@@ -70,7 +71,7 @@ def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], 
     return _tiny(state, setting, float(prune_rate), image_size, steps, backend)
 
 
-def _is_real(value) -> bool:
+def _is_real(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
@@ -94,7 +95,8 @@ def _mobilenet(state: _State, width, image_size, small, backend) -> Classifier:
     _fill(model.stem, {"weight": stem}, "the stem")
     head = {f"norm.{name}": value for name, value in state.norm("bn").items()}
     if small:
-        network = model.head.edges
+        network = model.head.get_submodule("edges")
+        assert isinstance(network, NeuralGraph)
         _load_edges(network, state, "linear.graph.", model.stages[-1]._outputs)
         head |= {f"edges.{name}": value for name, value in network.state_dict().items()}
     else:
@@ -148,9 +150,8 @@ def _load_edges(network: NeuralGraph, state: _State, prefix: str, first_row: int
     if mask is None:
         network.selector = TopK(int(real.sum()))
     else:
-        network.selector = RandomGraph(int(real.sum()))
-    if mask is not None:
-        network.selector.keep(real)
+        network.selector = chosen = RandomGraph(int(real.sum()))
+        chosen.keep(real)
 
 
 def _tiny(state: _State, setting, prune_rate, image_size, steps, backend) -> Classifier:
@@ -182,7 +183,7 @@ def _tiny(state: _State, setting, prune_rate, image_size, steps, backend) -> Cla
                             "norm_weight": state.take(prefix + "norm.weight", nodes),
                             "norm_bias": state.take(prefix + "norm.bias", nodes)})
     _load_edges(network, state, prefix + "graph.", 0)
-    stem = {}
+    stem: dict[str, torch.Tensor] = {}
     for layer in (0, 3, 4):
         stem |= {name.removeprefix("downsample."): value
                  for name, value in state.layer(f"downsample.{layer}").items()}
@@ -256,7 +257,7 @@ class _State:
         if not numbers or numbers != list(range(len(numbers))):
             raise CheckpointError("the checkpoint has no graphs 'layers.0', 'layers.1', ...: it was not "
                                   "written by the authors' code for a MobileNet-like net.")
-        stages = []
+        stages: list[Stage] = []
         for number in numbers:
             prefix = f"layers.{number}."
             rows, columns = self.take(prefix + "graph.weight", None, None, 1, 1).shape[:2]

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -149,6 +150,20 @@ class _Unpickler(pickle._Unpickler):
         return _Storage(key, dtype, size)
 
 
+class _Remembering(_Unpickler):
+    """Keeps the storages that it met, by their keys."""
+
+    def __init__(self, file: BinaryIO):
+        super().__init__(file)
+        self.known: dict[str, _Storage] = {}
+
+    def persistent_load(self, saved):
+        found = super().persistent_load(saved)
+        if type(found) is _Storage:
+            self.known.setdefault(found.key, found)
+        return found
+
+
 def _tensors(state: Mapping, fetch: Callable[[_Storage], bytes]) -> dict[str, torch.Tensor]:
     """The tensors of a state dict, of which several may be views of one storage."""
     storages, tensors = {}, {}
@@ -196,18 +211,8 @@ def _legacy(content: bytes):
     if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != PROTOCOL:
         raise ValueError("it does not begin as PyTorch's files do")
     _Unpickler(file).load()  # the machine it was written on
-    unpickler = _Unpickler(file)
-    known: dict[str, _Storage] = {}
-    find = unpickler.persistent_load
-
-    def remember(saved):
-        found = find(saved)
-        if type(found) is _Storage:
-            known.setdefault(found.key, found)
-        return found
-
-    unpickler.persistent_load = remember
-    top, places = unpickler.load(), {}
+    unpickler = _Remembering(file)
+    top, known, places = unpickler.load(), unpickler.known, {}
     for key in _Unpickler(file).load():
         if key not in known:
             raise ValueError("it has a storage of an unknown kind")

@@ -323,7 +323,8 @@ def decode(files: FileList, image_size: int | None, workers: int, most: int) -> 
     chunks = torch.arange(len(files)).split(500)
     if len(files) < WORTH_PROCESSES:
         workers = 0
-    images, grey, done = None, True, 0
+    images: np.ndarray | None = None
+    grey, done = True, 0
     for part in read_batches(Reader(files, Whole(image_size)), chunks, workers):
         for array in part:
             array = np.asarray(array)
@@ -340,6 +341,7 @@ def decode(files: FileList, image_size: int | None, workers: int, most: int) -> 
             images[done] = array
             grey = grey and len(array) == 1
             done += 1
+    assert images is not None  # there are files
     return torch.from_numpy(images[:, :1].copy() if grey else images)
 
 

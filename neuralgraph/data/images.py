@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,12 +20,21 @@ class Images(ABC):
 
     name: str
     classes: tuple[str, ...]
-    channels: int
-    size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    train_labels: torch.Tensor
-    test_labels: torch.Tensor
+
+    if TYPE_CHECKING:  # only read, fields or properties; dataclasses would take a property for a field's default
+        @property
+        def channels(self) -> int: ...
+
+        @property
+        def size(self) -> tuple[int, int]: ...
+
+        @property
+        def train_labels(self) -> torch.Tensor: ...
+
+        @property
+        def test_labels(self) -> torch.Tensor: ...
 
     @property
     def num_train(self) -> int:
@@ -117,7 +127,8 @@ class ImageData(Images):
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
-        return tuple(self.train_images.shape[2:])
+        height, width = self.train_images.shape[2:]
+        return height, width
 
     def fingerprint(self) -> str:
         """A hash of all images, labels and class names: tells whether data have changed."""

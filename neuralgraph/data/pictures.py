@@ -7,7 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from .._files import printable, read_whole
 from ..errors import DataError
@@ -60,7 +60,7 @@ def read_picture(path: str) -> Image.Image:
     raise DataError(f"cannot read the image {printable(path)}: {printable(why)}")
 
 
-def _check_header(image: Image.Image) -> None:
+def _check_header(image: ImageFile.ImageFile) -> None:
     """Refuses what decoding would clip, round or leave out without a word."""
     if image.mode[0] in "IF" or _deep(image):
         raise ValueError(DEEP)
@@ -70,7 +70,7 @@ def _check_header(image: Image.Image) -> None:
         raise ValueError("it has several frames; save the one that is meant as an image of its own")
 
 
-def _deep(image: Image.Image) -> bool:
+def _deep(image: ImageFile.ImageFile) -> bool:
     """Whether the file has more than 8 bits per channel, which Pillow's mode does not always tell."""
     decoder = [part for *_, settings in image.tile
                for part in (settings if isinstance(settings, tuple) else (settings,))]
@@ -78,7 +78,7 @@ def _deep(image: Image.Image) -> bool:
         return any(isinstance(part, str) and ";16" in part for part in decoder)
     if image.format == "PPM":
         return any(isinstance(part, int) and part > 255 for part in decoder)  # the largest value
-    if image.format == "TIFF":
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
         if set(image.tag_v2.get(SAMPLE_FORMAT, (UNSIGNED,))) != {UNSIGNED}:
             raise ValueError("its values are signed or fractions; convert it to 8 bits, unsigned, first")
         return max(image.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8

@@ -11,6 +11,7 @@ import tarfile
 import warnings
 from importlib import resources
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -154,8 +155,7 @@ def cifar10(path: Path) -> ImageData:
     else:
         archive = _official("cifar-10-python.tar.gz", path)
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            contents = {name: _checked(name, tar.extractfile(f"{CIFAR10_FOLDER}/{name}").read(), path)
-                        for name in names}
+            contents = {name: _checked(name, _extracted(tar, name), path) for name in names}
     batches = {name: _CifarUnpickler(io.BytesIO(data), encoding="bytes").load()
                for name, data in contents.items()}
 
@@ -164,8 +164,15 @@ def cifar10(path: Path) -> ImageData:
         labels = np.concatenate([batches[name][b"labels"] for name in names])
         return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
 
-    return ImageData(str(path), *stack(names[:5]), *stack(names[5:]), CIFAR10_CLASSES, CIFAR10_MEAN,
-                     CIFAR10_STD)
+    train, train_labels = stack(names[:5])
+    test, test_labels = stack(names[5:])
+    return ImageData(str(path), train, train_labels, test, test_labels, CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD)
+
+
+def _extracted(tar: tarfile.TarFile, name: str) -> bytes:
+    member = tar.extractfile(f"{CIFAR10_FOLDER}/{name}")
+    assert member is not None  # a file of the official archive
+    return member.read()
 
 
 class _CifarUnpickler(pickle.Unpickler):
@@ -208,8 +215,8 @@ def npz(path: Path) -> ImageData:
                         f"{len(labels)} training images; labels count from 0 without gaps.")
     data = ImageData(printable(path), train, labels, test, test_labels,
                      classes=tuple(str(i) for i in range(count)))
-    for part, labels in (("training", labels), ("test", test_labels)):
-        absent = (torch.bincount(labels, minlength=count) == 0).nonzero().flatten().tolist()
+    for part, given in (("training", labels), ("test", test_labels)):
+        absent = (torch.bincount(given, minlength=count) == 0).nonzero().flatten().tolist()
         if absent:
             raise DataError(f"{printable(path)}: there are no {part} images of the classes {listed(absent)}; "
                             f"labels count from 0 to {count - 1} without gaps, in both parts.")
@@ -218,7 +225,8 @@ def npz(path: Path) -> ImageData:
 
 def _read_npz(arrays: Arrays, path: Path) -> list[torch.Tensor]:
     """Images and labels of both parts; what they are is checked before anything is read."""
-    names, read = [], []
+    names: list[str] = []
+    read: list[torch.Tensor] = []
     for part in ("train", "test"):
         short, long = (f"x_{part}", f"y_{part}"), (f"{part}_images", f"{part}_labels")
         names += short if short[0] in arrays.names else long
@@ -229,7 +237,7 @@ def _read_npz(arrays: Arrays, path: Path) -> list[torch.Tensor]:
     for images, labels in (names[:2], names[2:]):
         _check_images(*arrays.header(images), path, images)
         _check_labels(*arrays.header(labels), arrays.header(images)[1][0], path, labels)
-    needed = sum(dtype.itemsize * math.prod(shape) for dtype, shape in map(arrays.header, names))
+    needed = sum(int(dtype.itemsize) * math.prod(shape) for dtype, shape in map(arrays.header, names))
     if needed > memory():
         raise DataError(f"the images in {printable(path)} need {needed:,} bytes, more than this machine's "
                         "memory; give a folder of images instead, which are decoded as they are needed.")
@@ -240,6 +248,16 @@ def _read_npz(arrays: Arrays, path: Path) -> list[torch.Tensor]:
 
 
 DATASETS = {"digits": digits}
+
+
+@overload
+def load(source: Literal["digits"], image_size: int | None = None, resized_crop: bool = False,
+         workers: int | None = None) -> ImageData: ...
+
+
+@overload
+def load(source: str | os.PathLike, image_size: int | None = None, resized_crop: bool = False,
+         workers: int | None = None) -> Images: ...
 
 
 def load(source: str | os.PathLike, image_size: int | None = None, resized_crop: bool = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from ..nodes import is_learned
 from ..wiring import Wiring
 from ..wiring.wiring import INPUT, OUTPUT
 from .carrying import carry, grown_selector
-from .chain import Link, channels_of, links
+from .chain import Link, Weighted, channels_of, links
 from .units import Units, has_kernel_last
 
 
@@ -158,7 +159,7 @@ def _doubled(values: torch.Tensor, split: torch.Tensor) -> torch.Tensor:
     return values.repeat_interleave(1 + split.long().to(values.device), dim=0)
 
 
-def _split_rows(layer: nn.Module, split: torch.Tensor, step: torch.Tensor) -> None:
+def _split_rows(layer: Weighted, split: torch.Tensor, step: torch.Tensor) -> None:
     """The rows of a layer: those that are split become w + step and w - step."""
     step = step.detach().to(layer.weight)
     _set(layer, "weight", _doubled(layer.weight, split) + _signed(_doubled(step, split), split))
@@ -183,7 +184,7 @@ def is_copy(split: torch.Tensor) -> torch.Tensor:
 
 def _split_channels(module: nn.Module, split: torch.Tensor) -> None:
     """A norm or a depthwise convolution with two of each split channel."""
-    size = module.in_channels if hasattr(module, "in_channels") else module.num_features
+    size: int = getattr(module, "in_channels" if hasattr(module, "in_channels") else "num_features")
     each = split.repeat_interleave(size // len(split))
     origin = _doubled(torch.arange(size).view(len(split), -1), split).flatten()
     for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -215,7 +216,7 @@ def grown_network(network: NeuralGraph, plan: Plan, k: int | None) -> NeuralGrap
     factor = torch.where(plan.halves_edges[network.wiring.src], 0.5, 1.0)
     weight, real = network.weight.detach().cpu(), old_real[edge]
     weight = ((weight[edge] + sign.to(weight) * plan.step[edge].to(weight)) * factor[edge].to(weight)).to(device)
-    options = {"backend": network.backend, "dtype": network.weight.dtype, "dims": network.dims}
+    options: dict[str, Any] = {"backend": network.backend, "dtype": network.weight.dtype, "dims": network.dims}
     if isinstance(network, DiscreteTimeNeuralGraph):
         options |= {"steps": network.steps, "tied": network.tied}
     added = int(real.sum()) - int(old_real.sum()) if k is None else k - (network.selector.k or k)

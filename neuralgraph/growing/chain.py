@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from ..models import Classifier
 from ..models.tiny import POOLS
 from ..networks import NeuralGraph, StaticNeuralGraph
 
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Weighted = nn.Linear | Convolution
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 # what acts on each channel alone, in evaluation
@@ -57,20 +60,22 @@ class Link:
     between: list[str]
 
 
-def is_layer(module: nn.Module | None) -> bool:
+def is_layer(module: nn.Module | None) -> TypeGuard[Weighted]:
     """Whether every output channel is a row of weights over all input channels."""
     return type(module) in WEIGHTED and getattr(module, "groups", 1) == 1
 
 
-def is_depthwise(module: nn.Module | None) -> bool:
-    return type(module) in WEIGHTED[1:] and module.groups == module.in_channels == module.out_channels > 1
+def is_depthwise(module: nn.Module | None) -> TypeGuard[Convolution]:
+    return isinstance(module, Convolution) and type(module) in WEIGHTED and \
+        module.groups == module.in_channels == module.out_channels > 1
 
 
 def channels_of(module: nn.Module) -> int:
     """How many channels it makes."""
     if isinstance(module, NeuralGraph):
         return len(module.wiring.outputs)
-    return module.out_features if isinstance(module, nn.Linear) else module.out_channels
+    channels: int = getattr(module, "out_features" if isinstance(module, nn.Linear) else "out_channels")
+    return channels
 
 
 def links(model: nn.Module) -> tuple[dict[str, Link], dict[str, str]]:
@@ -99,7 +104,9 @@ def links(model: nn.Module) -> tuple[dict[str, Link], dict[str, str]]:
 
 def _link(items: list[Item], number: int, uses: Counter) -> Link:
     """What reads the channels of an item; InputError that says why they cannot be split."""
-    maker, between, each = items[number], [], 1
+    maker, is_one_each = items[number], True  # whether a channel is still one where it is read
+    between: list[str] = []
+    assert maker.module is not None  # a layer or a graph
     if isinstance(maker.module, NeuralGraph) and not isinstance(maker.module, StaticNeuralGraph):
         raise InputError(f"the outputs of a {type(maker.module).__name__} are updated again and again")
     for item in items[number + 1:]:
@@ -109,13 +116,13 @@ def _link(items: list[Item], number: int, uses: Counter) -> Link:
         if is_layer(module) or isinstance(module, StaticNeuralGraph):
             inputs = len(module.wiring.inputs) if isinstance(module, NeuralGraph) else \
                 module.in_features if isinstance(module, nn.Linear) else module.in_channels
-            if inputs % channels_of(maker.module) or (each == 1 and inputs != channels_of(maker.module)):
+            if inputs % channels_of(maker.module) or (is_one_each and inputs != channels_of(maker.module)):
                 raise InputError(f"{item.name!r} takes {inputs} channels")
             return Link(maker.name, item.name, between)
         if not item.is_channelwise:
             raise InputError(f"{item.name!r}, a {type(module).__name__}, reads them" if module is not None else
                              f"{item.name!r} reads them")
-        each = None if item.flattens else each
+        is_one_each = is_one_each and not item.flattens
         if isinstance(module, NORMS) or is_depthwise(module):
             between.append(item.name)
     raise InputError("they are the model's output")
@@ -142,7 +149,7 @@ def _flat(name: str, module: nn.Module) -> Iterator[Item]:
 
 def _item(name: str, module: nn.Module) -> Item:
     flattens = isinstance(module, nn.Flatten)
-    mixes_samples = flattens and (module.start_dim, module.end_dim) != (1, -1)
+    mixes_samples = isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) != (1, -1)
     is_channelwise = type(module) in CHANNELWISE or is_depthwise(module)
     return Item(name, module, is_channelwise and not mixes_samples, flattens)
 
@@ -159,7 +166,7 @@ def _traced(model: nn.Module) -> Iterator[Item]:
     except Exception as error:
         raise InputError(f"{type(model).__name__} cannot be read by torch.fx as a chain of layers "
                          f"({type(error).__name__}: {error}); make it an nn.Sequential.") from error
-    before = None
+    before: fx.Node | None = None
     for node in graph.nodes:
         if node.op == "output":
             if node.all_input_nodes != [before]:
@@ -169,15 +176,16 @@ def _traced(model: nn.Module) -> Iterator[Item]:
             before = node
             continue
         read = node.all_input_nodes
-        if read != [before] or len(before.users) > 1:
+        if before is None or read != [before] or len(before.users) > 1:
             ends = [repr(user.name) for user in before.users] if before is not None else []
             raise InputError(f"{type(model).__name__} is no chain of layers but has a branch, a residual sum or the "
-                             "like: " + (f"{before.name!r} is read by {' and '.join(ends)}" if len(ends) > 1 else
+                             "like: " + (f"{before.name!r} is read by {' and '.join(ends)}" if before is not None and len(ends) > 1 else
                                 f"{node.name!r} reads {' and '.join(repr(n.name) for n in read) or 'nothing'}")
                              + "; only where each layer reads the one before can layers be split.")
         before = node
         if node.op == "call_module":
-            yield _item(node.target, model.get_submodule(node.target))
+            name = str(node.target)
+            yield _item(name, model.get_submodule(name))
         else:
             flattens = node.target in (torch.flatten, "flatten") and \
                 (node.args[1:] in ((1,), (1, -1)) or node.kwargs == {"start_dim": 1})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .._dgl import dgl
@@ -34,7 +36,7 @@ def reduced_network(network: NeuralGraph) -> tuple[NeuralGraph, torch.Tensor]:
             graph.ndata[name] = value[nodes]
     # with weights of its own a wiring may have nodes that no input reaches
     graph.edata["weight"] = selection.weight.detach().cpu()[edges]
-    options = {"dtype": network.weight.dtype, "dims": network.dims}
+    options: dict[str, Any] = {"dtype": network.weight.dtype, "dims": network.dims}
     if isinstance(network, DiscreteTimeNeuralGraph):
         options |= {"steps": network.steps, "tied": network.tied}
     reduced = type(network)(Wiring(graph), Complete(), "dense", **options)

@@ -7,7 +7,7 @@ Without numba, torch's own operations do the sums, and nothing is fused.
 try:
     import numba as _numba
 
-    AVAILABLE = not _numba.config.DISABLE_JIT
+    AVAILABLE = not _numba.config.DISABLE_JIT  # type: ignore[attr-defined]  # set when numba starts
 except ImportError:
     AVAILABLE = False
 

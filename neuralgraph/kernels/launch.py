@@ -44,7 +44,7 @@ class Kernel:
         self._packer = Packer(layout)
         self.fields = self._packer.fields
         self._sources = {getattr(torch, name): source for name, source in variants.items()}
-        self._compiled: dict[torch.dtype, ctypes._CFuncPtr] = {}
+        self._compiled: dict[torch.dtype, Callable] = {}
 
     def __call__(self, dtype: torch.dtype, units: int, fields: tuple, work: int | None = None) -> None:
         """Runs on as many of torch's threads as there are ``units`` of work and as is worth it.

@@ -37,8 +37,9 @@ class Packer:
         self.layout = layout
         names = layout.names or ()
         own = names[len(COUNTERS):]
+        kind = namedtuple("Fields", own)  # type: ignore[misc]  # mypy reads literal names only
         # takes each by name, and refuses what is missing or unknown
-        self.fields: Callable[..., tuple] = namedtuple("Fields", own)
+        self.fields: Callable[..., tuple] = kind
         self._pack = struct.Struct("=" + "".join(FORMATS[layout[name].str[1:]] for name in names)).pack_into
         self._block = ctypes.c_int64 * len(names)
 

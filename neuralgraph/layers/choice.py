@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,12 @@ from ..selectors import Candidates, Joined, Selector, TopK, check_finite
 from ..selectors.groups import is_traced
 
 PROBED = 32  # entries of a weight that are compared by value; each is a cache line to fetch
+
+
+def parametrizations(module: nn.Module) -> dict[str, parametrize.ParametrizationList]:
+    """What makes each of the parameters that are parametrized."""
+    made_by: Any = module.parametrizations if parametrize.is_parametrized(module) else {}
+    return dict(made_by.items())
 
 
 class Choice:
@@ -57,6 +64,7 @@ class Choice:
 
     def replace(self, selector: Selector) -> None:
         """Lets another selector of the same candidates choose."""
+        assert self.home is not None  # see adopt
         layer, name = self.home
         layer.add_module(name, selector)
         self.selector, self._kept, self._weights = selector, None, {}
@@ -70,7 +78,7 @@ class Choice:
         sources: list[torch.Tensor] = []
         for module, name in self.places:
             if parametrize.is_parametrized(module, name):
-                made_by = module.parametrizations[name]
+                made_by = parametrizations(module)[name]
                 sources += [*made_by.parameters(), *made_by.buffers()]
             else:
                 sources.append(getattr(module, name))

@@ -125,23 +125,23 @@ class Flow:
     def _add(self, node: fx.Node, results: dict[fx.Node, object]) -> None:
         result = results[node]
         sources = [self._of[source] for source in node.all_input_nodes if source in self._of]
-        layer = self._model.get_submodule(node.target) if node.op == "call_module" else None
+        layer = self._model.get_submodule(str(node.target)) if node.op == "call_module" else None
         name = str(node.target) if layer is not None else node.name
         kind, reason = self._kind(node, layer, result, sources, results)
-        is_map = isinstance(result, torch.Tensor) and result.dim() >= 2
+        maps = result if isinstance(result, torch.Tensor) and result.dim() >= 2 else None
         if kind == "other" and sources and reason:
             self.reasons[name] = reason
             self._fixed += [source.channels for source in sources]
-        elif not is_map:
+        elif maps is None:
             return  # a size, say
         what = type(layer) if layer is not None else node.target
         step = Step(name, kind, sources, layer, _again(node, layer, results), torch.empty(0, dtype=torch.long),
-                    tuple(result.shape[2:]) if is_map else (), what in HOMOGENEOUS)
+                    () if maps is None else tuple(maps.shape[2:]), what in HOMOGENEOUS)
         for source in sources:
             source.users.append(step)
-        if not is_map:
+        if maps is None:
             return
-        step.channels = self._channels(step, result.shape[1])
+        step.channels = self._channels(step, maps.shape[1])
         if kind in ("other", "input"):
             self._fixed.append(step.channels)
         self.steps.append(step)
@@ -286,9 +286,12 @@ def _asks_no_channels(node: fx.Node, what: object) -> bool:
     if what is getattr and node.args[1] != "shape":
         return node.args[1] in ("device", "dtype", "ndim")
     if what == "size" and len(node.args) > 1:
-        return node.args[1] == 0 or node.args[1] > 1
-    return all(user.target is operator.getitem and isinstance(user.args[1], int) and
-               (user.args[1] == 0 or user.args[1] > 1) for user in node.users)
+        return _is_no_channels(node.args[1])
+    return all(user.target is operator.getitem and _is_no_channels(user.args[1]) for user in node.users)
+
+
+def _is_no_channels(dim: object) -> bool:
+    return isinstance(dim, int) and (dim == 0 or dim > 1)
 
 
 def _keeps_apart(node: fx.Node, what: object, sides: int) -> bool:

@@ -124,8 +124,9 @@ def _passed(tensor: torch.Tensor, marks: dict[torch.Tensor, str]) -> set[str]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if getattr(node, "variable", None) in marks:
-            found.add(marks[node.variable])
+        leaf = getattr(node, "variable", None)
+        if leaf in marks:
+            found.add(marks[leaf])
         nodes += [source for source, _ in node.next_functions]
     return found
 

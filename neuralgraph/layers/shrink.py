@@ -250,6 +250,7 @@ def _cut(step: Step, reader: _Reader | None, removed: torch.Tensor) -> tuple | N
         _put(layer, "weight", layer.weight.detach()[rows.to(layer.weight.device)])
         layer.groups = int(columns.view(layer.groups, -1).all(1).sum())
     else:
+        assert reader is not None  # see _needed
         weight, bias = _folded(reader, removed)
         weight = weight[rows][:, columns]
         if isinstance(layer, TRANSPOSED):

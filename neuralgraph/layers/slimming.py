@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from .. import nodes
 from ..errors import InputError
@@ -69,14 +70,15 @@ def slim(module: nn.Module, fraction: float) -> tuple[nn.Module, dict[str, torch
         raise InputError(f"fraction={fraction} would leave {empty[0]!r} no channel, and the model nothing to pass on: "
                          "choose a smaller one, or train longer with the penalty.")
     for norm, mask in zip(norms.values(), masks.values()):
-        norm.weight *= mask
-        norm.bias *= mask
+        norm.weight.mul_(mask)
+        norm.bias.mul_(mask)
     return module, masks
 
 
-def _norms(module: nn.Module) -> dict[str, nn.Module]:
-    norms = {name: norm for name, norm in module.named_modules()
-             if isinstance(norm, (*NORMS, nodes.Norm)) and norm.weight is not None}
+def _norms(module: nn.Module) -> dict[str, nodes.Norm | _NormBase]:
+    norms: dict[str, nodes.Norm | _NormBase] = {
+        name: norm for name, norm in module.named_modules()
+        if isinstance(norm, (*NORMS, nodes.Norm)) and norm.weight is not None}
     if not norms:
         raise InputError("the model has no batch or instance norms with scales, by which channels could be ranked.")
     return norms

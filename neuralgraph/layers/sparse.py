@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ..errors import InputError
 from ..selectors import TopK, Weights
 from .choice import Choice
 
 
-class Sparse:
+class Sparse(nn.Module):
     """A layer some of whose parameters are chosen from; they stay dense and trainable.
 
     ``_choices``: by the name of each such parameter, the choice and its number there.
@@ -85,7 +87,7 @@ def adopt(choice: Choice, places: list[tuple[nn.Module, str]]) -> None:
     choice.replace(choice.selector)
 
 
-class _SparseConv(Sparse):
+class _SparseConv(Sparse, _ConvNd):
     """y = conv(x, effective weight) + bias."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -123,15 +125,17 @@ class SparseConv3d(_SparseConv, nn.Conv3d):
     """A sparse 3-D convolution; see :class:`SparseConv2d`."""
 
 
-class _SparseConvTranspose(Sparse):
+class _SparseConvTranspose(Sparse, _ConvTransposeNd):
     """y = transposed conv(x, effective weight) + bias."""
 
     def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
         dims = len(self.kernel_size)
-        output_padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, dims,
-                                              self.dilation)
+        padding = self.padding
+        assert not isinstance(padding, str)  # a transposed convolution takes none
+        output_padding = self._output_padding(x, output_size, list(self.stride), list(padding), list(self.kernel_size),
+                                              dims, list(self.dilation))
         convolve = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[dims - 1]
-        return convolve(x, self.effective_weight(), self.bias, self.stride, self.padding, output_padding,
+        return convolve(x, self.effective_weight(), self.bias, self.stride, padding, output_padding,
                         self.groups, self.dilation)
 
 
@@ -210,7 +214,7 @@ def _attention(layer):
 
 
 # What becomes of a layer of torch, and which of its parameters are chosen from, with what Weights must know.
-KINDS = {
+KINDS: dict[type[nn.Module], tuple[type[Sparse], Callable[[Any], dict[str, dict]]]] = {
     nn.Conv1d: (SparseConv1d, _convolution), nn.Conv2d: (SparseConv2d, _convolution),
     nn.Conv3d: (SparseConv3d, _convolution), nn.ConvTranspose1d: (SparseConvTranspose1d, _transposed),
     nn.ConvTranspose2d: (SparseConvTranspose2d, _transposed),
@@ -234,14 +238,14 @@ def count(density: float, weights: int) -> int:
     return max(min(1, weights), weights - math.floor((1 - density) * weights + 1e-9))
 
 
-def sparse_layers(module: nn.Module) -> list[nn.Module]:
+def sparse_layers(module: nn.Module) -> list[Sparse]:
     """The layers inside that are sparse."""
     return [layer for layer in module.modules() if isinstance(layer, Sparse)]
 
 
 def choices_of(module: nn.Module) -> list[tuple[str, Choice]]:
     """Every choice inside, by the name of the first parameter that it is of."""
-    found = {}
+    found: dict[Choice, str] = {}
     for name, layer in module.named_modules():
         for own, (choice, _) in getattr(layer, "_choices", {}).items():
             found.setdefault(choice, f"{name}.{own}".lstrip("."))

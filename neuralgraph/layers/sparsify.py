@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
+from typing import TypeVar, overload
 
 import torch
 from torch import nn
@@ -15,9 +16,12 @@ from torch.nn.utils import parametrize
 from .. import selectors
 from ..errors import InputError, UnknownNameError, listed, lookup
 from ..selectors import Weights
-from .choice import Choice
+from .choice import Choice, parametrizations
 from .order import first_layers, last_layers
 from .sparse import CHOSEN, SPARSE, Sparse, adopt, count, place_of, sparse_layers
+
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class _PlainEncoderLayer(nn.TransformerEncoderLayer):
@@ -36,16 +40,16 @@ PLAIN = {nn.TransformerEncoderLayer: _PlainEncoderLayer, nn.TransformerEncoder: 
 NAMES = "Conv1d to Conv3d, ConvTranspose1d to 3d, Linear, Embedding or MultiheadAttention"
 
 
-def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | None = 0.1, *, selector: str = "dnw",
+def sparsify(module: Model, density: float | Mapping[str, float | None] | None = 0.1, *, selector: str = "dnw",
              per: str = "layer", granularity: str = "weight", budget: str = "uniform",
              selector_options: Mapping[str, object] | None = None, first_layer_dense: bool = True,
              skip: Collection[str] = (), example: object = None, seed: int = 0,
-             inplace: bool = False) -> nn.Module:
+             inplace: bool = False) -> Model:
     """Turns convolutions, fully connected layers, embeddings and attention of any model into sparse ones.
 
     Parameters keep their names, so that state dicts go both ways where the selector keeps no state; biases and
-    norms stay dense ("Discovering Neural Wirings", section 3.4 and Table 4). :func:`~neuralgraph.layers.summary` says what became
-    of every layer. In evaluation a selection is kept until a weight changes. What is recorded by ``torch.compile``,
+    norms stay dense ("Discovering Neural Wirings", section 3.4 and Table 4). :func:`~neuralgraph.layers.summary` says what
+    became of every layer. In evaluation a selection is kept until a weight changes. What is recorded by ``torch.compile``,
     ``torch.export`` or ``torch.jit.trace`` ranks the weights at every call: :func:`densify` first for speed.
     :class:`torch.nn.TransformerEncoder` and its layers lose their fast path until :func:`densify`.
 
@@ -113,12 +117,13 @@ def sparsify(module: nn.Module, density: float | Mapping[str, float | None] | No
         layers = {name: module.get_submodule(name) for name in layers}
     last = _last(module, selector, example)
     candidates = {name: _candidates(layers[name], granularity, name in last) for name in shares}
-    if budget != "uniform":
+    divide = BUDGETS[budget]
+    if divide is not None:
         if density is None or isinstance(density, Mapping) or per == "model":
             raise InputError(f"budget={budget!r} divides one density among the layers: not with a density map or "
                              "none, nor with per='model', where they compete for it.")
-        shares = BUDGETS[budget](density, {name: [getattr(*place_of(layers[name], own)).shape for own in found]
-                                           for name, found in candidates.items()})
+        shares = divide(density, {name: [getattr(*place_of(layers[name], own)).shape for own in found]
+                                  for name, found in candidates.items()})
     made = _selectors(candidates, shares, selector, per, dict(selector_options or {}))
     generator = torch.Generator().manual_seed(seed)
     # all that may fail first, so that it leaves a model as it was
@@ -216,21 +221,22 @@ def _check_plain(module: nn.Module, wanted: Mapping[str, nn.Module]) -> None:
     for name, layer in wanted.items():
         reason = None
         if parametrize.is_parametrized(layer):
-            reason = f"is parametrized ({', '.join(layer.parametrizations)})"
+            reason = f"is parametrized ({', '.join(parametrizations(layer))})"
         elif isinstance(layer, nn.Embedding) and (layer.max_norm is not None or layer.sparse):
             reason = "is an embedding with " + ("max_norm, which changes" if layer.max_norm is not None else
                                                 "sparse=True, which has no dense gradient of") + " its weight"
         for path in () if reason else CHOSEN[type(layer)](layer):
             part, own = place_of(layer, path)
-            if not isinstance(part._parameters.get(own), nn.Parameter):
+            parameter = part._parameters.get(own)
+            if not isinstance(parameter, nn.Parameter):
                 by = "torch.nn.utils.prune" if f"{own}_orig" in part._parameters else "weight_norm" if \
                     f"{own}_g" in part._parameters else "another module"
                 by = "spectral_norm" if f"{own}_u" in part._buffers else by
                 reason = f"has a {path} that {by} computes anew at every forward"
-            elif torch.nn.parameter.is_lazy(part._parameters[own]):
+            elif torch.nn.parameter.is_lazy(parameter):
                 reason = f"has a {path} without a shape as long as the model has seen no input"
-            elif len(owners[id(part._parameters[own])]) > 1:
-                reason = f"shares its {path} with {listed(sorted(owners[id(part._parameters[own])])[:])}"
+            elif len(owners[id(parameter)]) > 1:
+                reason = f"shares its {path} with {listed(sorted(owners[id(parameter)]))}"
         if reason:
             raise InputError(f"cannot make {name!r} sparse: it {reason}; name it in skip, or make its weight a "
                              "plain parameter of this layer alone first.")
@@ -294,7 +300,15 @@ def _erdos_renyi(density: float, shapes: Mapping[str, list[torch.Size]]) -> dict
         full |= over
 
 
-BUDGETS = {"uniform": None, "erdos-renyi-kernel": _erdos_renyi}
+BUDGETS: dict[str, Callable[..., dict[str, float]] | None] = {"uniform": None, "erdos-renyi-kernel": _erdos_renyi}
+
+
+@overload
+def densify(module: Sparse, *, inplace: bool = False) -> nn.Module: ...
+
+
+@overload
+def densify(module: Model, *, inplace: bool = False) -> Model: ...
 
 
 @torch.no_grad()
@@ -326,7 +340,8 @@ def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
     for layer in sparse_layers(module):
         for name in [name for name in layer._modules if name == "selector" or name.endswith("_selector")]:
             del layer._modules[name]
-        layer.__class__ = next(dense for dense, sparse in SPARSE.items() if isinstance(layer, sparse))
+        ordinary: nn.Module = layer
+        ordinary.__class__ = next(dense for dense, sparse in SPARSE.items() if isinstance(layer, sparse))
         del layer._choices
     for part in module.modules():
         for base, plain in PLAIN.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import InputError, UnknownNameError, lookup, whole
@@ -13,7 +14,7 @@ from .mobilenet_expander import mobilenet_expander
 from .preprocessing import Preprocessing
 from .tiny import tiny_continuous, tiny_discrete, tiny_static
 
-MODELS = {
+MODELS: dict[str, Callable[..., Classifier]] = {
     "tiny-static": tiny_static,
     "tiny-discrete": tiny_discrete,
     "tiny-continuous": tiny_continuous,
@@ -51,9 +52,10 @@ def create(name: str, **options: Any) -> Classifier:
             raise UnknownNameError(f"option of {name!r}", option, known)
     for option in ("num_classes", "in_channels", "image_size"):
         if option in options:
-            if (whole(options[option]) or 0) < 1:
+            number = whole(options[option])
+            if number is None or number < 1:
                 raise InputError(f"{option} must be a positive integer, got {options[option]!r}.")
-            options[option] = whole(options[option])
+            options[option] = number
     return build(**options)
 
 

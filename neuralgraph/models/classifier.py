@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from .._html import beside
+from .._modules import module_list
 from ..errors import InputError
 from ..layers import summary
 from ..layers.sparse import sparse_layers
@@ -25,10 +28,10 @@ class Classifier(nn.Module):
         image_size: side of the images the model was made for, in pixels.
     """
 
-    def __init__(self, stem: nn.Module, networks: list[NeuralGraph], head: nn.Module, *,
+    def __init__(self, stem: nn.Module, networks: Sequence[NeuralGraph], head: nn.Module, *,
                  in_channels: int, image_size: int):
         super().__init__()
-        self.stem, self.stages, self.head = stem, nn.ModuleList(networks), head
+        self.stem, self.stages, self.head = stem, module_list(networks), head
         self.in_channels, self.image_size = in_channels, image_size
         self.preprocessing: Preprocessing | None = None  # of the images it was trained on, once it was
 

@@ -74,7 +74,8 @@ def tiny_convnet(*, num_classes: int = 10, in_channels: int = 3, image_size: int
         budget = "uniform"
     return sparsify(model, share, selector=selector, per=per, granularity=granularity, budget=budget,
                     selector_options=selector_options, first_layer_dense=False, inplace=True,
-                    skip=[FIRST], example=torch.zeros(2, in_channels, image_size, image_size), seed=int(torch.randint(2**62, (), generator=aside(generator))))
+                    skip=[FIRST], example=torch.zeros(2, in_channels, image_size, image_size),
+                    seed=int(torch.randint(2**62, (), generator=aside(generator))))
 
 
 def _shares(k: int, shapes: dict[str, torch.Size], per: str, granularity: str, budget: str) -> dict[str, float]:
@@ -92,10 +93,10 @@ def _shares(k: int, shapes: dict[str, torch.Size], per: str, granularity: str, b
         return dict.fromkeys(number, k / total)
     if per in ("node", "group"):
         raise InputError(f"per={per!r} needs density: not every k can be divided among the nodes.")
-    density = BUDGETS[budget] or (lambda share, layers: dict.fromkeys(layers, share))
-    exact = {name: share * number[name]
-             for name, share in density(k / total, {name: [shape] for name, shape in shapes.items()}).items()}
-    keep = {name: min(number[name], math.floor(wanted + 1e-9)) for name, wanted in exact.items()}
+    divide, sizes = BUDGETS[budget], {name: [shape] for name, shape in shapes.items()}
+    wanted = dict.fromkeys(sizes, k / total) if divide is None else divide(k / total, sizes)
+    exact = {name: share * number[name] for name, share in wanted.items()}
+    keep = {name: min(number[name], math.floor(edges + 1e-9)) for name, edges in exact.items()}
     by_remainder = sorted(exact, key=lambda name: keep[name] - exact[name])
     for name in by_remainder[:k - sum(keep.values())]:
         keep[name] += 1

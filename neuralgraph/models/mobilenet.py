@@ -92,9 +92,10 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
     """
     if image_size < 16:
         raise InputError(f"image_size must be at least 16 pixels, got {image_size}.")
-    if (whole(nodes) or 0) < 1:
+    number = whole(nodes)
+    if number is None or number < 1:
         raise InputError(f"nodes must be a positive integer, got {nodes!r}.")
-    nodes = whole(nodes)
+    nodes = number
     k_is = selectors.k_is(selector)
     if k_is == "found" and (width is not None or head_edges is not None):
         raise InputError(f"the selector {selector!r} takes no number of edges, so it takes no width and no "

@@ -40,7 +40,8 @@ def mobilenet_expander(*, divisor: int = 4, width: float = 0.5, biregular: bool 
     49536
     """
     sizes, strides = layers_of(width, image_size)
-    if (whole(divisor) or 0) < 1 or any(size % whole(divisor) for size in sizes[2:]):
+    number = whole(divisor)
+    if number is None or number < 1 or any(size % number for size in sizes[2:]):
         raise InputError(f"divisor must be a positive integer that divides the channels of all layers, {sizes[2:]}, "
                          f"got {divisor!r}.")
     generator, pair = as_generator(seed), "norm activation"

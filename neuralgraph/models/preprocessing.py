@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,14 +113,14 @@ class Preprocessing:
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(fields, dict) or fields.keys() != names:
             raise InputError(f"expected an object with {', '.join(sorted(names))}, got {fields!r}.")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value
-                      for name, value in fields.items()})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        return cls(**values)
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 images (B, C, H, W) to (x / 255 - mean) / std, float32."""
-    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
-    return images.float().div_(255).sub_(mean).div_(std)
+    shift, scale = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
+    return images.float().div_(255).sub_(shift).div_(scale)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -159,5 +160,5 @@ def check_loses_nothing(image: Image.Image) -> None:
 def check_opaque(image: Image.Image) -> None:
     """Refuses transparent pixels, which have no colour of their own."""
     if image.mode in WITH_ALPHA or "transparency" in image.info:
-        if image.convert("RGBA").getextrema()[3][0] < 255:
+        if np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
             raise ValueError("it has transparent pixels; put it on a background first")

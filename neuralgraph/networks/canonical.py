@@ -70,7 +70,8 @@ def canonicalise(network: NeuralGraph) -> Canonical:
 
 def _rewrite(network: NeuralGraph) -> tuple[torch.Tensor, dict[Hashable, str]]:
     """By what the edges out of each node are multiplied, (V,), and what could not be done."""
-    wiring, functions, left = network.wiring, network.functions, {}
+    wiring, functions = network.wiring, network.functions
+    left: dict[Hashable, str] = {}
     factor = torch.ones_like(functions.gain())
     reads = torch.zeros(wiring.num_nodes, dtype=torch.bool).index_fill_(0, wiring.src, True)
     for group in functions.groups:
@@ -89,7 +90,7 @@ def _rewrite(network: NeuralGraph) -> tuple[torch.Tensor, dict[Hashable, str]]:
             left.update((wiring.label(int(node)), "its scale is 0") for node in nodes[(scale == 0).cpu()])
             rows = functions.rows(nodes)
             factor[nodes.to(factor.device)] = _divide(chain, rows, scale == 0)
-    network.weight *= factor[wiring.src.to(factor.device)]
+    network.weight.mul_(factor[wiring.src.to(factor.device)])
     return factor, left
 
 
@@ -113,6 +114,7 @@ def _obstacle(chain: list[Operation]) -> str | None:
 def _divide(chain: list[Operation], rows: Rows, is_left: torch.Tensor) -> torch.Tensor:
     """Takes the scales of these channels out of the operations, but for some, and returns them, (n,)."""
     first = chain[0].scale()
+    assert first is not None  # see _scaled
     after = torch.ones_like(first)
     for operation in chain:
         before, own = after, operation.scale()

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from typing import Literal, overload
 
 import torch
 import torchdiffeq
@@ -109,6 +110,18 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
         self.evaluations = 0
         self._check_type(time)
 
+    @overload
+    def forward(self, x: torch.Tensor | None = None, *, state: State | None = None,
+                return_state: Literal[False] = False) -> torch.Tensor: ...
+
+    @overload
+    def forward(self, x: torch.Tensor | None = None, *, state: State | None = None,
+                return_state: Literal[True]) -> tuple[torch.Tensor, State]: ...
+
+    @overload
+    def forward(self, x: torch.Tensor | None = None, *, state: State | None = None,
+                return_state: bool) -> torch.Tensor | tuple[torch.Tensor, State]: ...
+
     def forward(self, x: torch.Tensor | None = None, *, state: State | None = None,
                 return_state: bool = False) -> torch.Tensor | tuple[torch.Tensor, State]:
         """The outputs at ``time``.
@@ -124,6 +137,18 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
         states = self._solved(x, state, [self.time])[-1]
         y = self._outputs_of(states)
         return (y, self._state(states)) if return_state else y
+
+    @overload
+    def trajectory(self, x: torch.Tensor | None = None, times: Sequence[float] = (), *, state: State | None = None,
+                   return_state: Literal[False] = False) -> torch.Tensor: ...
+
+    @overload
+    def trajectory(self, x: torch.Tensor | None = None, times: Sequence[float] = (), *, state: State | None = None,
+                   return_state: Literal[True]) -> tuple[torch.Tensor, State]: ...
+
+    @overload
+    def trajectory(self, x: torch.Tensor | None = None, times: Sequence[float] = (), *, state: State | None = None,
+                   return_state: bool) -> torch.Tensor | tuple[torch.Tensor, State]: ...
 
     def trajectory(self, x: torch.Tensor | None = None, times: Sequence[float] = (), *,
                    state: State | None = None,
@@ -214,6 +239,8 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
 class _Derivative(nn.Module):
     """The right-hand side of one solve, with its one selection; counts its own evaluations."""
 
+    network: ContinuousTimeNeuralGraph
+
     def __init__(self, network: ContinuousTimeNeuralGraph, selection: Selection):
         super().__init__()
         object.__setattr__(self, "network", network)  # not a part: its parameters are not ours
@@ -243,12 +270,14 @@ class _Derivative(nn.Module):
         Args:
             of: the part of the solve, for the message.
         """
-        scipys = (ValueError, RuntimeError, IndexError)  # refused, or stopped early
+        failures: tuple[type[Exception], ...] = (AssertionError,)
+        if self.network.solver == "scipy_solver":
+            failures = (ValueError, RuntimeError, IndexError)  # refused, or stopped early
         try:
             yield
         except NeuralGraphError:
             raise
-        except scipys if self.network.solver == "scipy_solver" else AssertionError as error:
+        except failures as error:
             raise SolverError(
                 f"the solver {self.network.solver!r} failed{of} after {self.evaluations} evaluations "
                 f"({str(error) or 'an internal check'}): the derivative or a gradient grows without "

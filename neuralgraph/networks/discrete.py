@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal, overload
 
 import torch
-from torch import nn
 
+from .._modules import module_list
 from ..backends import Backend
 from ..errors import InputError, whole
 from ..selectors import Selector
@@ -72,9 +73,21 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
         generator = as_generator(seed)
         super().__init__(wiring, selector, backend, generator, dtype, dims)
         self.steps, self.tied = steps, tied
-        later = 0 if tied else steps - 1
-        self.later_functions = nn.ModuleList(
+        later = 0 if tied or steps is None else steps - 1
+        self.later_functions = module_list(
             NodeFunctions(wiring, generator, self.weight.dtype, dims) for _ in range(later))
+
+    @overload
+    def forward(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
+                return_state: Literal[False] = False) -> torch.Tensor: ...
+
+    @overload
+    def forward(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
+                return_state: Literal[True]) -> tuple[torch.Tensor, State]: ...
+
+    @overload
+    def forward(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
+                return_state: bool) -> torch.Tensor | tuple[torch.Tensor, State]: ...
 
     def forward(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
                 return_state: bool = False) -> torch.Tensor | tuple[torch.Tensor, State]:
@@ -94,6 +107,18 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
             made += 1
         y = self._outputs_of(states)
         return (y, self._state(states, made)) if return_state else y
+
+    @overload
+    def trajectory(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
+                   return_state: Literal[False] = False) -> torch.Tensor: ...
+
+    @overload
+    def trajectory(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
+                   return_state: Literal[True]) -> tuple[torch.Tensor, State]: ...
+
+    @overload
+    def trajectory(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
+                   return_state: bool) -> torch.Tensor | tuple[torch.Tensor, State]: ...
 
     def trajectory(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
                    return_state: bool = False) -> torch.Tensor | tuple[torch.Tensor, State]:
@@ -168,6 +193,7 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
 
 
 def _checked_steps(steps: int) -> int:
-    if (whole(steps) or 0) < 1:
+    number = whole(steps)
+    if number is None or number < 1:
         raise InputError(f"steps must be an integer of at least 1, got {steps!r}.")
-    return whole(steps)
+    return number

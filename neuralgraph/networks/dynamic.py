@@ -53,6 +53,7 @@ class DynamicNeuralGraph(NeuralGraph):
     def _begin(self, x: torch.Tensor | None, state: State | None) -> torch.Tensor:
         """The states (B, V, *space) that the first update reads, from checked arguments."""
         if state is None:
+            assert x is not None  # one of the two is there: see _checked_state
             return self._at_inputs(x)
         states = state.values if self._order is None else state.values[:, self._order]
         return states if x is None else self._arrived(states, x)

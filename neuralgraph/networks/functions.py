@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import nn
 
+from .._modules import module_list
 from ..backends.transforms import untransformed
 from ..errors import WiringError
 from ..nodes import NodeFunction, Operation, Rows, check_acts, operations_of, value_name
@@ -27,7 +28,7 @@ class NodeGroup(nn.Module):
             operations = operations_of(function, side)
             for operation in operations:
                 check_acts(operation, function, dims)
-            setattr(self, side, nn.ModuleList(operation(function, len(nodes), dims) for operation in operations))
+            setattr(self, side, module_list(operation(function, len(nodes), dims) for operation in operations))
 
     def learned(self) -> Iterator[tuple[str, Operation, str]]:
         """The learned values: name in a wiring, operation, name in the operation."""
@@ -58,7 +59,7 @@ class NodeFunctions(nn.Module):
                  dims: int = 2):
         super().__init__()
         self.dims = dims
-        self.groups = nn.ModuleList(self._group(wiring, number, dims) for number in range(len(wiring.functions)))
+        self.groups = module_list(self._group(wiring, number, dims) for number in range(len(wiring.functions)))
         self._holds = wiring.holds
         self._row = torch.empty(wiring.num_nodes, dtype=torch.long)
         for group in self.groups:
@@ -147,7 +148,7 @@ class NodeFunctions(nn.Module):
         for group, name, value in self._values():
             if name not in values:
                 values[name] = value.new_zeros(len(self._row), *shapes[name])
-            values[name][(group.nodes, *middle(shapes[name], value.shape[1:]))] = value
+            values[name][middle(shapes[name], value.shape[1:], group.nodes)] = value
         return values
 
     @torch.no_grad()
@@ -172,7 +173,7 @@ class NodeFunctions(nn.Module):
                 raise WiringError(f"the wiring's node data {name!r} has the shape {tuple(values[name].shape)}; "
                                   f"expected ({len(self._row)}{''.join(f', {side}' for side in own)}) in a "
                                   f"network with dims={self.dims}, or larger with the values in the middle.")
-            value = value[(slice(None), *middle(value.shape[1:], own))]
+            value = value[middle(value.shape[1:], own, slice(None))]
             if not value.isfinite().all():
                 raise WiringError(f"the wiring's node data {name!r} must be finite.")
             if name.startswith("norm_var") and (value < 0).any():

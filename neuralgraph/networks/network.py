@@ -52,10 +52,11 @@ class NeuralGraph(nn.Module, ABC):
                 f"expected a selector such as neuralgraph.TopK(k=...), got {selector!r}; "
                 "neuralgraph.selectors.create makes one from its name."
             )
-        if whole(dims) not in range(len(SPACES)):
+        number = whole(dims)
+        if number is None or number not in range(len(SPACES)):
             raise InputError("dims, the dimensions of a map, must be 0 (numbers), 1 (signals), 2 (images) or 3 "
                              f"(volumes), got {dims!r}.")
-        dims = whole(dims)
+        dims = number
         generator = as_generator(seed)
         self.wiring, self.dims = wiring, dims
         dtype = _checked_dtype(dtype)
@@ -319,7 +320,7 @@ def autocasts(device_type: str) -> bool:
 class _Chosen:
     """Real edges, and what they were chosen from."""
 
-    def __init__(self, real, weight, fingerprint):
+    def __init__(self, real: torch.Tensor, weight: torch.Tensor, fingerprint: object):
         self.real, self.weight, self.fingerprint = real, weight, fingerprint
         self.cache: dict = {}
 

@@ -106,9 +106,9 @@ class StaticNeuralGraph(NeuralGraph):
                 sends = (number, c) in read
                 group = self.functions.groups[chunk.function]
                 if sends:
-                    used.update(map(id, group.send.parameters()))
+                    used.update(id(p) for operation in group.send for p in operation.parameters())
                 if number and (sends or chunk.is_output):
-                    used.update(map(id, group.receive.parameters()))
+                    used.update(id(p) for operation in group.receive for p in operation.parameters())
                     matters = True
             if matters:
                 read.update(stage.inputs)

@@ -31,7 +31,7 @@ class Bias(Operation):
         return True
 
     def divide(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        self.bias /= after
+        self.bias.div_(after)
 
     def lower(self, rows: Rows) -> list[Lowered]:
         bias = self.bias[rows]

@@ -68,7 +68,7 @@ class DepthwiseConv(Operation):
         return True
 
     def divide(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        self.weight *= (before / after).view(-1, *[1] * (self.weight.dim() - 1))
+        self.weight.mul_((before / after).view(-1, *[1] * (self.weight.dim() - 1)))
 
     def multiply_adds(self, space: tuple[int, ...]) -> int:
         return self.kernel_size**self.dims * math.prod(-(-side // self.stride) for side in space)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..errors import WiringError, lookup, whole
 from .activation import ACTIVATIONS
@@ -15,7 +15,7 @@ AGGREGATES = ("sum", "product")
 LARGEST = 2**15  # sides and strides of kernels are below it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class NodeFunction:
     """The channel operations of a node, before and after its state.
 
@@ -25,9 +25,9 @@ class NodeFunction:
 
     ``receive`` and ``send`` are sequences of the steps ``norm``, ``activation``, ``conv`` (depthwise,
     one kernel per node, no bias, padded so that stride 1 keeps the size), ``bias`` and whatever
-    :func:`neuralgraph.register_operation` added, written with spaces; an empty text is the identity. The paper's equation 1 is ``receive=f, send=""``; its
-    MobileNet graphs are ``receive="", send="norm activation conv"`` ("Discovering Neural Wirings",
-    Wortsman, Farhadi, Rastegari, NeurIPS 2019, equations 1, 11 and section 2.4).
+    :func:`neuralgraph.register_operation` added, written with spaces; an empty text is the identity.
+    The paper's equation 1 is ``receive=f, send=""``; its MobileNet graphs are ``receive="", send="norm activation conv"``
+    ("Discovering Neural Wirings", Wortsman, Farhadi, Rastegari, NeurIPS 2019, equations 1, 11 and section 2.4).
 
     Args:
         send: steps from the state to the message.
@@ -56,21 +56,31 @@ class NodeFunction:
         WiringError: for an unknown step, an even kernel, or an operation that no step uses.
 
     >>> NodeFunction("norm activation conv", norm="instance")
-    NodeFunction(send='norm activation conv', receive='', norm='instance', activation='relu', kernel_size=3, stride=1, aggregate='sum', zero_pad=False)
+    NodeFunction(send='norm activation conv', receive='', norm='instance', activation='relu', kernel_size=3, stride=1,
+                 aggregate='sum', zero_pad=False)
     >>> NodeFunction("norm activation conv", norm="none", kernel_size=0)       # a unit of an MLP
-    NodeFunction(send='activation', receive='', norm='none', activation='relu', kernel_size=0, stride=1, aggregate='sum', zero_pad=False)
+    NodeFunction(send='activation', receive='', norm='none', activation='relu', kernel_size=0, stride=1,
+                 aggregate='sum', zero_pad=False)
     """
 
-    send: str = ""
-    receive: str = ""
-    norm: str | None = None
-    activation: str | None = None
-    kernel_size: int | None = None
-    stride: int = 1
-    aggregate: str = "sum"
-    zero_pad: bool = False
+    send: str
+    receive: str
+    norm: str
+    activation: str
+    kernel_size: int
+    stride: int
+    aggregate: str
+    zero_pad: bool
 
-    def __post_init__(self):
+    def __init__(self, send: str = "", receive: str = "", norm: str | None = None, activation: str | None = None,
+                 kernel_size: int | None = None, stride: int = 1, aggregate: str = "sum", zero_pad: bool = False):
+        given = (send, receive, norm, activation, kernel_size, stride, aggregate, zero_pad)
+        for field, value in zip(fields(self), given):
+            object.__setattr__(self, field.name, value)
+        self._check()
+
+    def _check(self) -> None:
+        """Checks what is given and settles what is left out: norm, activation and kernel_size are never None after it."""
         for name in ("send", "receive"):
             if not isinstance(getattr(self, name), str):
                 raise WiringError(f"{name} must be a text of steps such as 'norm activation conv', got "

@@ -33,7 +33,9 @@ class Norm(Operation):
 
     @classmethod
     def of(cls, function: NodeFunction) -> type[Operation]:
-        return NORMS[function.norm]
+        kind = NORMS[function.norm]
+        assert kind is not None  # a node function leaves steps that do nothing out
+        return kind
 
     def scale(self) -> torch.Tensor:
         return self.weight.abs()
@@ -42,8 +44,8 @@ class Norm(Operation):
         return True
 
     def divide(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        self.weight /= after
-        self.bias /= after
+        self.weight.div_(after)
+        self.bias.div_(after)
 
 
 class BatchNorm(Norm):

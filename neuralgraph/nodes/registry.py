@@ -57,7 +57,7 @@ def register_activation(name: str, function: Callable[[torch.Tensor], torch.Tens
     >>> ng.wirings.blocks([2, 3, 1], ng.NodeFunction("norm activation", activation="sin"))
     Wiring(6 nodes: 2 input, 3 hidden, 1 output; 11 candidate edges)
     """
-    _check_name("activation", name)
+    _checked_name("activation", name)
     if name in OPERATIONS:
         raise InputError(f"{name!r} is the name of an operation: give the activation another one.")
     _check_elementwise(name, function)
@@ -90,8 +90,7 @@ def register_operation(operation: type[Operation], *, replace: bool = False) -> 
     if not (inspect.isclass(operation) and issubclass(operation, Operation)) or inspect.isabstract(operation):
         raise InputError("expected a subclass of neuralgraph.nodes.Operation with its own forward, got "
                          f"{operation!r}.")
-    name = getattr(operation, "name", None)
-    _check_name("operation", name)
+    name = _checked_name("operation", getattr(operation, "name", None))
     if name in ACTIVATIONS:
         raise InputError(f"{name!r} is the name of an activation: give the operation another one.")
     old = OPERATIONS.get(name)
@@ -100,7 +99,7 @@ def register_operation(operation: type[Operation], *, replace: bool = False) -> 
     _check_free("operation", name, OPERATIONS, BUILT_IN_OPERATIONS, _digits, replace)
     taken = {value for other in _classes() if other is not old for value in other.learned}
     for value in operation.learned:
-        _check_name("learned value", value)
+        _checked_name("learned value", value)
         if value in taken or value in RESERVED or value.rpartition("_")[2].isdigit():
             raise InputError(f"the operation {name!r} cannot call a learned value {value!r}: "
                              + ("names must not end in _ and a number." if value not in (*taken, *RESERVED)
@@ -297,10 +296,11 @@ def _hash(name: str) -> int:
 # Checks
 
 
-def _check_name(kind: str, name: object) -> None:
+def _checked_name(kind: str, name: object) -> str:
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name == "none":
         raise InputError(f"the name of the {kind} must be a Python name such as 'my_{kind.split()[-1]}', got "
                          f"{name!r}.")
+    return name
 
 
 def _check_free(kind: str, name: str, family: dict, built_in: int, code_of: Callable, replace: bool) -> None:

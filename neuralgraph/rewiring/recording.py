@@ -15,7 +15,7 @@ from ..layers import choices_of
 from ..layers.choice import Choice
 from ..networks import NeuralGraph
 from .history import History
-from .records import Observed, first_record, step_record
+from .records import Change, Observed, first_record, step_record
 
 MOST_WEIGHTS = 2**18  # real candidates of a part, up to which their weights are recorded
 
@@ -34,10 +34,13 @@ class Recorder:
     """
 
     def __init__(self, path: str | Path, every: int = 100):
-        if (whole(every) or 0) < 1:
+        number = whole(every)
+        if number is None or number < 1:
             raise InputError(f"every, the steps between records, must be an integer of at least 1, got {every!r}.")
-        self.path, self.every = Path(path), whole(every)
-        self._last, self._changes, self._parts = -1, None, []
+        self.path, self.every = Path(path), number
+        self._last = -1
+        self._changes: list[Change] | None = None
+        self._parts: list[tuple[Observed, NeuralGraph | Choice]] = []
 
     def begin(self, model: nn.Module, step: int) -> None:
         """Called before the first step of a training or of its continuation: what comes after ``step`` is taken back.

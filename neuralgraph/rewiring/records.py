@@ -15,8 +15,8 @@ The first record says what is observed: ``{"parts": [part, ...]}``, each part
     ``nodes``       number of nodes, of a graph; ``labels`` their names, where they have some
     ==============  ==========================================================================
 
-and, of graphs, the arrays role (uint8), block (int32), src and dst of every candidate, the last two as differences from one to the
-next (int32). All others are the wiring after a step, ``{"step": s, "parts": [[born, died, width], ...]}``, with the
+and, of graphs, the arrays role (uint8), block (int32), src and dst of every candidate, the last two as differences from one to
+the next (int32). All others are the wiring after a step, ``{"step": s, "parts": [[born, died, width], ...]}``, with the
 arrays of every part:
 
     born    numbers of the candidates that were not real in the record before, ascending, as differences (uint32)
@@ -75,6 +75,12 @@ class Change:
     real: np.ndarray
     bits: np.ndarray | None
 
+    @classmethod
+    def nothing(cls) -> Change:
+        """What is there before the first."""
+        none = np.zeros(0, np.int64)
+        return cls(none, none, none, None)
+
     def values(self) -> np.ndarray:
         if self.bits is None:
             return np.full(len(self.real), np.nan, np.float32)
@@ -92,6 +98,7 @@ def first_record(parts: list[Observed]) -> bytes:
             one["nodes"] = len(part.role)
             if part.labels is not None:
                 one["labels"] = [label if isinstance(label, (int, str)) else repr(label) for label in part.labels]
+            assert part.block is not None and part.src is not None and part.dst is not None
             arrays += [part.role.numpy().astype("u1"), part.block.numpy().astype("<i4"),
                        _differences(part.src.numpy(), "<i4"), _differences(part.dst.numpy(), "<i4")]
         described.append(one)
@@ -109,12 +116,12 @@ def step_record(step: int, parts: list[tuple[np.ndarray, np.ndarray | None]],
     """
     described, arrays, changes = [], [], []
     for number, (real, weight) in enumerate(parts):
-        old = before[number] if before else Change(*[np.zeros(0, np.int64)] * 3, None)
+        old = before[number] if before else Change.nothing()
         change = Change(np.setdiff1d(real, old.real, True), np.setdiff1d(old.real, real, True), real, _bits(weight))
         width = 0 if change.bits is None else change.bits.itemsize
         described.append([len(change.born), len(change.died), width])
         arrays += [_differences(change.born, "<u4"), _differences(change.died, "<u4")]
-        if width:
+        if change.bits is not None:
             delta = change.bits - _bits_before(change.real, old, change.bits.dtype)
             arrays.append(delta.view("u1").reshape(-1, width).T.copy())
         changes.append(change)
@@ -245,7 +252,7 @@ def read_changes(header: dict, content: bytes, parts: list[Observed],
     if type(step) is not int or step < 0 or len(header["parts"]) != len(parts):
         raise ValueError(f"a record {header!r}")
     for number, (part, (births, deaths, width)) in enumerate(zip(parts, header["parts"])):
-        old = before[0][number] if before else Change(*[np.zeros(0, np.int64)] * 3, None)
+        old = before[0][number] if before else Change.nothing()
         born, died = arrays.ascending(births, part.candidates), arrays.ascending(deaths, part.candidates)
         if np.isin(born, old.real).any() or not np.isin(died, old.real).all():
             raise ValueError("candidates that are born twice or die twice")

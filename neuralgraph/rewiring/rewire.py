@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from ..errors import InputError, SelectionError, listed, whole
 from ..layers import choices_of
+from ..layers.choice import Choice
 from ..networks import NeuralGraph
 from ..selectors import Selector, check_finite
 from ..selectors.selector import MOST_STEPS
@@ -71,7 +72,7 @@ class _Site:
     """A selector and the parameters whose entries are its candidates."""
 
     name: str
-    owner: object  # whose ``selector`` may change, when a network is frozen
+    owner: NeuralGraph | Choice  # whose ``selector`` may change, when a network is frozen
     weights: list[nn.Parameter]
     step: int = 0
     gradient: torch.Tensor | None = field(default=None, repr=False)
@@ -178,9 +179,9 @@ class Rewiring:
             _add_penalty(site, getattr(optimizer, "grad_scale", None))
             site.gradient = None
             if site.selector.dense:
-                _take_dense(site)
+                gradient = _take_dense(site)
                 _clear(site, optimizer, site.selector.decide(
-                    site.step + 1, self.total_steps, site.flat(), site.gradient))
+                    site.step + 1, self.total_steps, site.flat(), gradient))
                 _leave_real(site)
 
     @torch.no_grad()
@@ -219,6 +220,7 @@ def _assigned(sites: list[_Site], optimizers: Sequence[Optimizer]) -> dict[Optim
             raise InputError(f"the optimizer holds {held_part} of {site.name}: make one from model.parameters() (after "
                              "selectors are in place), or give all optimizers as a list, each with all weights and "
                              "scores of a selector.")
+        assert owners[0] is not None
         found.setdefault(owners[0], []).append(site)
     for optimizer in found:
         closure = inspect.signature(type(optimizer).step).parameters.get("closure")
@@ -246,13 +248,15 @@ def _add_penalty(site: _Site, scale: torch.Tensor | None) -> None:
             parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
 
 
-def _take_dense(site: _Site) -> None:
-    """Keeps the gradient of every candidate for the selector."""
-    if any(weight.grad is None for weight in site.weights):
+def _take_dense(site: _Site) -> torch.Tensor:
+    """The gradient of every candidate, kept for the selector."""
+    gradients = [weight.grad.reshape(-1) for weight in site.weights if weight.grad is not None]
+    if len(gradients) < len(site.weights):
         raise SelectionError(f"{site.name} changes its real edges at this step and needs gradients for it, but "
                              "there are none: call loss.backward() before optimizer.step().")
-    site.gradient = torch.cat([weight.grad.reshape(-1) for weight in site.weights])
+    site.gradient = torch.cat(gradients)
     check_finite(site.gradient, "gradients of edge weights")
+    return site.gradient
 
 
 def _leave_real(site: _Site) -> None:
@@ -262,6 +266,7 @@ def _leave_real(site: _Site) -> None:
         return
     real = selector.candidates.spread(selector.select(site.flat()))
     for weight, part in site.parts(real):
+        assert weight.grad is not None  # see _take_dense
         weight.grad.masked_fill_(~part, 0)
 
 

@@ -45,10 +45,11 @@ def _by_node(candidates: Candidates, k: int, group: int | None) -> Groups:
 
 def _by_group(candidates: Candidates, k: int, group: int | None) -> Groups:
     """As many parents for every ``group`` nodes in a row, which all of these nodes have."""
-    if (whole(group) or 0) < 1:
+    number = whole(group)
+    if number is None or number < 1:
         raise SelectionError(f"per='group' needs group, the number of nodes that share their parents, an integer "
                              f"of at least 1, got {group!r}.")
-    group = whole(group)
+    group = number
     nodes, node = candidates.target().unique(return_inverse=True)
     if len(nodes) % group:
         raise SelectionError(f"per='group' with group={group} does not divide the {len(nodes)} nodes that have "
@@ -116,15 +117,15 @@ def check_masks(always: torch.Tensor | None, never: torch.Tensor | None) -> None
         raise SelectionError(f"always and never both name {listed(both)}.")
 
 
-def check_k(k: int, num_edges: int | None = None, word: str = "candidate edges") -> int:
+def check_k(k: int | None, num_edges: int | None = None, word: str = "candidate edges") -> int:
     """k as an integer within 0..num_edges, or an error."""
-    if whole(k) is None:
+    number = whole(k)
+    if number is None:
         raise SelectionError(f"k, the number of real edges, must be an integer, got {k!r}.")
-    k = whole(k)
-    if k < 0 or (num_edges is not None and k > num_edges):
+    if number < 0 or (num_edges is not None and number > num_edges):
         most = "" if num_edges is None else f" and at most the {num_edges} {word}"
-        raise SelectionError(f"k must be at least 0{most}, got {k}.")
-    return k
+        raise SelectionError(f"k must be at least 0{most}, got {number}.")
+    return number
 
 
 class Competing:
@@ -135,7 +136,7 @@ class Competing:
     """
 
     candidates: Candidates | Any
-    k: int
+    k: int | Any
     num_edges: int | None
     settings: Callable[[], tuple[Hashable, ...]]
 
@@ -149,7 +150,7 @@ class Competing:
         self.per, self.group = per, group
         self._always, self._never = always, never
         # for which candidates, under which settings
-        self._fitted: tuple[Candidates | None, Hashable, Groups | None] = (None, None, None)
+        self._fitted: tuple[Candidates | None, Hashable, Groups | Any] = (None, None, None)
 
     def fit(self) -> Groups:
         """What candidates compete within under the present settings."""

@@ -162,7 +162,7 @@ class Complete(Uncounted):
         self.k = k
 
     def select(self, weight: torch.Tensor) -> torch.Tensor:
-        return torch.ones(self.num_edges, dtype=torch.bool, device=weight.device)
+        return torch.ones(self.candidates.num, dtype=torch.bool, device=weight.device)
 
     @property
     def num_real(self) -> int | None:

@@ -111,6 +111,7 @@ class Supermask(RankingSelector):
 
     freezes_weight = True
     k_is = "optional"
+    draw: torch.Tensor
 
     def __init__(self, k: int | None = None, evaluation: str | None = None, weights: str = "as-they-are",
                  rescale: bool = False, per: str = "graph", group: int | None = None):

@@ -120,11 +120,11 @@ class TargetedDropout(RankingSelector):
         target = self.candidates.target()
         size = torch.bincount(target, minlength=self.candidates.num_targets)
         # integers, so that floor(gamma n) does not depend on rounding
-        targeted = size * (self.num_edges - self.k) // max(1, self.num_edges)
+        targeted = size * (self.candidates.num - self.k) // max(1, self.candidates.num)
         return Groups(target, size - targeted)
 
     def sample(self, weight: torch.Tensor) -> torch.Tensor:
-        survives = torch.rand(self.num_edges, device=weight.device) >= self.drop
+        survives = torch.rand(self.candidates.num, device=weight.device) >= self.drop
         return self.select(weight) | survives
 
     def extra_repr(self) -> str:

@@ -65,7 +65,8 @@ def k_is(name: str) -> str:
     ('needed', 'found')
     """
     build = lookup("selector", name, SELECTORS)
-    return getattr(build, "kind", build).k_is
+    kind: Any = getattr(build, "kind", build)
+    return kind.k_is
 
 
 def create(name: str, k: int | None = None, **options: Any) -> Selector:

@@ -93,6 +93,7 @@ class DropAndGrow(Competing, MaskSelector):
             kept: a mask (n,).
             gradient: (W,), of ``by_gradient``.
         """
+        assert gradient is not None  # as by_gradient says
         return self.candidates.magnitude(gradient)
 
     def changed(self, real: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor | None) -> torch.Tensor:

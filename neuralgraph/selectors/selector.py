@@ -52,6 +52,7 @@ class Selector(nn.Module, ABC):
     part_of_weight: ClassVar[tuple[str, ...]] = ()  # own parameters that go on training while a choice is held
     retired: ClassVar[tuple[str, ...]] = ()  # names in state dicts of before that mean nothing any more
     clock: torch.Tensor
+    k: int | Any  # how many candidates were asked for; None where it finds the number itself
     _seen: int | str | None
 
     def __init__(self, gradient: str | GradientRule = "masked"):
@@ -62,7 +63,7 @@ class Selector(nn.Module, ABC):
         self.is_served, self._seen = False, None  # by rewire; the version of weights that nobody told of
         if self.scheduled:
             self.register_buffer("clock", torch.zeros(2))  # steps done, of how many
-        self.rule  # refuses an unknown name
+        _ = self.rule  # refuses an unknown name
 
     # What it serves
 
@@ -245,7 +246,7 @@ class Selector(nn.Module, ABC):
         """What goes wrong in a training that nobody tells it of; None if nothing does."""
         if self.scheduled:
             return "changes with the steps of the training, but nobody tells it of them, so it stays at its first"
-        if type(self).penalty is not Selector.penalty and getattr(self, "strength", 1):
+        if type(self).penalty is not Selector.penalty and getattr(self, "strength", True):
             return "adds a penalty to the loss, but nobody asks it for that"
         return None
 
@@ -367,9 +368,10 @@ def check_number(what: str, value: float, least: float, most: float = math.inf) 
 
 def check_every(every: int, name: str = "every") -> int:
     """A number of steps, or an error."""
-    if (whole(every) or 0) < 1:
+    number = whole(every)
+    if number is None or number < 1:
         raise SelectionError(f"expected an integer {name} >= 1, got {every!r}.")
-    return whole(every)
+    return number
 
 
 def check_finite(weight: torch.Tensor, word: str = "edge weights") -> None:

@@ -106,8 +106,8 @@ class SynapticStrength(RankingSelector):
 
     def _gain(self) -> torch.Tensor | None:
         """How much each node of a network scales what it sends, (V,)."""
-        is_graph = isinstance(self.candidates, Edges)
-        return self.candidates.gain(SCORES[self.score]) if is_graph and self.score != "weight" else None
+        candidates = self.candidates
+        return candidates.gain(SCORES[self.score]) if isinstance(candidates, Edges) and self.score != "weight" else None
 
     def select(self, weight: torch.Tensor) -> torch.Tensor:
         self._check_threshold()
@@ -145,7 +145,10 @@ class SynapticStrength(RankingSelector):
         return self.strength * self.strength_of(weight).sum()
 
     def penalised(self) -> Sequence[nn.Parameter]:
-        return self.candidates.node_parameters() if self.strength and self._gain() is not None else ()
+        candidates = self.candidates
+        if not isinstance(candidates, Edges) or not self.strength or self._gain() is None:
+            return ()
+        return candidates.node_parameters()
 
     def fingerprint(self) -> tuple[Hashable, ...]:
         gain = self._gain()

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from .._html import table
 from ..errors import InputError
 from ..layers import Sparse
+from ..layers.choice import parametrizations
 from .templates import Mixed, Templates, give_own_class, mixtures, shared
 
 
@@ -69,8 +70,8 @@ def parameter_groups(model: nn.Module) -> list[dict]:
     [(2, 0.0), (3, 0.0005)]
     """
     own = {id(coefficients): coefficients for _, coefficients in mixtures(model)}
-    groups = [{"params": list(own.values()), "weight_decay": 0.0},
-              {"params": [parameter for parameter in model.parameters() if id(parameter) not in own]}]
+    groups: list[dict] = [{"params": list(own.values()), "weight_decay": 0.0},
+                          {"params": [parameter for parameter in model.parameters() if id(parameter) not in own]}]
     return [group for group in groups if group["params"]]
 
 
@@ -102,7 +103,7 @@ def fold(model: nn.Module, threshold: float = 0.999, *, inplace: bool = False) -
         model = copy.deepcopy(model)
     users: dict[Templates, list[tuple[nn.Module, str, Mixed]]] = {}
     for _, module, own, made_by in shared(model):
-        if isinstance(made_by, Mixed) and module.parametrizations[own].original.dim() == 1:
+        if isinstance(made_by, Mixed) and parametrizations(module)[own].original.dim() == 1:
             members = users.setdefault(made_by.bank, [])
             if all(module is not other for other, _, _ in members):
                 members.append((module, own, made_by))
@@ -111,17 +112,17 @@ def fold(model: nn.Module, threshold: float = 0.999, *, inplace: bool = False) -
     for members in users.values():
         firsts: list[tuple[nn.Module, str, Mixed]] = []
         for module, own, mixed in members:
-            mine = module.parametrizations[own].original
+            mine = parametrizations(module)[own].original
             first = next((first for first in firsts
-                          if _cosine(mine, first[0].parametrizations[first[1]].original).abs() >= threshold), None)
+                          if _cosine(mine, parametrizations(first[0])[first[1]].original).abs() >= threshold), None)
             if first is None:
                 firsts.append((module, own, mixed))
                 continue
-            theirs = first[0].parametrizations[first[1]].original
+            theirs = parametrizations(first[0])[first[1]].original
             factor = mine @ theirs / (theirs @ theirs)
             tiny = 8 * torch.finfo(factor.dtype).eps
             mixed.scale.mul_(torch.ones_like(factor) if abs(factor - 1) <= tiny else factor)
-            module.parametrizations[own].original = theirs
+            parametrizations(module)[own].original = theirs
             if _are_equal(module, first[0], own):
                 _replace(model, module, first[0])
     return model
@@ -178,7 +179,7 @@ def bake(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     made: dict[tuple, nn.Parameter] = {}
     plan = {}
     for _, module, own, made_by in shared(model):
-        original = module.parametrizations[own].original
+        original = parametrizations(module)[own].original
         key = (id(original), float(made_by.scale)) if isinstance(made_by, Mixed) else (id(original), None)
         if key not in made:
             made[key] = nn.Parameter(getattr(module, own).detach().clone())

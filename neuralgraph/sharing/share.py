@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from fnmatch import fnmatchcase
+from functools import partial
 
 import torch
 from torch import nn
@@ -68,7 +69,8 @@ def share(model: nn.Module, templates: int, what: str = "layers", *, skip: Colle
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}.")
-    if (whole(templates) or 0) < 1:
+    number = whole(templates)
+    if number is None or number < 1:
         raise InputError(f"templates must be an integer of at least 1, got {templates!r}.")
     find = lookup("what to share", what, WHAT)
     if isinstance(skip, str):
@@ -81,7 +83,7 @@ def share(model: nn.Module, templates: int, what: str = "layers", *, skip: Colle
             raise UnknownNameError("part of the model", pattern, filter(None, names))
     generator = as_generator(seed)
     # all that may fail first, so that it leaves a model as it was
-    banks = find(model, whole(templates), lambda name: any(
+    banks = find(model, number, lambda name: any(
         name == pattern or fnmatchcase(name, pattern) for pattern in skip))
     for fill in banks:
         fill(generator)
@@ -134,7 +136,7 @@ def _kernels(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
         for (name, operation, own), part in zip(members, parts):
             rows = [f"{name}[{number}]" for number in range(len(part))]
             Mixed(bank, rows).mix(operation, own, part.clone())
-    return [lambda generator, members=members: fill(members, generator) for members in groups.values()]
+    return [partial(fill, members) for members in groups.values()]
 
 
 def _steps(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
@@ -158,15 +160,14 @@ def _steps(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
 
 def _blocks(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
     """A bank for each shape of complete matrices between two blocks of a network."""
-    fills = []
+    fills: list[Fill] = []
     for name, network in _networks(model, NeuralGraph, skips):
         groups = _matrices(network)
         if not groups:
             continue
         _check(model, [(name, network, "weight")])
         check_selector(network.selector, name or "the network")
-        fills.append(lambda generator, network=network, groups=groups:
-                     _assemble(network, groups, templates, generator))
+        fills.append(partial(_assemble, network, groups, templates))
     if not fills:
         raise InputError("no network of the model has two matrices of edges of one shape: pairs of blocks of equal "
                          "sizes with all edges between them, as blocks([3, 16, 16, 16, 2]) has.")

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from .._modules import module_list
 from ..errors import InputError
+from ..layers.choice import parametrizations
 from ..networks import NeuralGraph
 from ..selectors import Selector
 
@@ -36,6 +38,8 @@ class Mixed(nn.Module):
         bank: which others may use too.
         rows: a name for each row of coefficients; one where they are a vector.
     """
+
+    scale: torch.Tensor
 
     def __init__(self, bank: Templates, rows: Sequence[str]):
         super().__init__()
@@ -75,9 +79,12 @@ class Assembled(nn.Module):
         size: n.
     """
 
+    own: torch.Tensor
+    order: torch.Tensor
+
     def __init__(self, parts: Sequence[nn.Module], places: Sequence[torch.Tensor], size: int):
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts = module_list(parts)
         taken = torch.zeros(size, dtype=torch.bool)
         taken[torch.cat([place.flatten() for place in places])] = True
         self.register_buffer("own", (~taken).nonzero().flatten(), persistent=False)
@@ -98,7 +105,7 @@ class Assembled(nn.Module):
         _register(self, network, "weight", network.weight.detach()[self.own])
 
 
-def _register(parametrization: nn.Module, module: nn.Module, name: str, original: torch.Tensor) -> None:
+def _register(parametrization: Mixed | Assembled, module: nn.Module, name: str, original: torch.Tensor) -> None:
     getattr(module, name).grad = None  # of another shape
     parametrization._first = original
     give_own_class(module)
@@ -113,7 +120,7 @@ def give_own_class(module: nn.Module) -> None:
         module.__class__ = type(kind.__name__, kind.__bases__, members)
 
 
-def _once(parametrization: nn.Module) -> torch.Tensor:
+def _once(parametrization: Mixed | Assembled) -> torch.Tensor:
     first, parametrization._first = parametrization._first, None
     if first is None:
         raise InputError("weights that are shared cannot be assigned: change the templates and coefficients they are "
@@ -121,16 +128,15 @@ def _once(parametrization: nn.Module) -> torch.Tensor:
     return first
 
 
-def shared(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+def shared(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Mixed | Assembled]]:
     """Every parameter that is shared: name of the module, the module, name in it, and what makes it."""
     for name, module in model.named_modules(remove_duplicate=False):
-        if parametrize.is_parametrized(module):
-            for own, made_by in module.parametrizations.items():
-                if isinstance(made_by[0], (Mixed, Assembled)):
-                    yield name, module, own, made_by[0]
+        for own, (made_by, *_) in parametrizations(module).items():
+            if isinstance(made_by, (Mixed, Assembled)):
+                yield name, module, own, made_by
 
 
-def mixtures(model: nn.Module) -> Iterator[tuple[Mixed, nn.Parameter]]:
+def mixtures(model: nn.Module) -> Iterator[tuple[Mixed, torch.Tensor]]:
     """Every mixture and its coefficients."""
     seen: set[nn.Module] = set()
     for _, module, own, made_by in shared(model):
@@ -138,7 +144,7 @@ def mixtures(model: nn.Module) -> Iterator[tuple[Mixed, nn.Parameter]]:
             continue
         seen.add(made_by)
         if isinstance(made_by, Mixed):
-            yield made_by, module.parametrizations[own].original
+            yield made_by, parametrizations(module)[own].original
         else:
             yield from ((part.mixed, part.coefficients) for part in made_by.parts if isinstance(part, MixedPart))
 

@@ -49,7 +49,8 @@ def tie(network: NeuralGraph, groups: torch.Tensor, *, fixed: torch.Tensor | Non
     if not inplace:
         network = copy.deepcopy(network)
     weight, tied = network.weight.detach(), groups >= 0
-    parts, places = [], []
+    parts: list[nn.Module] = []
+    places: list[torch.Tensor] = []
     if tied.any():
         which = groups[tied].to(weight.device)
         counts = torch.bincount(which).to(weight)
@@ -94,6 +95,8 @@ def _checked(network: NeuralGraph, groups: torch.Tensor,
 
 
 class _Tied(nn.Module):
+    groups: torch.Tensor
+
     def __init__(self, alpha: torch.Tensor, groups: torch.Tensor, value):
         super().__init__()
         self.alpha, self._value = nn.Parameter(alpha), value
@@ -104,6 +107,8 @@ class _Tied(nn.Module):
 
 
 class _Constant(nn.Module):
+    values: torch.Tensor
+
     def __init__(self, values: torch.Tensor):
         super().__init__()
         self.register_buffer("values", values)

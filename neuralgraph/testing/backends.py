@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from ..backends import Backend, create
 from ..networks import StaticNeuralGraph
 from ..selectors import Complete, RandomGraph, Selector, TopK
 from ..wiring import Wiring
+from ..wiring.reading import middle
 from .comparing import require, require_close
 from .graphs import STATIC_GENERATORS, random_dag
 from .reference import edge_gradient, node_values, static_forward
 
 # of which the gradient reaches every candidate, the real ones of a frozen choice, those of one that is learned
-SELECTORS = {"dnw": TopK, "random": RandomGraph, "dnw-masked": lambda k: TopK(k, gradient="masked"),
-             "complete": lambda k: Complete()}
+SELECTORS: dict[str, Callable[[int], Selector]] = {
+    "dnw": TopK, "random": RandomGraph, "dnw-masked": lambda k: TopK(k, gradient="masked"),
+    "complete": lambda k: Complete()}
 SIZES = {0: (), 1: (7,), 2: (6, 5), 3: (3, 4, 3)}
 
 
@@ -111,8 +115,7 @@ def _by_node(network: StaticNeuralGraph, name: str, value: torch.Tensor) -> torc
             gradient = getattr(operation, attribute).grad
             if key == name and gradient is not None:
                 part = gradient.squeeze(1) if key == "kernel" else gradient
-                edge = (value.shape[-1] - part.shape[-1]) // 2 if key == "kernel" else 0
-                padded[(group.nodes, *[slice(edge, value.shape[-1] - edge)] * (part.dim() - 1))] = part
+                padded[middle(value.shape[1:], part.shape[1:], group.nodes)] = part
     return padded
 
 

@@ -21,9 +21,11 @@ def require_close(what: str, actual: torch.Tensor | None, expected: torch.Tensor
         tolerance: relative, and absolute where ``absolute`` is None.
         absolute: the absolute one.
     """
-    if actual is None and expected is None:
-        return
-    actual = torch.zeros_like(expected) if actual is None else actual.detach()
+    if actual is None:
+        if expected is None:
+            return
+        actual = torch.zeros_like(expected)
     expected = torch.zeros_like(actual) if expected is None else expected.detach()
+    actual = actual.detach()
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance if absolute is None else absolute,
                                msg=lambda text: f"{what}: {text}")

@@ -43,7 +43,11 @@ def random_dag(seed: int, max_hidden: int = 9, num_inputs: int | None = None, in
     drawn, num_outputs = rng.randint(1, 3), rng.randint(1, 3)
     num_inputs = num_inputs or drawn
     hidden = rng.randint(0, max_hidden)
-    chosen, scale, message, edges, target = [], [], [], [], 1  # target: how much smaller than inputs outputs are
+    chosen: list[NodeFunction] = []
+    scale: list[int] = []
+    message: list[int] = []  # scales too
+    edges: list[tuple[int, int]] = []
+    target = 1  # how much smaller than inputs outputs are
     for node in range(num_inputs + hidden + num_outputs):
         is_output = node >= num_inputs + hidden
         earlier = list(range(min(node, num_inputs + hidden)))

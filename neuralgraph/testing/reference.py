@@ -79,12 +79,14 @@ def static_forward(wiring: Wiring, values: Values, weight: torch.Tensor, x: torc
     """(y, sums I_v, messages Z_u) of a static graph with the given effective weights."""
     graph = nx.DiGraph()
     graph.add_nodes_from(range(wiring.num_nodes))
-    parents = {node: [] for node in graph}
+    parents: dict[int, list[tuple[int, int]]] = {node: [] for node in graph}
     for edge, (u, v) in enumerate(zip(wiring.src.tolist(), wiring.dst.tolist())):
         graph.add_edge(u, v)
         parents[v].append((u, edge))
     inputs = {node: i for i, node in enumerate(wiring.inputs.tolist())}
-    sums, states, messages = {}, {}, {}
+    sums: dict[int, torch.Tensor] = {}
+    states: dict[int, torch.Tensor] = {}
+    messages: dict[int, torch.Tensor] = {}
     for node in nx.topological_sort(graph):
         steps = Steps(wiring.function_of(node), node, values, training)
         if node in inputs:

@@ -14,7 +14,7 @@ from ..layers.choice import Choice
 from ..layers.sparse import adopt
 from ..networks import StaticNeuralGraph
 from ..nodes import NodeFunction
-from ..rewiring import rewire
+from ..rewiring.rewire import rewire
 from ..selectors import Selection, Selector, Weights
 from ..wiring import generators as wirings
 from .comparing import require
@@ -52,10 +52,10 @@ def check_selector(make: Callable[[int], Selector], *, exact: bool = True, seed:
     >>> ng.testing.check_selector(ng.TopK)
     """
     for word, build in PLACES.items():
-        _check_choice(f"on {word}", lambda s, build=build: build(make(K), s), seed)
+        _check_choice(f"on {word}", lambda s: build(make(K), s), seed)
     for word in ("a graph", "a layer"):
         for name in OPTIMIZERS:
-            _check_resume(f"on {word}, with {name}", lambda s, word=word: PLACES[word](make(K), s), name, exact, seed)
+            _check_resume(f"on {word}, with {name}", lambda s: PLACES[word](make(K), s), name, exact, seed)
 
 
 @dataclass(eq=False)
@@ -63,7 +63,7 @@ class _Place:
     """A model with one selector."""
 
     model: nn.Module
-    owner: object  # of the selector, which may exchange it
+    owner: StaticNeuralGraph | Choice  # of the selector, which may exchange it
     weight: nn.Parameter
     inputs: int
 
@@ -100,7 +100,7 @@ def _kernels(selector: Selector, seed: int) -> _Place:
 def _chosen(layer: SparseConv2d | SparseLinear, selector: Selector, candidates: Weights, seed: int, inputs: int) -> _Place:
     choice = Choice(selector, [(layer, "weight")], [candidates], torch.Generator().manual_seed(seed))
     adopt(choice, [(layer, "weight")])
-    return _Place(layer, choice, layer.weight, inputs)
+    return _Place(layer, choice, choice.parameters()[0], inputs)
 
 
 PLACES: dict[str, Callable[[Selector, int], _Place]] = {"a graph": _graph, "a layer": _layer, "kernels": _kernels}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import compress
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import torch
 
@@ -16,6 +16,7 @@ from .stages import longest_path_levels
 from .wiring import Wiring
 
 Given = TypeVar("Given")
+Item = TypeVar("Item", bound=Hashable)
 
 DYNAMIC = NodeFunction(send="activation conv", receive="norm", norm="instance")
 # vectors have no maps to slide a kernel over or to take the moments of
@@ -185,6 +186,14 @@ def generator_of(seed: object) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@overload
+def node_list(what: str, nodes: None) -> None: ...
+
+
+@overload
+def node_list(what: str, nodes: Iterable[Hashable]) -> list[Hashable]: ...
+
+
 def node_list(what: str, nodes: Iterable[Hashable] | None) -> list[Hashable] | None:
     """The names of some nodes, each once."""
     if nodes is None:
@@ -193,13 +202,23 @@ def node_list(what: str, nodes: Iterable[Hashable] | None) -> list[Hashable] | N
         raise WiringError(f"{what} must be the names of some nodes, such as [{nodes!r}], got {nodes!r}.")
     nodes = nodes.tolist() if hasattr(nodes, "tolist") else list(nodes)
     try:
-        seen: set[Hashable] = set()
-        twice = [node for node in nodes if node in seen or seen.add(node)]
+        twice = repeated(nodes)
     except TypeError as error:
         raise WiringError(f"{what} must be the names of some nodes: {error}.") from None
     if twice:
         raise WiringError(f"{what} names {listed(map(repr, twice))} more than once; every node has one channel.")
     return nodes
+
+
+def repeated(items: Iterable[Item]) -> list[Item]:
+    """Those that stood there before, as often as they do."""
+    seen: set[Item] = set()
+    twice = []
+    for item in items:
+        if item in seen:
+            twice.append(item)
+        seen.add(item)
+    return twice
 
 
 def numbers_of(what: str, nodes: Sequence[Hashable] | None, number: Mapping[Hashable, int]) -> list[int] | None:

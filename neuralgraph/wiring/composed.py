@@ -138,6 +138,7 @@ class _Expansion:
         sums: dict[int, torch.Tensor] = {}    # node -> the channels that add what arrives
         states: dict[int, torch.Tensor] = {}  # node -> the channels that others read
         levels = longest_path_levels(graph.num_nodes, graph.src, graph.dst)
+        assert levels is not None  # macro() has refused cycles
         for node in levels.argsort(stable=True).tolist():
             if graph.role[node] == INPUT:
                 states[node] = self._add(inputs, INPUT, NodeFunction())
@@ -151,7 +152,7 @@ class _Expansion:
                 self._pointwise(sums[node], states[node])
         parents = torch.bincount(graph.dst, minlength=graph.num_nodes).tolist()
         for number, (a, b) in enumerate(zip(graph.src.tolist(), graph.dst.tolist())):
-            is_mean = graph.role[b] == OUTPUT
+            is_mean = bool(graph.role[b] == OUTPUT)
             fixed = is_mean or parents[b] == 1
             weight = 1 / parents[b] if fixed else 0.5
             u, v = states[a], sums[b]
@@ -177,6 +178,7 @@ class _Expansion:
         src, dst, tie = src[order], dst[order], tie[order]
         groups = tie[tie >= 0].unique()
         tie = torch.where(tie >= 0, torch.searchsorted(groups, tie), tie)
-        wiring = assemble(src, dst, torch.tensor(self.role), longest_path_levels(len(self.role), src, dst),
-                          self.functions, weight=weight[order])
+        levels = longest_path_levels(len(self.role), src, dst)
+        assert levels is not None
+        wiring = assemble(src, dst, torch.tensor(self.role), levels, self.functions, weight=weight[order])
         return Macro(wiring, tie, fixed[order])

@@ -88,7 +88,7 @@ def _learned(wiring: Wiring) -> list[dict[str, float | list[float]]]:
         nodes = (wiring.function == number).nonzero().flatten()
         for name in values.keys() & used_values(function):
             own = value_shapes(function, dims)[name]
-            rows = values[name][(nodes, *middle(values[name].shape[1:], own))]
+            rows = values[name][middle(values[name].shape[1:], own, nodes)]
             rows = rows.flatten(1) if own else rows
             for node, row in zip(nodes.tolist(), rows.tolist()):
                 learned[node][name] = row
@@ -160,8 +160,8 @@ def from_networkx(graph: nx.Graph, inputs: Iterable[Hashable] | None = None,
              for (label, data), code in zip(graph.nodes(data=True), draft.role.tolist())]
     weights = [_read_edge(labels[u], labels[v], data, faults) for v, u, data in edges]
     if prune_unreachable:
-        kept = draft.prune()
-        nodes, weights = (list(compress(items, mask.tolist())) for items, mask in zip((nodes, weights), kept))
+        kept_nodes, kept_edges = draft.prune()
+        nodes, weights = list(compress(nodes, kept_nodes.tolist())), list(compress(weights, kept_edges.tolist()))
     for code in (INPUT, OUTPUT):
         _read_channels(draft, code, nodes, faults)
     functions, learned = ([node[what] for node in nodes] for what in ("function", "learned"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ def read_values(labels: Sequence[Hashable], functions: Sequence[NodeFunction], l
     kinds = {(function, name, len(value)) for function, values in zip(functions, learned)
              for name, value in values.items() if value is not None and name in used_values(function)}
     possible = [dims] if dims is not None else possible_dims(dict.fromkeys(functions)) or [2]
-    dims = min(possible, key=lambda dims: sum(size != _size(*kind, dims) for *kind, size in kinds))
+    dims = min(possible, key=lambda dims: sum(size != _size(function, name, dims) for function, name, size in kinds))
     for label, function, values in zip(labels, functions, learned):
         for name, value in values.items():
             needed = _size(function, name, dims) if name in used_values(function) else None
@@ -57,7 +58,7 @@ def _size(function: NodeFunction, name: str, dims: int) -> int:
     return math.prod(value_shapes(function, dims)[name])
 
 
-def _numbers(value: object) -> list[float] | None:
+def _numbers(value: Any) -> list[float] | None:
     """One number, a list of them, or the JSON text of a list (GraphML and GEXF hold no lists)."""
     try:
         if isinstance(value, str):
@@ -112,5 +113,5 @@ def stacked(functions: Sequence[NodeFunction], learned: Learned, dims: int) -> d
             if name in used_values(function):
                 own = value_shapes(function, dims)[name]
                 rows = torch.tensor([learned[node][name] for node in nodes], dtype=torch.float64)
-                parameters[name][(torch.tensor(nodes), *middle(shape, own))] = rows.reshape(len(nodes), *own)
+                parameters[name][middle(shape, own, torch.tensor(nodes))] = rows.reshape(len(nodes), *own)
     return parameters

@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import compress
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import WiringError, listed
 from ..nodes import NodeFunction
-from .assembling import Draft, all_but_outputs, assemble, default_function, integer, node_list, numbers_of
+from .assembling import Draft, all_but_outputs, assemble, default_function, integer, node_list, numbers_of, repeated
 from .devices import on_cpu
 from .tables import read_table
 from .wiring import Wiring
 
 Functions = NodeFunction | Mapping[Hashable, NodeFunction] | Sequence[NodeFunction] | None
-Blocks = Mapping[Hashable, int] | Sequence[int] | None
+Blocks = Mapping[Hashable, int] | Sequence[int] | torch.Tensor | None
 
 
 @on_cpu
@@ -150,13 +151,12 @@ def from_table(table: object, source: Hashable = "source", target: Hashable = "t
             total[pair] = total.get(pair, 0.0) + value
         pairs, weights = list(total), None if weights is None else list(total.values())
     elif len(set(pairs)) < len(pairs):
-        seen: set[tuple] = set()
-        twice = [pair for pair in pairs if pair in seen or seen.add(pair)]
+        twice = repeated(pairs)
         raise WiringError(f"the edge {twice[0][0]!r} -> {twice[0][1]!r} stands in more than one row ({len(twice)} "
                           "repeated rows in all): with add_repeated=True they are one edge, and their weights "
                           "are added.")
     inputs, outputs = _channels("inputs", inputs), _channels("outputs", outputs)
-    there = dict.fromkeys(node for pair in pairs for node in pair)
+    there = {node: 0 for pair in pairs for node in pair}
     for what, nodes in (("inputs", inputs), ("outputs", outputs)):
         numbers_of(what, nodes, there)  # a misspelt one would be a node of its own
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
@@ -172,7 +172,7 @@ def _named(pairs, inputs, outputs, functions, blocks, weight, dims, prune_unreac
     number = {name: place for place, name in enumerate(names)}
     edges = torch.tensor([(number[u], number[v]) for u, v in pairs], dtype=torch.long).reshape(-1, 2)
     inputs, outputs = numbers_of("inputs", inputs, number), numbers_of("outputs", outputs, number)
-    draft = Draft(names, *edges.unbind(1), inputs, outputs)
+    draft = Draft(names, edges[:, 0], edges[:, 1], inputs, outputs)
     return _finished(draft, functions, blocks, weight, dims, prune_unreachable)
 
 
@@ -241,14 +241,15 @@ def _in_64_bits(what: str, value: object) -> int:
 # Edges
 
 
-def _pairs(edges: object) -> list[tuple]:
+def _pairs(edges: Any) -> list[tuple]:
     """A list of pairs of whole numbers or names."""
-    pairs = edges.tolist() if hasattr(edges, "tolist") else edges
+    given = edges.tolist() if hasattr(edges, "tolist") else edges
+    pairs: list[tuple] = []
     try:
-        pairs = [tuple(pair) if not isinstance(pair, (str, bytes)) else pair for pair in pairs]
-        for pair in pairs:
+        for pair in [tuple(pair) if not isinstance(pair, (str, bytes)) else pair for pair in given]:
             if not isinstance(pair, tuple) or len(pair) != 2:
                 raise TypeError(f"{pair!r} is no pair")
+            pairs.append(pair)
             for node in pair:
                 hash(node)
                 if _is_odd(node):
@@ -289,7 +290,7 @@ def _numbered(edges: torch.Tensor) -> torch.Tensor:
 # Matrices
 
 
-def _entries(matrix: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+def _entries(matrix: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
     """Rows, columns and values of the entries that are not zero, and the side of a square matrix."""
     scipy = sys.modules.get("scipy.sparse")  # whoever has such a matrix has imported it
     if isinstance(matrix, torch.Tensor):

@@ -115,7 +115,9 @@ def _wiring(name, nodes, options, inputs, outputs, seed, function, dims) -> Wiri
     dst = torch.cat([sources.repeat_interleave(inputs), dst + inputs, ends.repeat_interleave(len(sinks))])
     order = (dst * len(role) + src).argsort()
     src, dst = src[order], dst[order]
-    return assemble(src, dst, role, longest_path_levels(len(role), src, dst), all_but_outputs(role, function))
+    levels = longest_path_levels(len(role), src, dst)
+    assert levels is not None  # edges go from smaller to larger numbers
+    return assemble(src, dst, role, levels, all_but_outputs(role, function))
 
 
 # The undirected graphs
@@ -190,6 +192,6 @@ GRAPHS: dict[str, Callable[..., Attempt]] = {
 
 
 def _probability(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
         raise WiringError(f"probability must be a number from 0 to 1, got {value!r}.")
     return float(value)

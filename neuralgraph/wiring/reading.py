@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from ..nodes import (
     NORMS,
     STATIC,
     NodeFunction,
+    Rows,
     activation_code,
     activation_name,
     decode_steps,
@@ -44,7 +46,7 @@ def _codes(kind: str, names: Sequence) -> tuple[Callable, Callable]:
 
 
 # Node data that describe the function of a node, with the codes for names.
-FUNCTION_CODES = {
+FUNCTION_CODES: dict[str, tuple[Callable[..., int], Callable[[int], Any]]] = {
     "send": (encode_steps, decode_steps),
     "receive": (encode_steps, decode_steps),
     "norm": _codes("norm", list(NORMS)),
@@ -178,7 +180,7 @@ class Reading:
         for row in first.argsort().tolist():
             node = int(first[row])
             default = IDENTITY if self.role[node] == OUTPUT else STATIC
-            fields = {"send": default.send, "receive": default.receive}
+            fields: dict[str, Any] = {"send": default.send, "receive": default.receive}
             try:
                 for name, code in zip(given, distinct[row].tolist()):
                     fields[name] = FUNCTION_CODES[name][1](code)
@@ -358,9 +360,9 @@ def common_shape(functions: Iterable[NodeFunction], name: str, dims: int) -> tup
     return tuple(map(max, *shapes)) if len(shapes) > 1 else shapes[0]
 
 
-def middle(large: Sequence[int], small: Sequence[int]) -> tuple[slice, ...]:
-    """Where an array of the shape ``small`` stands in one of the shape ``large``."""
-    return tuple(slice((a - b) // 2, (a - b) // 2 + b) for a, b in zip(large, small))
+def middle(large: Sequence[int], small: Sequence[int], rows: Rows) -> tuple[Rows, ...]:
+    """Where arrays of the shape ``small``, one for each of the rows, stand in those of the shape ``large``."""
+    return rows, *(slice((a - b) // 2, (a - b) // 2 + b) for a, b in zip(large, small))
 
 
 def refuse_near_misses(complaint: str, names: Iterable[object], known: Sequence[str],

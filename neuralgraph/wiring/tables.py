@@ -28,16 +28,19 @@ def read_table(table: object, source: Hashable, target: Hashable, weight: Hashab
         if delimiter is not None:
             raise InputError("a delimiter is for files; a data frame has its columns already.")
         read = [_frame_column(table, name) for name in (source, target, weight) if name is not None]
-        where = "row {} of the data frame".format
+        lines = None
     elif isinstance(table, (str, Path)):
         lines, read = _file_columns(Path(table), [name for name in (source, target, weight) if name is not None],
                                     delimiter)
-        where = lambda row: f"{table}, line {lines[row]}"  # noqa: E731
     else:
         raise InputError(f"expected the path of a table or a pandas.DataFrame, got {type(table).__name__}.")
+
+    def where(row: int) -> str:
+        return f"row {row} of the data frame" if lines is None else f"{table}, line {lines[row]}"
+
     ends = [_names(column, where, called) for column, called in zip(read, (source, target))]
-    if isinstance(table, (str, Path)) and all(is_number(name) for column in ends for name in column):
-        ends = [[int(name) for name in column] for column in ends]
+    if isinstance(table, (str, Path)) and all(is_number(name) for column in read[:2] for name in column):
+        ends = [[int(name) for name in column] for column in read[:2]]
     weights = None if weight is None else _weights(read[2], where, weight)
     return list(zip(*ends)), weights
 
@@ -62,15 +65,17 @@ def _file_columns(path: Path, names: Sequence[Hashable], delimiter: str | None) 
         text = content.decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a table of UTF-8 text: {error}.") from None
-    by_place = all(isinstance(name, int) and not isinstance(name, bool) and name >= 0 for name in names)
+    places = _places(names)
     if delimiter is None:
-        delimiter = _delimiter(path, text, names, by_place)
+        delimiter = _delimiter(path, text, names, places is not None)
     elif not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
         raise InputError(f"a delimiter is one character, got {delimiter!r}.")
     # strict: a quotation mark that is never closed would swallow the rest of the file
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True,
                       skipinitialspace=delimiter == " ")
-    lines, columns, places, width = [], [[] for _ in names], list(names) if by_place else None, 0
+    lines: list[int] = []
+    columns: list[list[str]] = [[] for _ in names]
+    width = 0
     try:
         for row in rows:
             row = [cell.strip() for cell in row]
@@ -93,6 +98,12 @@ def _file_columns(path: Path, names: Sequence[Hashable], delimiter: str | None) 
     if places is None:
         raise InputError(f"{path} has no line of column names.")
     return lines, columns
+
+
+def _places(names: Sequence[Hashable]) -> list[int] | None:
+    """The names, if they are the places of columns."""
+    places = [name for name in names if isinstance(name, int) and not isinstance(name, bool) and name >= 0]
+    return places if len(places) == len(names) else None
 
 
 def _delimiter(path: Path, text: str, names: Sequence[Hashable], by_place: bool) -> str:

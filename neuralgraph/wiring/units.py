@@ -132,7 +132,7 @@ def lstm(inputs: int, hidden: int, seed: int = 0) -> Wiring:
 class _Layers:
     """Groups of units with a name each, and the edges between them."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.nodes: dict[object, torch.Tensor] = {}
         self.role: list[int] = []
         self.block: list[int] = []

@@ -154,7 +154,7 @@ class Wiring:
             and _same_data(mine.ndata, theirs.ndata) and _same_data(mine.edata, theirs.edata)
         )
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # as Python itself says it of what is compared by value
 
     def __deepcopy__(self, memo) -> Wiring:
         return self  # frozen
