@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def _how(folder: Path) -> tuple[Recipe | None, int]:
     return None, fit["epochs"]
 
 
-def compare(records: Sequence[Record]) -> list[dict[str, object]]:
+def compare(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One line of the table per run; None where there is no finished epoch."""
     lines = []
     for record in records:
