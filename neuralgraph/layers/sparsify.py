@@ -20,7 +20,6 @@ from .choice import Choice, parametrizations
 from .order import first_layers, last_layers
 from .sparse import CHOSEN, SPARSE, Sparse, adopt, count, place_of, sparse_layers
 
-
 Model = TypeVar("Model", bound=nn.Module)
 
 
