@@ -28,11 +28,11 @@ y = net(x)
 print("input", tuple(x.shape), "-> output", tuple(y.shape))
 
 real = net.selection().real
-y.square().sum().backward()
+gradient, = torch.autograd.grad(y.square().sum(), net.weight)
 for edge in range(wiring.num_edges):
     print(f"{wiring.edge_name(edge)}: weight {net.weight[edge].item():+.3f}, "
           f"{'real        ' if real[edge] else 'hallucinated'}, "
-          f"gradient {net.weight.grad[edge].item():+.4f}")
+          f"gradient {gradient[edge].item():+.4f}")
 
 # Message passing on the live DGL graph computes the same as the dense product.
 net.backend = "dgl"

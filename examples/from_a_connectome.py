@@ -35,11 +35,10 @@ def small_world(path: Path) -> Path:
     return path
 
 
-def model_on(wiring: ng.Wiring, selector: ng.selectors.Selector) -> torch.nn.Module:
-    """Digits to the sensory neurons, five updates of all neurons, motor neurons to ten classes."""
-    network = ng.DiscreteTimeNeuralGraph(wiring, selector, steps=5, dims=0)
-    return torch.nn.Sequential(torch.nn.Linear(64, len(wiring.inputs)), network,
-                               torch.nn.Linear(len(wiring.outputs), 10))
+def model_on(network: ng.DiscreteTimeNeuralGraph) -> torch.nn.Module:
+    """Digits to the sensory neurons, the updates of all neurons, motor neurons to ten classes."""
+    wiring = network.wiring
+    return torch.nn.Sequential(torch.nn.Linear(64, len(wiring.inputs)), network, torch.nn.Linear(len(wiring.outputs), 10))
 
 
 def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -49,8 +48,8 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)  # for work as small as this
     folder = Path(tempfile.mkdtemp())
-    path, pre, post = (Path(sys.argv[1]), *sys.argv[2:4]) if len(sys.argv) > 3 else (
-        small_world(folder / "connections.csv"), "pre", "post")
+    table, pre, post = sys.argv[1:4] if len(sys.argv) > 3 else ("", "pre", "post")
+    path = Path(table) if table else small_world(folder / "connections.csv")
     unit = ng.NodeFunction(receive="norm activation", activation="tanh")
     wiring = ng.wirings.from_table(path, pre, post, functions=unit, dims=0)
     print(f"{path.name}: {wiring}")
@@ -62,13 +61,13 @@ if __name__ == "__main__":
     k = wiring.num_edges // 2
     for name, selector in (("learned", ng.TopK(k)), ("random", ng.RandomGraph(k))):
         torch.manual_seed(0)
-        model = model_on(wiring, selector)
+        network = ng.DiscreteTimeNeuralGraph(wiring, selector, steps=5, dims=0)
         rows = ng.training.fit(
-            model, DataLoader(train, batch_size=64, shuffle=True), folder=folder / name, epochs=8,
+            model_on(network), DataLoader(train, batch_size=64, shuffle=True), folder=folder / name, epochs=8,
             loss=torch.nn.functional.cross_entropy, test=DataLoader(test, batch_size=360), metrics={"accuracy": accuracy},
             optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01))
         print(f"{k} of {wiring.num_edges} connections, {name}: {rows[-1]['test_accuracy']:.1f} % of test digits")
         if name == "learned":
-            graph = ng.to_networkx(model[1])
+            graph = ng.to_networkx(network)
     busiest = max(graph, key=lambda neuron: graph.degree(neuron, weight="magnitude"))
     print(f"the busiest neuron of the learned wiring is {busiest}, with {graph.degree(busiest)} connections")

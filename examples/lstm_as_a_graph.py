@@ -19,12 +19,13 @@ def lstm_graph(lstm: torch.nn.LSTM) -> ng.DiscreteTimeNeuralGraph:
     wiring = ng.wirings.lstm(lstm.input_size, lstm.hidden_size)
     network = ng.DiscreteTimeNeuralGraph(wiring, ng.Complete(), steps=None)
     # the edges come in the order of torch's matrices, and after the inputs the gates i, f, g, o
-    weights = torch.cat([lstm.weight_ih_l0.flatten(), lstm.weight_hh_l0.flatten()])
+    given = dict(lstm.named_parameters())
+    weights = torch.cat([given["weight_ih_l0"].flatten(), given["weight_hh_l0"].flatten()])
     gates = slice(lstm.input_size, lstm.input_size + 4 * lstm.hidden_size)
     bias = network.functions.export()["bias"]
     with torch.no_grad():
         network.weight[:len(weights)] = weights
-        bias[gates] = lstm.bias_ih_l0 + lstm.bias_hh_l0
+        bias[gates] = given["bias_ih_l0"] + given["bias_hh_l0"]
     network.functions.load({"bias": bias})
     return network
 

@@ -22,7 +22,7 @@ def stage(seed: int, inputs: int, channels: int, nodes: int = 8) -> ng.StaticNeu
     return ng.sharing.tie(network, macro.tie, fixed=macro.fixed, through="sigmoid")
 
 
-def randomly_wired(channels: int, classes: int, image_channels: int, seed: int = 0) -> nn.Module:
+def randomly_wired(channels: int, classes: int, image_channels: int, seed: int = 0) -> nn.Sequential:
     """Two stages of C and 2 C channels, at half and at a quarter of the resolution."""
     torch.manual_seed(seed)
     return nn.Sequential(
@@ -41,7 +41,7 @@ def main(epochs: int = 4) -> None:
     images, test_images = (data.normalise(part) for part in (data.train_images, data.test_images))
     model = randomly_wired(channels=12, classes=10, image_channels=images.shape[1])
     networks = [part for part in model if isinstance(part, ng.StaticNeuralGraph)]
-    ties = [network.parametrizations.weight[0].parts[0].alpha for network in networks]
+    ties = [parameter for name, parameter in model.named_parameters() if name.endswith("alpha")]  # those of weights that are tied
     print(f"{sum(len(network.weight) for network in networks)} edges of single channels, of which those between layers "
           f"have {sum(map(len, ties))} weights")
 
@@ -59,7 +59,7 @@ def main(epochs: int = 4) -> None:
             schedule.step()
     print(f"test accuracy after {epochs} epochs: {100 * accuracy(model, test_images, data.test_labels):.1f} %")
 
-    weights = torch.cat(ties).detach().sigmoid()
+    weights = torch.cat([weights.detach() for weights in ties]).sigmoid()
     print(f"weights of edges between layers began at 0.5 and are now from {weights.min():.2f} to {weights.max():.2f}")
     fast = ng.compile(model)
     with torch.no_grad():

@@ -16,6 +16,7 @@ import torch
 
 import neuralgraph as ng
 from neuralgraph.errors import InputError
+from neuralgraph.networks import NeuralGraph
 
 STATISTICS = ("feed-forward-loops", "bi-fans", "clustering", "distance", "assortativity", "rich-club", "modularity")
 
@@ -30,7 +31,7 @@ def decided(folder: Path, share: float = 0.5) -> tuple[list[float], list[float],
     return progress, come, next((x for x, y in zip(progress, come) if y >= share), 0.0)
 
 
-def hubs(net: ng.StaticNeuralGraph) -> list[float]:
+def hubs(net: NeuralGraph) -> list[float]:
     """Of every block but the last, how many out-edges its nodes have, in terms of those a uniform wiring gives them."""
     wiring, real = net.wiring, net.selection().real
     block, number = wiring.block[wiring.src], int(wiring.block.max())
@@ -38,7 +39,7 @@ def hubs(net: ng.StaticNeuralGraph) -> list[float]:
     return (has / may / (real.sum() / len(real))).tolist()
 
 
-def live(net: ng.StaticNeuralGraph) -> ng.Wiring:
+def live(net: NeuralGraph) -> ng.Wiring:
     """The learned wiring without the nodes that have no edge."""
     graph = ng.to_networkx(net)
     graph.remove_nodes_from([node for node in graph if not graph.degree(node)])
@@ -49,7 +50,7 @@ def live(net: ng.StaticNeuralGraph) -> ng.Wiring:
 
 def against_chance(wiring: ng.Wiring, samples: int) -> dict[str, dict[str, ng.analysis.NullModel]]:
     """By kind of random wirings and statistic; what has no meaning for these edges is left out."""
-    found = {"uniform": {}, "blocks": {}}
+    found: dict[str, dict[str, ng.analysis.NullModel]] = {"uniform": {}, "blocks": {}}
     for kind, by_name in found.items():
         for name in STATISTICS:
             try:
@@ -68,7 +69,7 @@ def draw(rows: list[dict], path: Path) -> None:
         for (kind, tests), marker in zip(row["chance"].items(), "xo"):
             chance.scatter([tests[name].z for name in tests], [STATISTICS.index(name) + 0.1 * number for name in tests],
                            color=colour, marker=marker)
-        turnover.plot(*([100 * share for share in shares] for shares in row["decided"][:2]), color=colour, label=row["name"])
+        turnover.plot([100 * x for x in row["decided"][0]], [100 * y for y in row["decided"][1]], color=colour, label=row["name"])
         hub.plot(range(len(row["hubs"])), row["hubs"], "o-", color=colour, label=row["name"])
     chance.set(xlabel="z-score (beyond the grey band: p < 0.05)", xscale="symlog")
     chance.set_title("Statistics against random wirings", loc="left")
@@ -99,19 +100,18 @@ def main() -> None:
         for path in arguments.runs:
             recipe, model, _ = ng.training.open_model(path)
             net = model.networks[0]
-            name = f"{path.parent.name}/{path.name}"
-            print(f"{name}: {recipe.name}, {int(net.selection().real.sum())} of {net.wiring.num_edges} edges")
-            chance = against_chance(live(net), arguments.samples)
-            row = {"name": name, "chance": chance, "decided": decided(path), "hubs": hubs(net)}
+            print(f"{path.parent.name}/{path.name}: {recipe.name}, {int(net.selection().real.sum())} of {net.wiring.num_edges} edges")
+            chance, turnover, hub = against_chance(live(net), arguments.samples), decided(path), hubs(net)
             for kind, tests in chance.items():
                 for test in tests.values():
                     print(f"  {kind:8} {test}")
-            clustering, distance = (chance["uniform"][key].observed / (chance["uniform"][key].mean or float("nan"))
-                                    for key in ("clustering", "distance"))
+            uniform = chance["uniform"]
+            clustering, distance = (uniform[name].observed / (uniform[name].mean or float("nan"))
+                                    for name in ("clustering", "distance"))
             print(f"  small world: clustering {clustering:.2f} and distances {distance:.2f} times those of uniform wirings\n"
-                  f"  half of all new edges had come after {100 * row['decided'][2]:.1f} % of the training\n"
-                  f"  out-edges by block, in terms of a uniform wiring: {', '.join(f'{x:.2f}' for x in row['hubs'])}")
-            rows.append(row)
+                  f"  half of all new edges had come after {100 * turnover[2]:.1f} % of the training\n"
+                  f"  out-edges by block, in terms of a uniform wiring: {', '.join(f'{x:.2f}' for x in hub)}")
+            rows.append({"name": f"{path.parent.name}/{path.name}", "chance": chance, "decided": turnover, "hubs": hub})
     if arguments.out:
         draw(rows, arguments.out)
 

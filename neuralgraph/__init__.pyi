@@ -5,7 +5,7 @@ from . import nodes as nodes
 from .nodes import register_activation as register_activation
 from .nodes import register_operation as register_operation
 from .wiring import Wiring as Wiring
-from .wiring import generators as wirings
+from .wiring import generators as _generators
 from .wiring import from_networkx as from_networkx
 from .networks import to_networkx as to_networkx
 from .wiring import read as read
@@ -40,3 +40,5 @@ from .explorer import explore as explore
 from .compat import load_dnw_checkpoint as load_dnw_checkpoint
 from . import errors as errors
 from ._version import __version__ as __version__
+
+wirings = _generators

@@ -1,4 +1,4 @@
-"""Lists of modules whose members a type checker knows."""
+"""What a type checker is told of modules."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import nn
 
 Member = TypeVar("Member", bound=nn.Module)
+Model = TypeVar("Model", bound=nn.Module)  # what becomes a model of its own class
 
 
 def module_list(modules: Iterable[Member]) -> Sequence[Member]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 Member = TypeVar("Member")
 
@@ -86,6 +87,11 @@ def whole(value: Any) -> int | None:
         return None if is_truth else operator.index(value)
     except TypeError:
         return None
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Whether it is a real number, of NumPy's types and fractions too (True and False are some)."""
+    return isinstance(value, numbers.Real)
 
 
 def listed(items: Iterable[object], most: int = 5) -> str:

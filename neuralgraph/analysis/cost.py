@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from .._html import facts
 from ..errors import InputError, whole
@@ -203,6 +204,7 @@ def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
         elif isinstance(layer, NORMS):
             price = Cost(norms_and_biases=sum(p.numel() for p in layer.parameters()))
         else:
+            assert isinstance(layer, (nn.Linear, _ConvNd))  # of WEIGHTED
             price = _layer_cost(layer, after, stem_live if layer is model.stem else
                                 head_live if layer not in in_stem else 1.0)
         total += Cost(price.multiply_adds) if layer in counted else price
@@ -210,7 +212,7 @@ def _classifier_cost(model: Classifier, skip_dead: bool) -> Cost:
     return total
 
 
-def _layer_cost(layer: nn.Module, after: torch.Size, share: float) -> Cost:
+def _layer_cost(layer: nn.Linear | _ConvNd, after: torch.Size, share: float) -> Cost:
     """Of a call of a convolution or fully connected layer, of whose weights only a share is live."""
     candidates = layer.weight.numel()
     weights = round((layer.k if isinstance(layer, Sparse) else candidates) * share)
@@ -278,7 +280,7 @@ def executed_multiply_adds(model: nn.Module, x: torch.Tensor) -> int:
     try:
         for network in networks:
             network.backend = "dense"  # which fuses nothing, so that every operation is a call that can be seen
-            network._aggregate = counting(network._aggregate)
+            vars(network)["_aggregate"] = counting(network._aggregate)
         with torch.no_grad(), evaluating(model):
             model(x[:1])
     finally:

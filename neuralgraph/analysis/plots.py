@@ -194,10 +194,10 @@ def _draw_edges(axes, weight: np.ndarray | None, lines: np.ndarray, size: tuple[
         colours[which] = colour
         if which.any():
             axes.add_line(Line2D([], [], color=colour, linewidth=1.8, label=title))
-    axes.add_collection(LineCollection(lines, colors=colours.tolist(), alpha=alpha, linewidths=width, capstyle="round"))
+    axes.add_collection(LineCollection(list(lines), colors=colours.tolist(), alpha=alpha, linewidths=width, capstyle="round"))
     axes.update_datalim(lines.reshape(-1, 2))
     if arrows is not None:
-        axes.add_collection(PolyCollection(curves.heads(lines, size, arrows), facecolors=colours.tolist(), linewidths=0,
+        axes.add_collection(PolyCollection(list(curves.heads(lines, size, arrows)), facecolors=colours.tolist(), linewidths=0,
                                            alpha=alpha, zorder=2.5))
 
 

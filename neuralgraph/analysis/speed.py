@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -36,7 +36,7 @@ class Timing:
     high: float
 
 
-def alternate(contenders: dict[str, Callable[[], object]], rounds: int = 9, warm_up: int = 2,
+def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int = 9, warm_up: int = 2,
               settle: float = 0.0) -> dict[str, Timing]:
     """Times contenders in turn, round after round, so that what disturbs one disturbs all.
 

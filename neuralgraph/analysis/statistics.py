@@ -118,7 +118,8 @@ def assortativity(edges: Edges) -> float:
 def spectral_gap(edges: Edges) -> float:
     """The second smallest eigenvalue of the normalised Laplacian of the largest component, directions aside."""
     graph = _live(edges)
-    nodes = sorted(max(nx.connected_components(graph), key=len))
+    largest: set[int] = max(nx.connected_components(graph), key=len)
+    nodes = sorted(largest)
     near = edges.neighbours[nodes][:, nodes].double()
     scale = near.sum(1).rsqrt()
     laplacian = torch.eye(len(nodes), dtype=torch.float64) - scale[:, None] * near * scale

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import InputError, lookup
 from ..networks import NeuralGraph
+from ..selectors import Edges
 from ..selectors.synaptic import SCORES
 
 
@@ -42,9 +43,17 @@ def strengths(network: NeuralGraph, score: str = "full",
     if (score == "measured") != (batches is not None):
         raise InputError(f"score={score!r} " + ("needs batches of inputs to measure with." if batches is None else
                                                 "measures nothing: leave batches out, or use score='measured'."))
-    gain = network.selector.candidates.gain(steps) if batches is None else _spread(network, batches)
+    gain = _gain(network, steps) if batches is None else _spread(network, batches)
     gain = gain[network.wiring.src.to(gain.device)]
     return gain.clone() if score == "scale" else network.weight.abs() * gain
+
+
+def _gain(network: NeuralGraph, steps: tuple[str, ...] | None) -> torch.Tensor:
+    candidates = network.selector.candidates
+    assert isinstance(candidates, Edges)
+    gain = candidates.gain(steps)
+    assert gain is not None  # of a network
+    return gain
 
 
 def _spread(network: NeuralGraph, batches: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -52,8 +61,8 @@ def _spread(network: NeuralGraph, batches: Iterable[torch.Tensor]) -> torch.Tens
     network = copy.deepcopy(network).eval()
     network.backend = "dense"  # whose node functions can be listened to
     moments = torch.zeros(3, network.wiring.num_nodes, dtype=torch.float64)  # number, sum, sum of squares
-    for functions in network.selector.candidates.functions():
-        functions.send = _Listener(functions, moments)
+    for functions in network._functions_of_steps():
+        vars(functions)["send"] = _Listener(functions, moments)
     number = 0
     for number, x in enumerate(batches, start=1):
         network(x)

@@ -52,7 +52,7 @@ def _classes(folder: Path, number: int, with_circuits: bool) -> dict:
     chosen = training_order(run.data.num_test, seed=0, epoch=0)[:number].sort().values
     pixels, labels = next(iter(run.data.test_batches([chosen])))
     samples = run.data.normalise(pixels), labels.long()
-    found = {"attributions": {}, "circuits": {}}
+    found: dict[str, dict] = {"attributions": {}, "circuits": {}}
     for label, name in enumerate(map(str, run.data.classes)):
         try:
             found["attributions"][name] = attribution(run.model, *samples, label=label)

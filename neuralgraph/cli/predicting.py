@@ -61,7 +61,8 @@ def _opened(source: Path) -> tuple[nn.Module, Preprocessing]:
 def _batches(paths: list[Path], preprocessing: Preprocessing) -> Iterator[tuple[torch.Tensor, list]]:
     """(inputs of the model, paths, in place of each that cannot be used its error)."""
     for start in range(0, len(paths), BATCH):
-        found, inputs = [], []
+        found: list[Path | DataError] = []
+        inputs = []
         for path in paths[start:start + BATCH]:
             try:
                 inputs.append(preprocessing(read_picture(path)))

@@ -24,6 +24,7 @@ def reproduce(table: str, data: str, epochs: int | None, seeds: int, rows: str |
     with going_on(display):
         for result in plan.run(display, device=device, workers=workers, jobs=jobs, threads=threads):
             display.say(run_text(*result["newest"]) + "\n")
+    assert result is not None  # a table has rows
     _print_result(result, plan)
 
 

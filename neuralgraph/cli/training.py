@@ -96,13 +96,13 @@ def _train(run: Run | GrowingRun, check_ranks: bool) -> None:
     try:
         rows = run.train(display, check_ranks)
     except Interrupted as stop:
-        if first:
+        if isinstance(display, Display):
             display.close()
             click.echo(f"{stop}\nContinue with: neuralgraph train {quote(run.recipe.name)} --resume --out "
                        f"{quote(str(run.folder))}", err=True)
         raise SystemExit(130) from None
     finally:
-        if first:
+        if isinstance(display, Display):
             display.close()
     if rows and first:
         best = max(rows, key=lambda row: row["test_accuracy"])

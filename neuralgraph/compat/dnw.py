@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeGuard
 
 import torch
 
 from .._files import printable
 from ..data.images import whole_number
-from ..errors import CheckpointError, InputError
+from ..errors import CheckpointError, InputError, is_real
 from ..models import Classifier
 from ..models.mobilenet import Stage, mobilenet_dnw
 from ..models.tiny import classifier, stem as build_stem
@@ -66,17 +64,13 @@ def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], 
         return _mobilenet(state, width, image_size, small, backend)
     if setting not in ("discrete", "continuous"):
         raise InputError(f"setting must be 'discrete' or 'continuous', got {setting!r}.")
-    if not _is_real(prune_rate) or not 0 <= prune_rate < 1:
+    if isinstance(prune_rate, bool) or not is_real(prune_rate) or not 0 <= prune_rate < 1:
         raise InputError(f"prune_rate must be at least 0 and below 1, got {prune_rate!r}.")
     return _tiny(state, setting, float(prune_rate), image_size, steps, backend)
 
 
-def _is_real(value: object) -> TypeGuard[float]:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
 def _mobilenet(state: _State, width, image_size, small, backend) -> Classifier:
-    if not _is_real(width) or not 0 < width <= 1:
+    if isinstance(width, bool) or not is_real(width) or not 0 < width <= 1:
         raise InputError(f"width must be above 0 and at most 1, got {width!r}.")
     width = float(width)
     if state.has("linear.graph.weight") != small:

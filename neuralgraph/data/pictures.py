@@ -26,7 +26,7 @@ UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
            6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 
 
-def read_picture(path: str) -> Image.Image:
+def read_picture(path: str | Path) -> Image.Image:
     """The image of a file, upright, in Pillow's mode L if it is black and white or grey, else RGB.
 
     Its content, not its name, tells which of :data:`FORMATS` it is. It is turned as its EXIF orientation

@@ -102,7 +102,7 @@ def _lines(made, name: str, colour: str, width: float, alpha: float) -> None:
 def _graph(side: int):
     from bokeh.models import ColumnDataSource, HoverTool, Range1d, TapTool
 
-    made = _figure(f"graph-{side}", x_range=Range1d(-0.03, 1.03), y_range=Range1d(1.03, -0.03),
+    made = _figure(f"graph-{side}", x_range=Range1d(start=-0.03, end=1.03), y_range=Range1d(start=1.03, end=-0.03),
                    tools="pan,wheel_zoom,box_zoom,reset,save", active_scroll="wheel_zoom", toolbar_location="above")
     made.axis.visible = made.grid.visible = False
     for sign, colour in (("p", POSITIVE), ("n", NEGATIVE)):
@@ -121,7 +121,7 @@ def _graph(side: int):
 def _matrix(side: int):
     from bokeh.models import ColumnDataSource, Range1d
 
-    made = _figure(f"matrix-{side}", x_range=Range1d(-1, 1), y_range=Range1d(1, -1), title="adjacency [to, from]",
+    made = _figure(f"matrix-{side}", x_range=Range1d(start=-1, end=1), y_range=Range1d(start=1, end=-1), title="adjacency [to, from]",
                    tools="pan,wheel_zoom,reset")
     made.grid.visible = False
     source = ColumnDataSource({"image": [np.zeros((1, 1), np.uint32)], "size": [1]}, name=f"matrix-image-{side}")
@@ -133,11 +133,11 @@ def _chart(name: str, title: str):
     """Its ranges follow what is put in."""
     from bokeh.models import Range1d
 
-    return _figure(f"chart-{name}", title=title, tools="", x_range=Range1d(0, 1), y_range=Range1d(0, 1))
+    return _figure(f"chart-{name}", title=title, tools="", x_range=Range1d(start=0, end=1), y_range=Range1d(start=0, end=1))
 
 
 def _curve(name: str, title: str, sides: int):
-    from bokeh.models import Span
+    from bokeh.models.annotations import Span
 
     made = _chart(name, title)
     for side in range(sides):
@@ -147,7 +147,8 @@ def _curve(name: str, title: str, sides: int):
 
 
 def _histogram(name: str, title: str):
-    from bokeh.models import ColumnDataSource, Span
+    from bokeh.models import ColumnDataSource
+    from bokeh.models.annotations import Span
 
     made = _chart(name, title)
     bars = ColumnDataSource({"left": [], "right": [], "top": [], "colour": []}, name=name)

@@ -62,6 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _history(self, query: str) -> bytes:
         first = parse_qs(query).get("from", ["0"])[0]
+        assert self.source.path is not None  # of what is followed
         with self.source.path.open("rb") as file:
             file.seek(int(first) if first.isdecimal() else 0)
             return file.read(LARGEST)

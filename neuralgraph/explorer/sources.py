@@ -226,7 +226,8 @@ def _source(title: str, parts: list[Observed], moments: list[tuple[int, list]], 
                              "a part of it, such as a learned wiring of fewer edges.")
         kept[number] = ever
         ends = torch.from_numpy(ever)
-        reduced.append(Observed(part.name, len(ever), part.role, part.block, part.src[ends], part.dst[ends]))
+        role, block, src, dst = part.graph()
+        reduced.append(Observed(part.name, len(ever), role, block, src[ends], dst[ends]))
         drawn.append(_drawn(part, reduced[-1], ends, _strength(ever, number, moments), wirings.get(number)))
     content, before = first_record(reduced), None
     for step, found in moments:
@@ -250,14 +251,15 @@ def _observed(name: str, wiring: Wiring) -> Observed:
 
 
 def _drawn(part: Observed, ever: Observed, edges: torch.Tensor, strength: torch.Tensor, wiring: Wiring | None) -> Graph:
-    number = len(part.role)
+    role, block, _, _ = part.graph()
+    number = len(role)
     labels = [printable(str(label))[:LONGEST] for label in (part.labels or range(number))]
     functions, kernels = [""] * number, {}
     if wiring is not None:
         texts = [_text(function) for function in wiring.functions]
         functions = [texts[which] for which in wiring.function.tolist()]
         kernels = _kernels(wiring)
-    return Graph(part.name, places(ever.block, ever.src, ever.dst, strength), part.role, part.block, labels, functions,
+    return Graph(part.name, places(*ever.graph()[1:], strength), role, block, labels, functions,
                  edges, part.candidates, kernels)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import InputError
 from ..layers import Sparse, SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
@@ -36,12 +38,12 @@ def add_layer(graph: Graph, layer: nn.Module, x: str, before: torch.Tensor, afte
         raise InputError(f"there is no ONNX form of {type(layer).__name__} with {reason}: {layer}.") from None
 
 
-def _conv(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
+def _conv(graph: Graph, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: str, before, after) -> str:
     dims = len(layer.kernel_size)
     weight = layer.effective_weight() if isinstance(layer, Sparse) else layer.weight
     if layer.padding == "valid":
         start = end = [0] * dims
-    elif layer.padding == "same":  # the odd one out at the end, as torch has it
+    elif isinstance(layer.padding, str):  # "same": the odd one out at the end, as torch has it
         total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size)]
         start = [t // 2 for t in total]
         end = [t - s for t, s in zip(total, start)]
@@ -57,8 +59,8 @@ def _conv(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
                       groups=layer.groups)
 
 
-def _batch_norm(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
-    if layer.running_mean is None:
+def _batch_norm(graph: Graph, layer: _NormBase, x: str, before, after) -> str:
+    if layer.running_mean is None or layer.running_var is None:
         raise Refused("track_running_stats=False")
     one, zero = torch.ones_like(layer.running_var), torch.zeros_like(layer.running_var)
     values = (one, zero) if layer.weight is None else (layer.weight, layer.bias)
@@ -66,7 +68,7 @@ def _batch_norm(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
                                                                     layer.running_var)), epsilon=layer.eps)
 
 
-def _instance_norm(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
+def _instance_norm(graph: Graph, layer: _NormBase, x: str, before, after) -> str:
     if layer.track_running_stats:
         raise Refused("track_running_stats=True")
     channels = before.shape[1]
@@ -75,7 +77,7 @@ def _instance_norm(graph: Graph, layer: nn.Module, x: str, before, after) -> str
     return graph.add("InstanceNormalization", x, graph.constant(weight), graph.constant(bias), epsilon=layer.eps)
 
 
-def _linear(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
+def _linear(graph: Graph, layer: nn.Linear, x: str, before, after) -> str:
     weight = layer.effective_weight() if isinstance(layer, Sparse) else layer.weight
     x = graph.add("MatMul", x, graph.constant(weight.T))
     return x if layer.bias is None else graph.add("Add", x, graph.constant(layer.bias))
@@ -102,9 +104,9 @@ def _each(value: int | Sequence[int], dims: int) -> list[int]:
 
 
 def _pool(kind: str) -> Callable:
-    def convert(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
+    def convert(graph: Graph, layer: Any, x: str, before, after) -> str:  # one of six classes with these settings
         dims = before.dim() - 2
-        settings = {"kernel_shape": _each(layer.kernel_size, dims), "strides": _each(layer.stride, dims),
+        settings: dict[str, Any] = {"kernel_shape": _each(layer.kernel_size, dims), "strides": _each(layer.stride, dims),
                     "pads": _each(layer.padding, dims) * 2}
         if layer.ceil_mode:
             raise Refused("ceil_mode=True")

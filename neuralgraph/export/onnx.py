@@ -85,7 +85,7 @@ def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = 
                 raise InputError(f"a classifier is exported for its own {model.image_size}x{model.image_size} "
                                  "images; leave space out.")
             names, shape = ("images", "logits"), (model.in_channels, model.image_size, model.image_size)
-            x = _normalised(graph, known, names[0]) if normalise else names[0]
+            x = names[0] if known is None or not normalise else _normalised(graph, known, names[0])
             y, after = _classifier(graph, model, x, shape)
         else:
             raise InputError(f"expected a classifier of neuralgraph.models or a network, got "
@@ -115,11 +115,12 @@ def _normalised(graph: Graph, known: Preprocessing, images: str) -> str:
 def _network_shape(network: NeuralGraph, space: tuple[int, ...] | None) -> tuple[int, ...]:
     if network.dims == 0 and space is None:
         space = ()
-    if not isinstance(space, (tuple, list)) or len(space) != network.dims or not all(
-            (whole(side) or 0) > 0 for side in space):
+    given = space if isinstance(space, (tuple, list)) else (None,)
+    sides = [side for side in map(whole, given) if side is not None and side > 0]
+    if not len(sides) == len(given) == network.dims:
         raise InputError(f"an ONNX file is for maps of one size: give space as {network.dims} sides in pixels, such "
                          f"as space={(16,) * network.dims}, got {space!r}.")
-    return len(network.wiring.inputs), *map(whole, space)
+    return len(network.wiring.inputs), *sides
 
 
 def _classifier(graph: Graph, model: Classifier, x: str, shape: tuple[int, ...]) -> tuple[str, torch.Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._modules import Model
 from ..errors import InputError
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
 from ..nodes import is_learned
@@ -38,8 +39,8 @@ class Plan:
     halves_edges: torch.Tensor
 
 
-def build(model: nn.Module, units: Units, chosen: torch.Tensor, step: dict[str, torch.Tensor],
-          halve: str) -> nn.Module:
+def build(model: Model, units: Units, chosen: torch.Tensor, step: dict[str, torch.Tensor],
+          halve: str) -> Model:
     """A copy of a model in which the chosen units are two.
 
     Args:
@@ -55,7 +56,7 @@ def places(units: Units, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
     return {part.name: part.nodes[mask] for part, mask in zip(units.parts, units.split(chosen)) if mask.any()}
 
 
-def regrow(model: nn.Module, growth: Sequence[dict]) -> nn.Module:
+def regrow(model: Model, growth: Sequence[dict]) -> Model:
     """A model of the size that another like it has grown to, whose values it takes by ``load_state_dict``.
 
     Args:
@@ -89,12 +90,12 @@ def regrow(model: nn.Module, growth: Sequence[dict]) -> nn.Module:
     return model
 
 
-def _build(model, chosen, readable, step, halve, budgets) -> nn.Module:
+def _build(model, chosen, readable, step, halve, budgets):
     """``budgets``: k of each graph, where values and real edges are to be loaded."""
     grown = copy.deepcopy(model)
     modules = dict(grown.named_modules())
     plans = {name: _plan(module) for name, module in modules.items() if isinstance(module, NeuralGraph)}
-    made: list[tuple[Link, torch.Tensor]] = []  # channels that are two, and what reads them
+    made = []  # what reads channels of which some are two, and which these are
     for name, nodes in chosen.items():
         link, module = readable.get(name), modules[name]
         if name in plans:

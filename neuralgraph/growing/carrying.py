@@ -80,7 +80,7 @@ def carry(old: Selector, network: NeuralGraph, origin: torch.Tensor, real: torch
             weight[~real] *= (1 - 1e-3) * least / most
     if not torch.equal(selector.select(weight), real):
         raise SelectionError(f"{selector!r} would not keep the edges of a network that has grown from "
-                             f"{int(old.num_real)} to {int(real.sum())} of them: use a selector whose edges all "
+                             f"{old.num_real} to {int(real.sum())} of them: use a selector whose edges all "
                              "compete (per='graph').")
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from ..errors import InputError, MissingPackageError, lookup
+from ..errors import InputError, MissingPackageError, is_real, lookup
 
 COSTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "multiply-adds": lambda cost: cost, "log-multiply-adds": torch.log}
@@ -93,7 +92,7 @@ def affordable(eigenvalues: torch.Tensor, costs: torch.Tensor, fraction: float, 
     return chosen
 
 
-def priced(cost: Cost, labels: Sequence[str], multiply_adds: torch.Tensor) -> torch.Tensor:
+def priced(cost: str | Callable[[str], float] | Mapping[str, float], labels: Sequence[str], multiply_adds: torch.Tensor) -> torch.Tensor:
     """The cost of each unit.
 
     Raises:
@@ -105,8 +104,8 @@ def priced(cost: Cost, labels: Sequence[str], multiply_adds: torch.Tensor) -> to
     for label in labels:
         if isinstance(cost, Mapping) and label not in cost:
             raise InputError(f"cost has no entry for {label!r}: give one for every node that can be split.")
-        price = cost[label] if isinstance(cost, Mapping) else cost(label)
-        if not isinstance(price, numbers.Real) or not 0 < price < math.inf:
+        price: object = cost[label] if isinstance(cost, Mapping) else cost(label)
+        if not is_real(price) or not 0 < price < math.inf:
             raise InputError(f"the cost of {label!r} must be a finite number above 0, got {price!r}.")
         prices.append(float(price))
     return torch.tensor(prices, dtype=torch.float64)

@@ -86,7 +86,7 @@ class Probe:
         reduced.backend = Gathering()
         self.leaves[name] = leaf = network.selection().weight.detach().clone().requires_grad_()
         real, edges = reduced.selection().real, edges.to(leaf.device)
-        reduced._forward_selection = lambda: Selection(real, leaf[edges], False)
+        vars(reduced)["_forward_selection"] = lambda: Selection(real, leaf[edges], False)
         for functions in (reduced.functions, *getattr(reduced, "later_functions", ())):
             functions.receive = partial(self._receive, functions)
             functions.send = partial(self._send, functions)

@@ -21,7 +21,7 @@ NOTHING = 1e-8  # a part of a direction that is but rounding
 class Route(ABC):
     """Finds the lowest eigenpair of every splitting matrix S_v."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.losses: list[float] = []  # of the batches, in one pass
 
     @abstractmethod
@@ -165,9 +165,10 @@ class MiniBatch(Route):
 
 
 def _count(number: int, name: str) -> int:
-    if (whole(number) or 0) < 1:
+    count = whole(number)
+    if count is None or count < 1:
         raise InputError(f"{name} must be an integer of at least 1, got {number!r}.")
-    return whole(number)
+    return count
 
 
 def _across(new: torch.Tensor, space: torch.Tensor, units: Units) -> torch.Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
 
+from .._modules import Model
 from ..analysis import cost as cost_of
 from ..errors import InputError, listed, lookup, whole
 from ..models import Classifier
@@ -27,9 +29,9 @@ HALVES = ("kernel", "edges")
 ROUNDING = 16
 
 
-def split(model: nn.Module, batches: Iterable, loss: Callable, fraction: float = 0.3, epsilon: float = 1e-2,
+def split(model: Model, batches: Iterable, loss: Callable, fraction: float = 0.3, epsilon: float = 1e-2,
           halve: str = "kernel", route: str | Route = "fast", cost: Cost = None, layer_cap: float | None = None,
-          num_batches: int | None = None) -> tuple[nn.Module, SplitReport]:
+          num_batches: int | None = None) -> tuple[Model, SplitReport]:
     """Replaces some nodes of a trained model by two, so that the loss falls where training could not lower it.
 
     A node v with weights a into it becomes two with a + epsilon v_min and a - epsilon v_min, each of half the
@@ -128,7 +130,7 @@ def split(model: nn.Module, batches: Iterable, loss: Callable, fraction: float =
                       multiply_adds.tolist(), chosen.tolist()))
     budgets = {name: module.selector.k or module.selector.num_real for name, module in grown.named_modules()
                if isinstance(module, NeuralGraph)}
-    growth = {"split": {name: numbers.tolist() for name, numbers in places(units, chosen).items()}, "k": budgets}
+    growth: dict[str, dict] = {"split": {name: numbers.tolist() for name, numbers in places(units, chosen).items()}, "k": budgets}
     return grown, SplitReport(
         nodes, {why: tuple(labels) for why, labels in units.refused.items()}, epsilon,
         sum(route.losses) / len(route.losses), after, epsilon**2 / 2 * eigenvalues[chosen].sum().item(),
@@ -178,7 +180,7 @@ def _again(batches: Iterable, number: int | None) -> Callable[[], Iterator]:
 
 
 @torch.no_grad()
-def _mean_loss(model: nn.Module, batches: Callable[[], Iterator], loss: Callable) -> tuple[float, object]:
+def _mean_loss(model: nn.Module, batches: Callable[[], Iterator], loss: Callable) -> tuple[float, Any]:
     """The mean loss of the batches in evaluation mode, and one x."""
     was = {module: module.training for module in model.modules()}
     model.eval()

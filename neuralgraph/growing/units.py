@@ -70,7 +70,7 @@ class Units:
     @property
     def layers(self) -> torch.Tensor:
         """The layer that each unit is in, or the block of a graph, as numbers (U,)."""
-        found = []
+        found: list[torch.Tensor] = []
         for part in self.parts:
             own = part.module.wiring.block[part.nodes] if isinstance(part.module, NeuralGraph) else part.nodes * 0
             found.append(torch.stack([torch.full_like(own, len(found)), own], 1))
@@ -112,7 +112,8 @@ def find(model: nn.Module) -> Units:
         InputError: if it is a module that is no chain of layers and holds no neural graph.
     """
     readable, reasons = links(model)
-    parts, refused, read = [], {}, {link.reader for link in readable.values()}
+    parts, read = [], {link.reader for link in readable.values()}
+    refused: dict[str, list[str]] = {}
     modules = dict(model.named_modules())
     for name, module in modules.items():
         if isinstance(module, NeuralGraph):
@@ -130,7 +131,8 @@ def _of_graph(name, network, link, reason, modules, refused, is_read) -> Part:
     wiring = network.wiring
     real = network.selection().real.cpu()
     dst = wiring.dst
-    part = Part(name, network, torch.zeros(0, dtype=torch.long), *torch.zeros(2, 0, dtype=torch.long), link)
+    none = torch.zeros(0, dtype=torch.long)
+    part = Part(name, network, none, none, none, link)
     can = torch.ones(wiring.num_nodes, dtype=torch.bool)
 
     def refuse(nodes, why):
@@ -181,7 +183,8 @@ def multiplied(network: NeuralGraph) -> torch.Tensor:
 def _of_layer(name, layer, link, reason, modules, refused) -> Part:
     channels, columns = len(layer.weight), layer.weight[0].numel()
     can = torch.zeros(channels, dtype=torch.bool) if link is None else torch.ones(channels, dtype=torch.bool)
-    part = Part(name, layer, can.nonzero().flatten(), *torch.zeros(2, 0, dtype=torch.long), link)
+    none = torch.zeros(0, dtype=torch.long)
+    part = Part(name, layer, can.nonzero().flatten(), none, none, link)
     if link is None:
         refused.setdefault(f"channels of a layer: {reason}", []).append(name or "the model")
     elif isinstance(modules[link.reader], NeuralGraph):
@@ -211,6 +214,7 @@ def costs(model: nn.Module, units: Units, probe: Probe) -> torch.Tensor:
     for part in units.parts:
         degree = torch.bincount(part.owner, minlength=len(part.nodes))
         if not isinstance(part.module, NeuralGraph):
+            assert part.link is not None  # else it has no units
             found.append(degree * probe.pixels[part.name] + _reading(part.link, modules, probe)[part.nodes])
             continue
         wiring = part.module.wiring
@@ -240,6 +244,11 @@ def _kernels(network: NeuralGraph, space: tuple[int, ...]) -> torch.Tensor:
     return found
 
 
+def _weight(layer: nn.Module) -> torch.Tensor:
+    assert isinstance(layer.weight, torch.Tensor)
+    return layer.weight
+
+
 def _reading(link: Link, modules: dict[str, nn.Module], probe: Probe) -> torch.Tensor:
     """Multiply-adds of what reads each channel."""
     reader = modules[link.reader]
@@ -250,7 +259,7 @@ def _reading(link: Link, modules: dict[str, nn.Module], probe: Probe) -> torch.T
         here = (_kernels(reader, space)[1] + _pixels(space, wiring.message_scale()) * out)[wiring.inputs]
     else:
         channels = channels_of(modules[link.maker])
-        here = torch.full((channels,), probe.pixels[link.reader] * reader.weight.numel() // channels)
-    between = sum(probe.pixels[name] * modules[name].weight[0].numel() for name in link.between
+        here = torch.full((channels,), probe.pixels[link.reader] * _weight(reader).numel() // channels)
+    between = sum(probe.pixels[name] * _weight(modules[name])[0].numel() for name in link.between
                   if name in probe.pixels)
     return here + between

@@ -7,13 +7,14 @@ import copy
 import torch
 from torch import nn
 
+from .._modules import Model
 from ..errors import InputError
 from .flow import Flow, Step
 from .sparse import sparse_layers
 
 
 @torch.no_grad()
-def absorb_scales(module: nn.Module, example: torch.Tensor | tuple) -> tuple[nn.Module, dict[str, str]]:
+def absorb_scales(module: Model, example: torch.Tensor | tuple) -> tuple[Model, dict[str, str]]:
     """Moves |gamma| of batch and instance norms into the kernels that read them; the model computes what it did.
 
         gamma_c <- sgn gamma_c,   beta_c <- beta_c / |gamma_c|,   K_ck <- |gamma_c| K_ck

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .._html import table
+from .._modules import Model
 from ..errors import InputError
 from .flow import CONVOLUTIONS, TRANSPOSED, Flow, Step
 from .order import _evaluating
@@ -47,7 +48,7 @@ class Shrunk:
 
 
 @torch.no_grad()
-def shrink(module: nn.Module, example: torch.Tensor | tuple) -> tuple[nn.Module, Shrunk]:
+def shrink(module: Model, example: torch.Tensor | tuple) -> tuple[Model, Shrunk]:
     """Removes dead channels for good: a smaller dense model whose outputs in evaluation are the same.
 
     A channel is dead if nobody reads it (all weights that would are 0), or if it is constant: nothing but zeros and

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from .. import nodes
+from .._modules import Model
 from ..errors import InputError
 from ..selectors.selector import check_number
 from .flow import NORMS
@@ -36,7 +37,7 @@ def scale_penalty(module: nn.Module, strength: float = 1e-4) -> torch.Tensor:
 
 
 @torch.no_grad()
-def slim(module: nn.Module, fraction: float) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+def slim(module: Model, fraction: float) -> tuple[Model, dict[str, torch.Tensor]]:
     """Silences the share of channels whose scales are smallest, over all norms together.
 
     Their gamma and beta become 0. Afterwards :func:`shrink` removes them from a model, or

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Mapping
 from fnmatch import fnmatchcase
-from typing import TypeVar, overload
+from typing import overload
 
 import torch
 from torch import nn
@@ -14,13 +14,12 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from .. import selectors
+from .._modules import Model
 from ..errors import InputError, UnknownNameError, listed, lookup
 from ..selectors import Weights
 from .choice import Choice, parametrizations
 from .order import first_layers, last_layers
 from .sparse import CHOSEN, SPARSE, Sparse, adopt, count, place_of, sparse_layers
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 class _PlainEncoderLayer(nn.TransformerEncoderLayer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -50,6 +51,9 @@ class Classifier(nn.Module):
         for network in self.stages:
             x = network(x)
         return self.head(x)
+
+    if TYPE_CHECKING:
+        def __call__(self, images: torch.Tensor) -> torch.Tensor: ...
 
     @property
     def networks(self) -> list[NeuralGraph]:

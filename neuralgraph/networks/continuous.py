@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 import torchdiffeq
@@ -137,6 +137,21 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
         states = self._solved(x, state, [self.time])[-1]
         y = self._outputs_of(states)
         return (y, self._state(states)) if return_state else y
+
+    if TYPE_CHECKING:
+        @overload
+        def __call__(self, x: torch.Tensor | None = None, *, state: State | None = None,
+                     return_state: Literal[False] = False) -> torch.Tensor: ...
+
+        @overload
+        def __call__(self, x: torch.Tensor | None = None, *, state: State | None = None,
+                     return_state: Literal[True]) -> tuple[torch.Tensor, State]: ...
+
+        @overload
+        def __call__(self, x: torch.Tensor | None = None, *, state: State | None = None,
+                     return_state: bool) -> torch.Tensor | tuple[torch.Tensor, State]: ...
+
+        def __call__(self, *args: Any, **options: Any) -> Any: ...
 
     @overload
     def trajectory(self, x: torch.Tensor | None = None, times: Sequence[float] = (), *, state: State | None = None,

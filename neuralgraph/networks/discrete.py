@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -107,6 +107,21 @@ class DiscreteTimeNeuralGraph(DynamicNeuralGraph):
             made += 1
         y = self._outputs_of(states)
         return (y, self._state(states, made)) if return_state else y
+
+    if TYPE_CHECKING:
+        @overload
+        def __call__(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
+                     return_state: Literal[False] = False) -> torch.Tensor: ...
+
+        @overload
+        def __call__(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
+                     return_state: Literal[True]) -> tuple[torch.Tensor, State]: ...
+
+        @overload
+        def __call__(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,
+                     return_state: bool) -> torch.Tensor | tuple[torch.Tensor, State]: ...
+
+        def __call__(self, *args: Any, **options: Any) -> Any: ...
 
     @overload
     def trajectory(self, x: torch.Tensor | None = None, *, state: State | None = None, steps: int | None = None,

@@ -42,6 +42,11 @@ class NeuralGraph(nn.Module, ABC):
     that of the weights, with every backend.
     """
 
+    wiring: Wiring
+    selector: Selector
+    weight: nn.Parameter
+    dims: int
+
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend,
                  seed: int | torch.Generator, dtype: torch.dtype | None, dims: int):
         super().__init__()
@@ -74,6 +79,9 @@ class NeuralGraph(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    if TYPE_CHECKING:  # torch says no more of a call than that it is one
+        def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
     def _is_fused(self, x: torch.Tensor) -> bool:
         """Whether node functions are compiled."""

@@ -65,6 +65,11 @@ class Observed:
     dst: torch.Tensor | None = None
     labels: tuple | None = None
 
+    def graph(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``role``, ``block``, ``src`` and ``dst`` of a graph."""
+        assert self.role is not None and self.block is not None and self.src is not None and self.dst is not None
+        return self.role, self.block, self.src, self.dst
+
 
 @dataclass(frozen=True, eq=False)
 class Change:
@@ -98,9 +103,8 @@ def first_record(parts: list[Observed]) -> bytes:
             one["nodes"] = len(part.role)
             if part.labels is not None:
                 one["labels"] = [label if isinstance(label, (int, str)) else repr(label) for label in part.labels]
-            assert part.block is not None and part.src is not None and part.dst is not None
-            arrays += [part.role.numpy().astype("u1"), part.block.numpy().astype("<i4"),
-                       _differences(part.src.numpy(), "<i4"), _differences(part.dst.numpy(), "<i4")]
+            role, block, src, dst = (values.numpy() for values in part.graph())
+            arrays += [role.astype("u1"), block.astype("<i4"), _differences(src, "<i4"), _differences(dst, "<i4")]
         described.append(one)
     return MAGIC + _record({"parts": described}, arrays)
 

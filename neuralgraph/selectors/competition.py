@@ -137,7 +137,7 @@ class Competing:
 
     candidates: Candidates | Any
     k: int | Any
-    num_edges: int | None
+    num_edges: int | Any
     settings: Callable[[], tuple[Hashable, ...]]
 
     def compete_within(self, per: str, group: int | None, always: torch.Tensor | None = None,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import InputError, SelectionError, UnknownNameError, lookup
 from .selector import Selector
 
+Kind = TypeVar("Kind", bound=type[Selector])
 SELECTORS: dict[str, Callable[..., Selector]] = {}
 
 
-def register(*names: str, **fixed: Any) -> Callable[[type[Selector]], type[Selector]]:
+def register(*names: str, **fixed: Any) -> Callable[[Kind], Kind]:
     """A decorator that makes a subclass of :class:`Selector` one of :data:`SELECTORS`.
 
     Args:
@@ -29,7 +30,7 @@ def register(*names: str, **fixed: Any) -> Callable[[type[Selector]], type[Selec
     Heaviest(k=3, gradient='ste')
     >>> del SELECTORS["heaviest"]
     """
-    def add(kind: type[Selector]) -> type[Selector]:
+    def add(kind: Kind) -> Kind:
         for name in names:
             if SELECTORS.get(name, kind) is not kind:
                 raise InputError(f"there is a selector {name!r} already: choose another name.")

@@ -68,7 +68,7 @@ class Selector(nn.Module, ABC):
     # What it serves
 
     @property
-    def num_edges(self) -> int | None:
+    def num_edges(self) -> int | Any:
         """The number of candidates that this selector serves; None as long as there are none."""
         return None if self.candidates is None else self.candidates.num
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .._html import table
+from .._modules import Model
 from ..errors import InputError
 from ..layers import Sparse
 from ..layers.choice import parametrizations
@@ -76,7 +77,7 @@ def parameter_groups(model: nn.Module) -> list[dict]:
 
 
 @torch.no_grad()
-def fold(model: nn.Module, threshold: float = 0.999, *, inplace: bool = False) -> nn.Module:
+def fold(model: Model, threshold: float = 0.999, *, inplace: bool = False) -> Model:
     """One layer in the place of several that are alike: implicit recurrence made explicit.
 
     Layers (or steps) of one bank whose coefficients have a similarity of at least ``threshold`` to those of an earlier
@@ -160,7 +161,7 @@ def is_shared(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def bake(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+def bake(model: Model, *, inplace: bool = False) -> Model:
     """Plain weights again, with the values that they have as mixtures.
 
     Layers that :func:`fold` gave one weight have one parameter.
@@ -191,6 +192,6 @@ def bake(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     return model
 
 
-def plain(model: nn.Module) -> nn.Module:
+def plain(model: Model) -> Model:
     """The model itself, or a baked copy of one in which weights are shared; what is no model stays as it is."""
     return bake(model) if isinstance(model, nn.Module) and is_shared(model) else model

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from .._modules import Model
 from ..errors import InputError, UnknownNameError, listed, lookup, whole
 from ..layers import Sparse
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
@@ -22,8 +23,8 @@ from .templates import Assembled, Mixed, MixedPart, check_can_share, check_selec
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
 
-def share(model: nn.Module, templates: int, what: str = "layers", *, skip: Collection[str] = (),
-          seed: int | torch.Generator = 0, inplace: bool = False) -> nn.Module:
+def share(model: Model, templates: int, what: str = "layers", *, skip: Collection[str] = (),
+          seed: int | torch.Generator = 0, inplace: bool = False) -> Model:
     """Makes weights of one shape mixtures of the same few templates, learned together.
 
         V_i = sum over j = 1..K of a_ij T_j

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -11,12 +12,13 @@ from ..errors import InputError, listed, lookup
 from ..networks import NeuralGraph
 from .templates import Assembled, check_can_share, check_selector
 
+Network = TypeVar("Network", bound=NeuralGraph)
 # a function and its inverse
 THROUGH = {"identity": (lambda x: x, lambda y: y), "sigmoid": (torch.sigmoid, torch.logit)}
 
 
-def tie(network: NeuralGraph, groups: torch.Tensor, *, fixed: torch.Tensor | None = None, through: str = "identity",
-        inplace: bool = False) -> NeuralGraph:
+def tie(network: Network, groups: torch.Tensor, *, fixed: torch.Tensor | None = None, through: str = "identity",
+        inplace: bool = False) -> Network:
     """Gives the edges of each group one weight, which is learned as one number.
 
         w_e = f(alpha_g)  for the edges e of group g,   f the identity or a sigmoid

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -144,7 +145,8 @@ class Arena:
         self._base = name or recipe.name, recipe
         plain = dataclasses.replace(recipe, selector="complete", selector_options=None, drop=None, l1=None, source=None)
         if on == "layers":
-            plain = dataclasses.replace(plain, model=LAYERS, model_options=None, **dict.fromkeys(MODEL_OPTIONS))
+            own: dict[str, Any] = dict.fromkeys(MODEL_OPTIONS)
+            plain = dataclasses.replace(plain, model=LAYERS, model_options=None, **own)
             plain = dataclasses.replace(plain, k=recipe.k)
         if epochs is not None:
             plain = plain.shortened(epochs)
@@ -233,8 +235,8 @@ class Arena:
         model = make_model(dataclasses.replace(self.plain, selector="dnw", k=None), images)  # with the model's own k
         chosen = [*(network.selector for network in model.networks), *(one.selector for _, one in choices_of(model))]
         if self.density is None:
-            return sum(selector.num_real for selector in chosen)
-        return count(self.density, sum(selector.num_edges for selector in chosen))
+            return sum(selector.num_real or 0 for selector in chosen)
+        return count(self.density, sum(selector.candidates.num for selector in chosen))
 
     def _before(self, fixed: dict) -> dict[tuple[str, int], dict]:
         """How the runs of an earlier result were timed.

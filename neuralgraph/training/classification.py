@@ -52,7 +52,7 @@ class Classification(Task):
             draw_from(self.device, self.recipe.seed, epoch, step)  # what the model draws, on all processes
             yield batch, images, labels
 
-    def learn(self, model: nn.Module, batch: object) -> Learned:
+    def learn(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> Learned:
         numbers, images, labels = batch
         images, labels = self.data.normalise(images.to(self.device)), labels.to(self.device)
         with self._autocast():

@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data import Images, load
+from ..data import Images
 from ..errors import InputError
 from . import ways
 from .checkpoint import RECIPE
 from .job import Job, as_setting, check_same
 from .lineage import with_whole_paths
 from .recipe import Recipe
+from .run import load_images
 from .watching import Watcher
 
 
@@ -84,7 +85,7 @@ class Comparison:
     def images(self, workers: int | None) -> Images:
         """The images, which are the same for all."""
         recipe = self.recipe(self.entries[0], 0)
-        return load(recipe.data, recipe.image_size, recipe.resized_crop, workers)
+        return load_images(recipe, workers)
 
     def run(self, data: Images, watcher: Watcher | None = None, *, device: str = "cpu", workers: int | None = None,
             jobs: int = 1, threads: int | None = None, ray: str | bool | None = None,

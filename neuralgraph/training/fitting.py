@@ -126,9 +126,9 @@ def fit(model: nn.Module, loader: Batches, *, folder: str | Path, epochs: int,
                  "optimizer": type(made).__name__, "groups": _groups(made), "schedule": schedule_name,
                  "steps_per_epoch": task.steps_per_epoch, "seed": seed}
     described = json.loads(json.dumps(described, default=repr))
-    keeps = isinstance(model, Classifier) and model.preprocessing is not None
+    preprocessing = model.preprocessing if isinstance(model, Classifier) else None
     run = Loop(model, task, made, folder, epochs=epochs, schedule=factor, ranks=current(), device=place,
-               notes={"preprocessing": model.preprocessing.to_json()} if keeps else {})
+               notes={} if preprocessing is None else {"preprocessing": preprocessing.to_json()})
     content = {"fit": described, "versions": versions()}
     if not begun:
         with making(folder):

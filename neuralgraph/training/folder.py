@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ..errors import RunError
@@ -42,12 +43,8 @@ def round_folder(folder: Path, number: int) -> Path:
 
 def rounds(folder: Path) -> list[Path]:
     """The runs inside the folder of one that grows, ``round-0``, ``round-1``, ...; none inside any other."""
-    found = []
-    for number in itertools.count():
-        inside = round_folder(folder, number)
-        if not (inside / RECIPE).exists():
-            return found
-        found.append(inside)
+    every = map(partial(round_folder, folder), itertools.count())
+    return list(itertools.takewhile(lambda inside: (inside / RECIPE).exists(), every))
 
 
 def last_round(folder: Path) -> Path:
@@ -62,16 +59,16 @@ def free_folder(name: str) -> Iterator[Path]:
     If what follows fails and has put nothing into it, it is removed again.
     """
     made_runs = not RUNS.exists()
-    folder = None
+    folder = RUNS
     try:
-        RUNS.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         for number in itertools.count(1):
             with contextlib.suppress(FileExistsError):
                 folder = numbered(name, number)
                 folder.mkdir()
                 break
     except OSError as error:
-        raise RunError(f"cannot make the folder {folder or RUNS}: {error.strerror}.") from error
+        raise RunError(f"cannot make the folder {folder}: {error.strerror}.") from error
     try:
         yield folder
     except BaseException:

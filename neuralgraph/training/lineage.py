@@ -12,8 +12,10 @@ import torch
 from ..data import DATASETS
 from ..errors import InputError, RunError
 from ..layers import choices_of
+from ..layers.choice import Choice
 from ..models import Classifier
-from ..selectors import FROM_TRAINED
+from ..networks import NeuralGraph
+from ..selectors import FROM_TRAINED, Ticket
 from .checkpoint import read_checkpoint
 from .folder import INITIAL
 from .progress import Progress
@@ -103,12 +105,19 @@ def check_source(recipe: Recipe) -> bool:
     return True
 
 
+def _ticket(owner: NeuralGraph | Choice) -> Ticket:
+    """The selector of a network or of layers, of those in FROM_TRAINED."""
+    assert isinstance(owner.selector, Ticket)
+    return owner.selector
+
+
 def take_over(model: Classifier, recipe: Recipe, source: Run) -> None:
     """Gives a lottery ticket or a fine-tuned network the wiring of the run it comes from.
 
     Raises:
         RunError: if that run is unfinished or of another model.
     """
+    assert recipe.source is not None  # see check_source
     if not source.is_finished:
         raise RunError(f"the run in {recipe.source} is not finished (epoch {source.progress.epoch} of "
                        f"{source.recipe.epochs}); finish it with neuralgraph train "
@@ -119,20 +128,21 @@ def take_over(model: Classifier, recipe: Recipe, source: Run) -> None:
     initial: dict[str, torch.Tensor] = {}
     choices = [choice for _, choice in choices_of(model)]
     if recipe.selector == "lottery-ticket" or any(
-            part.selector.needs_initial for part in (*model.networks, *choices)):
+            ticket.needs_initial for ticket in (*map(_ticket, model.networks), *map(_ticket, choices))):
         initial, _ = read_checkpoint(source.folder / INITIAL)
     names = {part: name for name, part in source.model.named_modules()}
     for mine, theirs in zip(model.networks, source.model.networks):
         if mine.wiring != theirs.wiring:
             raise RunError(f"the run in {recipe.source} has other candidate edges; use the same model "
                            "settings.")
-        mine.selector.draw(theirs.weight, initial.get(f"{names[theirs]}.weight"))
+        _ticket(mine).draw(theirs.weight, initial.get(f"{names[theirs]}.weight"))
     names, trained = {id(own): name for name, own in model.named_parameters()}, dict(source.model.named_parameters())
     for choice in choices:
         own = [names[id(parameter)] for parameter in choice.parameters()]
-        flat = [torch.cat([values[name].detach().flatten() for name in own]) if values else None
-                for values in (trained, initial)]
-        choice.selector.draw(*flat)
+        weight, first = (torch.cat([values[name].detach().flatten() for name in own]) if values else None
+                         for values in (trained, initial))
+        assert weight is not None  # a model has parameters
+        _ticket(choice).draw(weight, first)
     values = initial if recipe.selector == "lottery-ticket" else source.model.state_dict()
     own = model.state_dict()
     own.update({name: value for name, value in values.items() if ".selector." not in name})

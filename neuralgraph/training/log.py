@@ -54,10 +54,10 @@ class Log:
         """
         write_csv(self.folder / METRICS, rows)
         path = self.folder / EVENTS
-        anew = self._written is None or self._written > len(rows)
-        if not anew and self._written == len(rows):
+        written, anew = self._written, self._written is None or self._written > len(rows)
+        if written == len(rows):
             return
-        content = _events(rows, first=0 if anew else self._written)
+        content = _events(rows, first=0 if written is None or anew else written)
         if content is None:
             return
         if anew:

@@ -33,7 +33,8 @@ class NotebookBar:
 
     def __init__(self, total: int, initial: int = 0, unit: str = "step"):
         self.total, self.n, self.unit = total, initial, unit
-        self._description, self._postfix, self._rows = "", "", []
+        self._description, self._postfix = "", ""
+        self._rows: list[dict] = []
         self._first, self._began, self._shown = initial, time.monotonic(), 0.0
         display = importlib.import_module("IPython.display").display
         self._handle = display(self._content(), raw=True, display_id=True)

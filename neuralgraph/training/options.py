@@ -7,7 +7,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .. import growing, models, selectors
@@ -81,8 +81,8 @@ def options(part: str, name: str) -> dict[str, Option]:
         part: "model", "selector" or "grow".
         name: of it.
     """
-    family = {"model": models.MODELS, "selector": selectors.SELECTORS, "grow": GROWERS}[part]
-    build = lookup(part, name, family)
+    families: dict[str, Mapping[str, Callable]] = {"model": models.MODELS, "selector": selectors.SELECTORS, "grow": GROWERS}
+    build = lookup(part, name, families[part])
     if part == "grow":
         return {option: made for option, made in arguments(build).items() if made.kinds}
     taken = models.options_of(name) - GIVEN if part == "model" else selectors.options_of(name)
@@ -132,9 +132,10 @@ def split(key: str, names: dict[str, str | None]) -> tuple[str, str | None, Opti
     fields = lookup("setting", part, FIELDS, " Write model.NAME, selector.NAME or grow.NAME.")
     if name in fields:
         return fields[name], None, None
-    if names[part] is None:
+    chosen = names[part]
+    if chosen is None:
         raise InputError(f"{key} belongs to growing: give grow=split too.")
-    known = options(part, names[part])
+    known = options(part, chosen)
     if name not in known:
         raise UnknownNameError(f"option of the {part} {names[part]!r}", name, {*known, *fields})
     return f"{part}_options", name, known[name]

@@ -176,7 +176,7 @@ class Recipe:
                 if option is None:
                     if field in settings:
                         raise InputError(f"{key} and {field} are the same setting: give one of them.")
-                    value = _parse(key, text, types_[field])
+                    value: Any = _parse(key, text, types_[field])
                 else:
                     value = {**(getattr(chosen, field) or {}), name: option.parse(key, text)}
                 chosen = dataclasses.replace(chosen, **{field: value})
@@ -273,7 +273,7 @@ def _checked(name: str, value: object, kind) -> object:
     raise InputError(f"{name} must be {expected}, got {value!r}.")
 
 
-def _plain(value: object, kind: type) -> object:
+def _plain(value: Any, kind: type) -> object:
     """A number of another library as Python's, where it is one of this kind; anything else as it is."""
     if type(value) in (bool, int, float, str):
         return value

@@ -45,20 +45,23 @@ TABLE_1 = tuple(
     for row, selector, edges in (("rg", "random", "32,000 random edges"),
                                  ("dnw", "dnw", "32,000 discovered edges")))
 
+WAYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("rg", "MobileNetV1-RG x 0.225, random edges", {"selector": "random"}),
+    ("no-update", "no update rule for hallucinated edges", {"selector": "no-update"}),
+    ("l1-anneal", "L1 + anneal", {"selector": "l1-anneal", "l1": 1e-5}),
+    ("targeted-dropout", "targeted dropout, rho = 0.95",
+     {"selector": "targeted-dropout", "drop": 0.95}),
+    ("complete", "all edges, where the next four begin", {"selector": "complete", "width": None}),
+    ("lottery-ticket", f"lottery ticket, one shot, {FROM_COMPLETE}", {"selector": "lottery-ticket"}),
+    *((f"fine-tune-{rate}", f"fine-tune, alpha = {rate}, {FROM_COMPLETE}",
+       {"selector": "fine-tune", "lr": rate}) for rate in (0.1, 0.01, 0.001)),
+    ("dnw", "MobileNetV1-DNW x 0.225", {}),
+)
+
 TABLE_2 = (
     Recipe("table2-mobilenet-v1", "the hand-made MobileNetV1 x 0.25",
            **{**CIFAR, **HAND_MADE, "width": 0.25}),
-    *(Recipe(f"table2-{row}", description, **{**CIFAR, **choice}) for row, description, choice in (
-        ("rg", "MobileNetV1-RG x 0.225, random edges", {"selector": "random"}),
-        ("no-update", "no update rule for hallucinated edges", {"selector": "no-update"}),
-        ("l1-anneal", "L1 + anneal", {"selector": "l1-anneal", "l1": 1e-5}),
-        ("targeted-dropout", "targeted dropout, rho = 0.95",
-         {"selector": "targeted-dropout", "drop": 0.95}),
-        ("complete", "all edges, where the next four begin", {"selector": "complete", "width": None}),
-        ("lottery-ticket", f"lottery ticket, one shot, {FROM_COMPLETE}", {"selector": "lottery-ticket"}),
-        *((f"fine-tune-{rate}", f"fine-tune, alpha = {rate}, {FROM_COMPLETE}",
-           {"selector": "fine-tune", "lr": rate}) for rate in (0.1, 0.01, 0.001)),
-        ("dnw", "MobileNetV1-DNW x 0.225", {}))),
+    *(Recipe(f"table2-{row}", description, **{**CIFAR, **choice}) for row, description, choice in WAYS),
 )
 
 TABLE_3 = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .._html import beside, curve, facts, table
 from ..analysis import plots
@@ -117,7 +118,7 @@ def _how(folder: Path) -> tuple[Recipe | None, int]:
     return None, fit["epochs"]
 
 
-def compare(records: Sequence[Record]) -> list[dict[str, object]]:
+def compare(records: Sequence[Record]) -> list[dict[str, Any]]:
     """One line of the table per run; None where there is no finished epoch."""
     lines = []
     for record in records:

@@ -95,7 +95,7 @@ class Reproduction:
                                  if name != "source" else "source follows from the row.")
         self.table = table
         wanted = set(rows or known)
-        wanted |= {known[name].source for name in wanted} - {None}
+        wanted |= {source for name in wanted if (source := known[name].source) is not None}
         self.rows = tuple(row for row in known.values() if row.name in wanted)
         self.settings = {**(settings or {}), "data": data}
         self.comparison = Comparison(out, [self._entry(row, epochs) for row in self.rows], seeds)

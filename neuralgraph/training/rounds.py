@@ -14,6 +14,7 @@ from .. import growing
 from .._html import facts
 from ..data import Augmentation, Images, lost_readers
 from ..errors import InputError, RunError, lookup
+from ..models import Classifier
 from .checkpoint import RECIPE, write_json
 from .distributed import Ranks, current
 from .folder import check_free, round_folder, rounds
@@ -117,7 +118,7 @@ class GrowingRun:
             rows = self.run.train(watcher, check_ranks)
         return rows
 
-    def _split(self) -> tuple[torch.nn.Module, growing.SplitReport]:
+    def _split(self) -> tuple[Classifier, growing.SplitReport]:
         with lost_readers():
             options = self.recipe.grow_options or {}
             return growing.split(self.run.model, _Batches(self.run, options.get("num_batches")), F.cross_entropy,

@@ -113,6 +113,7 @@ class Run:
         if model is not None:
             run.model.load_state_dict(model.state_dict())
         elif check_source(recipe):
+            assert recipe.source is not None
             take_over(run.model, recipe, cls.open(recipe.source, run.data, device=str(run.device)))
         run.loop.turnover.begin()
         run._check_ranks_agree()
@@ -271,7 +272,7 @@ class Run:
 
     def _write_recipe(self, recipe: Recipe) -> None:
         """The recipe, the images and what produced the run."""
-        content = {"recipe": recipe.to_json(), "data": self.images, "versions": versions()}
+        content: dict[str, object] = {"recipe": recipe.to_json(), "data": self.images, "versions": versions()}
         if self.changes:
             content["changes"] = self.changes
         write_json(self.folder / RECIPE, content)

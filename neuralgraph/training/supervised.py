@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -126,11 +127,12 @@ class Supervised(Task):
 
 def _of_epoch(batches: Batches, epoch: int) -> Iterable:
     """What is gone through in an epoch."""
-    if not hasattr(batches, "__iter__"):
+    if not isinstance(batches, Iterable):
         return batches(epoch)
     for part in (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None)):
-        if hasattr(part, "set_epoch"):
-            part.set_epoch(epoch)
+        set_epoch = getattr(part, "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(epoch)
     return batches
 
 
@@ -147,7 +149,8 @@ def _check_loader(name: str, batches: object) -> None:
 def _length(loader: Batches) -> int:
     """The number of batches, as the loader has it."""
     try:
-        steps = len(loader if hasattr(loader, "__iter__") else loader(0))
+        batches: Any = loader if isinstance(loader, Iterable) else loader(0)
+        steps = len(batches)
     except TypeError:
         raise InputError("this loader has no length: give steps_per_epoch=N, the number of batches of an "
                          "epoch.") from None
@@ -165,7 +168,7 @@ def _checked_names(metrics: object) -> Mapping:
     return metrics
 
 
-def _moved(thing: object, device: torch.device) -> object:
+def _moved(thing: Any, device: torch.device) -> object:
     if isinstance(thing, torch.Tensor):
         return thing.to(device)
     if isinstance(thing, dict):

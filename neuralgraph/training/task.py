@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,11 +41,11 @@ class Task(ABC):
     def steps_per_epoch(self) -> int: ...
 
     @abstractmethod
-    def batches(self, epoch: int, first: int) -> Iterator[object]:
+    def batches(self, epoch: int, first: int) -> Iterator[Any]:
         """The batches of an epoch, ``steps_per_epoch`` of them, from number ``first`` on."""
 
     @abstractmethod
-    def learn(self, model: nn.Module, batch: object) -> Learned:
+    def learn(self, model: nn.Module, batch: Any) -> Learned:
         """The loss of a batch by a model in training mode."""
 
     @abstractmethod

@@ -83,14 +83,14 @@ class Turnover:
         self.ever = [ever[str(n)] for n in range(len(ever))]
 
 
-def _threshold(module: nn.Module, real: torch.Tensor) -> float:
+def _threshold(module: NeuralGraph | Sparse, real: torch.Tensor) -> float:
     """The smallest magnitude of a real edge; nan without real edges."""
     weight = _weight(module)
     kept = weight[real.to(weight.device)].abs()
     return kept.min().item() if len(kept) else float("nan")
 
 
-def _weight(module: nn.Module) -> torch.Tensor:
+def _weight(module: NeuralGraph | Sparse) -> torch.Tensor:
     """The weights of the candidates of a part, (E,)."""
-    weights = [module.weight] if isinstance(module, NeuralGraph) else module.chosen_weights().values()
+    weights = [module.weight] if isinstance(module, NeuralGraph) else list(module.chosen_weights().values())
     return torch.cat([weight.detach().flatten() for weight in weights])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -100,6 +101,7 @@ def _begin(stop, threads: int) -> None:
 def _end_with_parent(stop) -> None:
     """Ends this process, as a kill does that lets it save, when it is told to or its parent is gone."""
     parent = multiprocessing.parent_process()
+    assert parent is not None  # it was started as another's
     while parent.is_alive() and not stop.wait(LOOK):
         pass
     while True:  # a training that hears it saves and goes on to its end; the next one ends the process
@@ -162,7 +164,8 @@ def _perform_on_ray(job: Job, threads: int) -> dict:
 def _as_they_end(jobs: Sequence[Job], submit: Callable, wait: Callable, result_of: Callable,
                  interrupted: threading.Event, watcher: Watcher) -> Iterator[tuple[Job, dict]]:
     """Submits each job as soon as the one it comes after is done."""
-    waiting, running, done = list(jobs), {}, set()
+    waiting, done = list(jobs), set()
+    running: dict[Any, Job] = {}
     while waiting or running:
         ready = [job for job in waiting if job.after is None or (job.after, job.seed) in done]
         waiting = [job for job in waiting if job not in ready]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
 import random
 from collections.abc import Callable, Mapping
 
 import networkx as nx
 import torch
 
-from ..errors import WiringError, lookup
+from ..errors import WiringError, is_real, lookup
 from ..nodes import NodeFunction
 from .assembling import all_but_outputs, assemble, default_function, generator_of, integer
 from .devices import on_cpu
@@ -192,6 +191,6 @@ GRAPHS: dict[str, Callable[..., Attempt]] = {
 
 
 def _probability(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1:
+    if isinstance(value, bool) or not is_real(value) or not 0 <= value <= 1:
         raise WiringError(f"probability must be a number from 0 to 1, got {value!r}.")
     return float(value)

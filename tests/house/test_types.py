@@ -16,11 +16,22 @@ ROOMS = [module.name for module in iter_modules(neuralgraph.__path__) if module.
 
 
 def stub_names():
-    """(public name, dotted address in the package) of every name in the stub."""
+    """(public name, dotted address in the package) of every name in the stub.
+
+    A checker takes ``import a as a`` for one that is handed on; a name of another kind is assigned.
+    """
+    private = {}
     for node in ast.parse((ROOT / "__init__.pyi").read_text()).body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                yield alias.asname, ".".join(filter(None, [node.module, alias.name]))
+                address = ".".join(filter(None, [node.module, alias.name]))
+                if alias.asname == alias.name:
+                    yield alias.name, address
+                else:
+                    private[alias.asname] = address
+        elif isinstance(node, ast.Assign):
+            yield node.targets[0].id, private.pop(node.value.id)
+    assert private == {}
 
 
 def test_the_stub_names_what_is_loaded_lazily():
