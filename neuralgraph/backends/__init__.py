@@ -12,7 +12,9 @@ BACKENDS: dict[str, type[Backend]] = {"dense": Dense, "dgl": DGL, "sparse": Spar
 
 
 def create(backend: str | Backend) -> Backend:
-    """A backend by name, or the given one; "auto" chooses between "sparse" and "dense" by density.
+    """A backend by its name, "dense", "sparse", "dgl" or "auto", or the given one.
+
+    "auto" chooses between "sparse" and "dense", by density and size.
 
     >>> create("dense")
     Dense()
@@ -25,3 +27,7 @@ def create(backend: str | Backend) -> Backend:
 
 
 __all__ = ["BACKENDS", "Auto", "DGL", "Backend", "Dense", "Shared", "Sparse", "create"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,3 +5,7 @@ from .engine import CompiledNetwork
 from .files import load, save
 
 __all__ = ["CompiledModel", "CompiledNetwork", "compile", "load", "save"]
+
+
+def __dir__() -> list[str]:
+    return __all__

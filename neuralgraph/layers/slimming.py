@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from .._modules import Model
 from .. import nodes
+from .._modules import Model
 from ..errors import InputError
 from ..selectors.selector import check_number
 from .flow import NORMS

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .._html import beside, curve, facts, table
 from ..analysis import plots
