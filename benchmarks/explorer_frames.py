@@ -47,7 +47,10 @@ FRAMES = """async ([number, change]) => {
   for (let i = 0; i < number; i++) {
     const before = performance.now();
     if (change === "time") state.index = i % (last + 1);
-    else { const range = Bokeh.documents[0].get_model_by_name("graph-0").x_range, by = 0.9 ** (i % 10); range.setv({start: 0.5 - 0.5 * by, end: 0.5 + 0.5 * by}); }
+    else {
+      const range = Bokeh.documents[0].get_model_by_name("graph-0").x_range, by = 0.9 ** (i % 10);
+      range.setv({start: 0.5 - 0.5 * by, end: 0.5 + 0.5 * by});
+    }
     draw();
     own.push(performance.now() - before);
     await next(); await next();

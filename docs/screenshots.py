@@ -73,7 +73,8 @@ def take(browser, name: str, runs: Path) -> None:
     page = browser.new_page(viewport=SIZE)
     page.goto(page_file.as_uri())
     page.wait_for_selector("body[data-ready=yes]")
-    page.evaluate("document.querySelectorAll('.side h2').forEach(title => { title.textContent = title.textContent.replace(/ \\(.*/, '').split('/').pop(); })")
+    page.evaluate("document.querySelectorAll('.side h2').forEach(title => {"
+                  " title.textContent = title.textContent.replace(/ \\(.*/, '').split('/').pop(); })")
     page.evaluate(f"() => {{ {act} }}")
     page.wait_for_timeout(1500)
     page.screenshot(path=DOCS / "_static" / f"explorer-{name}.png")

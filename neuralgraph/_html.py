@@ -81,8 +81,10 @@ def curve(lines: Mapping[str, Sequence[tuple[float, float]]], across: str, up: s
                      + " ".join(f"{x:.1f},{y:.1f}" for x, y in places) + f'"><title>{text(name)}</title></polyline>')
         if places:
             drawn.append(f'<circle cx="{places[-1][0]:.1f}" cy="{places[-1][1]:.1f}" r="2.5" fill="{colour}"/>')
-    words = [_label(inside[0] - 4, inside[3], "end", f"{low:.3g}"), _label(inside[0] - 4, inside[1] + 6, "end", f"{high:.3g}"),
-             _label(inside[0], inside[3] + 13, "start", f"{left:.4g}"), _label(inside[2], inside[3] + 13, "end", f"{right:.4g}"),
+    words = [_label(inside[0] - 4, inside[3], "end", f"{low:.3g}"),
+             _label(inside[0] - 4, inside[1] + 6, "end", f"{high:.3g}"),
+             _label(inside[0], inside[3] + 13, "start", f"{left:.4g}"),
+             _label(inside[2], inside[3] + 13, "end", f"{right:.4g}"),
              _label((inside[0] + inside[2]) / 2, HEIGHT - 6, "middle", f"{text(up)} over {text(across)}")]
     if len(lines) > 1:
         words += [_label(inside[2], inside[1] + 12 * (number + 1), "end", text(name, most=24), COLOURS[number % len(COLOURS)])

@@ -1,16 +1,9 @@
-import contextlib
 import os
-from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
-
-# Numbers and images that are too large or not ours to ship lie beside the checkout; tests that
-# compare with them are skipped where they are absent.
-SHARED = Path(__file__).resolve().parents[2] / "shared"
-GOLDEN = SHARED / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden numbers beside the checkout")
+from precision import double_precision
 
 hypothesis.settings.register_profile("default", max_examples=40, deadline=None)
 hypothesis.settings.load_profile("default")
@@ -30,16 +23,6 @@ def two_threads(monkeypatch):
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def double_precision():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 @pytest.fixture

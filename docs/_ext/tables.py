@@ -176,7 +176,8 @@ def arena(path: Path) -> list[str]:
     content = json.loads(path.read_text())
     on = content["versions"]
     rows = [[f"`{row['label']}`", spread(row["last"]["mean"], row["last"]["std"]), difference(row["difference"]),
-             number(row["multiply_adds"]["mean"]), number(row["dead_nodes"]["mean"]) if row["dead_nodes"] else ""] for row in content["contenders"]]
+             number(row["multiply_adds"]["mean"]), number(row["dead_nodes"]["mean"]) if row["dead_nodes"] else ""]
+            for row in content["contenders"]]
     return [f"Recipe `{content['recipe']}`, k = {content['k']}, {content['epochs']} epochs, {len(content['seeds'])} seeds, "
             f"{content['data']['train']} training and {content['data']['test']} test images; processor: {on['processor']}, "
             f"torch {on['torch']}.", "",

@@ -31,8 +31,8 @@ def untransformed(tensor: torch.Tensor) -> torch.Tensor:
     """
     while _functorch.is_functorch_wrapped_tensor(tensor):
         if _functorch.is_batchedtensor(tensor):
-            raise InputError("edges cannot be chosen inside torch.func.vmap over edge weights, or what they are chosen by, since each set of "
-                             "weights has its own real edges: loop over the networks.")
+            raise InputError("edges cannot be chosen inside torch.func.vmap over edge weights, or what they are chosen by, "
+                             "since each set of weights has its own real edges: loop over the networks.")
         tensor = _functorch.get_unwrapped(tensor)
     return tensor
 

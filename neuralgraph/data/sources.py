@@ -215,8 +215,8 @@ def npz(path: Path) -> ImageData:
                         f"{len(labels)} training images; labels count from 0 without gaps.")
     data = ImageData(printable(path), train, labels, test, test_labels,
                      classes=tuple(str(i) for i in range(count)))
-    for part, labels in (("training", labels), ("test", test_labels)):
-        absent = (torch.bincount(labels, minlength=count) == 0).nonzero().flatten().tolist()
+    for part, given in (("training", labels), ("test", test_labels)):
+        absent = (torch.bincount(given, minlength=count) == 0).nonzero().flatten().tolist()
         if absent:
             raise DataError(f"{printable(path)}: there are no {part} images of the classes {listed(absent)}; "
                             f"labels count from 0 to {count - 1} without gaps, in both parts.")

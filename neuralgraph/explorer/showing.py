@@ -56,7 +56,8 @@ def explore(*what: Shown, out: str | Path | None = None,
         The page.
 
     Raises:
-        InputError: for something without a graph, more than 3,000,000 edges, attributions of another model, or a file that cannot be written.
+        InputError: for something without a graph, more than 3,000,000 edges, attributions of another model, or a
+            file that cannot be written.
         CheckpointError: for a damaged run or history.
         MissingPackageError: without Bokeh (``pip install 'neuralgraph[explore]'``).
     """

@@ -3,8 +3,9 @@
 from .compiling import CompiledModel, compile
 from .engine import CompiledNetwork
 from .files import load, save
+from .layers import CompiledLayers
 
-__all__ = ["CompiledModel", "CompiledNetwork", "compile", "load", "save"]
+__all__ = ["CompiledLayers", "CompiledModel", "CompiledNetwork", "compile", "load", "save"]
 
 
 def __dir__() -> list[str]:

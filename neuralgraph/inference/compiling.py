@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..errors import InputError
+from ..layers import Sparse, densify
 from ..models import Classifier, Preprocessing
 from ..models.tiny import GlobalPool
 from ..networks import NeuralGraph
@@ -20,6 +21,7 @@ from ..nodes import Affine, Lowered, Pointwise, array
 from ..plan import Plan, is_plain, lower, lower_all, refuse_special, simplified, special
 from ..sharing import plain
 from .engine import CompiledNetwork
+from .layers import CompiledLayers
 
 
 class CompiledModel(nn.Module):
@@ -62,8 +64,8 @@ class CompiledModel(nn.Module):
         save(self, path)
 
 
-def compile(model: nn.Module) -> nn.Module:
-    """A fast copy for inference on the CPU of a trained network, classifier or module that has them.
+def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...] | None = None) -> nn.Module:
+    """A fast copy for inference on the CPU of a trained network, or of a model with sparse layers.
 
     Outputs are those of ``model.eval()`` to rounding, for any batch and image size. Nodes that no output
     depends on are left out, across the graphs of a classifier too; what does not depend on the data is
@@ -72,18 +74,26 @@ def compile(model: nn.Module) -> nn.Module:
     maps stay in the cache. Maps are taken to be finite: an infinite one may reach nodes that have no edge
     from it. The model itself is left alone.
 
+    An ordinary model, whose weights :func:`~neuralgraph.sparsify` or any pruning tool made 0, is captured by
+    :mod:`torch.export` on an example. Each of its convolutions (of one and two dimensions) and linear layers that has
+    few weights left is then computed edge by edge, with the norm, the sum and the activation that follow it; dense
+    layers and everything else stay with torch. See :class:`CompiledLayers`.
+
     Args:
         model: a :class:`~neuralgraph.StaticNeuralGraph`, a :class:`~neuralgraph.DiscreteTimeNeuralGraph`
-            with a number of steps, a classifier of :mod:`neuralgraph.models`, or any module that
-            contains such networks.
+            with a number of steps, a classifier of :mod:`neuralgraph.models`, any module that
+            contains such networks, or an ordinary model.
+        example: of an ordinary model, its argument or arguments: tensors of which the first dimension is the batch.
+            Other numbers of samples and other sizes work too.
 
     Returns:
-        A :class:`CompiledNetwork`, a :class:`CompiledModel`, or a copy of the module.
+        A :class:`CompiledNetwork`, a :class:`CompiledModel`, a copy of the module, or :class:`CompiledLayers`.
 
     Raises:
-        InputError: if there is no network, or one whose number of updates is not fixed; for networks with
+        InputError: for a network whose number of updates is not fixed; for networks with
             hooks or changed methods, and for nodes that cannot be lowered or have a function without a formula:
-            these are named.
+            these are named. For an ordinary model without an example, of other numbers than float32 and float64, or one
+            that torch.export cannot capture, that changes its input or buffers or draws random numbers.
 
     >>> import torch
     >>> import neuralgraph as ng
@@ -92,7 +102,14 @@ def compile(model: nn.Module) -> nn.Module:
     >>> with torch.no_grad():
     ...     torch.allclose(fast(x), net(x), atol=1e-5)
     True
+
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3))
+    >>> model = ng.sparsify(model, density=0.1)
+    >>> ng.compile(model, example=torch.randn(1, 3, 32, 32))
+    CompiledLayers(Sequential: 1 sparse layers of 922 edges, 1 dense layers, 0 other operations in torch)
     """
+    if isinstance(model, nn.Module) and example is not None:
+        return _compile_layers(model, example)
     model = plain(model)
     if isinstance(model, NeuralGraph):
         return CompiledNetwork(lower(model)).eval()
@@ -103,13 +120,24 @@ def compile(model: nn.Module) -> nn.Module:
         raise InputError(f"expected a network or a module, got {type(model).__name__}.")
     copied = _copy(model)
     if copied is None:
-        raise InputError(f"there is no neural graph in this {type(model).__name__}: nothing to compile.")
+        raise InputError(f"there is no neural graph in this {type(model).__name__}: to compile its sparse layers, give an "
+                         "example of its input: ng.compile(model, example).")
     return copied
+
+
+def _compile_layers(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...]) -> CompiledLayers:
+    if any(isinstance(part, NeuralGraph) for part in model.modules()):
+        raise InputError(f"there is a neural graph in this {type(model).__name__}: it is compiled for any input, and without "
+                         "an example: ng.compile(model).")
+    if any(isinstance(part, Sparse) for part in model.modules()):
+        model = densify(model)
+    return CompiledLayers(model, (example,) if isinstance(example, torch.Tensor) else tuple(example))
 
 
 def _compile_classifier(model: Classifier) -> CompiledModel:
     if not model.stages:
-        raise InputError("this classifier has ordinary layers only, no neural graph: nothing to compile.")
+        raise InputError("this classifier has ordinary layers only, no neural graph: to compile "
+                         "its sparse layers, give an example of its input: ng.compile(model, example).")
     plans = lower_all(model.stages)
     head = _copy(model.head)
     head = copy.deepcopy(model.head).eval() if head is None else head

@@ -31,7 +31,7 @@ from .vector import (
 
 
 @inline
-def _activate(like, u, slope):
+def activate(like, u, slope):
     if slope == 1.0:
         return u
     if slope == 0.0:
@@ -104,12 +104,12 @@ def _affine(like, x, out, length, scale, shift, slope):
     a, b = fill(like, scale), fill(like, shift)
     for i in range(0, body, lanes):
         u = fma(load(like, x + i * scalar), a, b)
-        store(_activate(like, u, slope), out + i * scalar)
+        store(activate(like, u, slope), out + i * scalar)
     one = narrow(like, 1)
     a1, b1 = fill(one, scale), fill(one, shift)
     for i in range(body, length):
         u1 = fma(load(one, x + i * scalar), a1, b1)
-        store(_activate(one, u1, slope), out + i * scalar)
+        store(activate(one, u1, slope), out + i * scalar)
 
 
 @inline
@@ -125,7 +125,7 @@ def _affine_rows(like, x, bordered, pitch, border, height, width, scale, shift, 
         for i in range(0, width, lanes):
             place = min(i, width - lanes) * scalar
             u = fma(load(like, source + place), a, b)
-            store(_activate(like, u, slope), target + place)
+            store(activate(like, u, slope), target + place)
 
 
 @inline
@@ -147,13 +147,13 @@ def _affine_split(like, x, bordered, pitch, border, height, width, stride, scale
             place = min(i, body - 2 * lanes)
             u = fma(load(like, source + place * s), a, b)
             w = fma(load(like, source + (place + lanes) * s), a, b)
-            u, w = _activate(like, u, slope), _activate(like, w, slope)
+            u, w = activate(like, u, slope), activate(like, w, slope)
             store(evens(u, w), even + place // 2 * s)
             store(odds(u, w), odd + place // 2 * s)
         for i in range(body, width):
             u1 = fma(load(one, source + i * s), a1, b1)
             place = (i + border) % stride * pitch + (i + border) // stride
-            store(_activate(one, u1, slope), row + place * s)
+            store(activate(one, u1, slope), row + place * s)
 
 
 @inline

@@ -42,16 +42,21 @@ DOTS = record("batch length edges x x_sample x_row y y_sample y_row src dst out 
 
 
 @inline
-def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end):
-    """out[v] = sum of weight[e] x[index[e]] over the edges of rows begin..end, four vectors wide."""
+def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto):
+    """out[v] = sum of weight[e] x[index[e]] over the edges of rows begin..end, four vectors wide.
+
+    With ``onto`` the sum is added to what stands there.
+    """
     wide = size_of(like)
     scalar = size_of(narrow(like, 1))
     for v in range(begin, end):
         rolled()
+        target = out + v * out_stride
         a = fill(like, 0.0)
-        b = a
-        c = a
-        d = a
+        b, c, d = a, a, a
+        if onto:
+            a, b = load(like, target), load(like, target + wide)
+            c, d = load(like, target + 2 * wide), load(like, target + 3 * wide)
         for e in range(load_index(first + 4 * v), load_index(first + 4 * v + 4)):
             w = fill(like, load_scalar(like, weight + e * scalar))
             row = x + load_index(index + 4 * e) * stride
@@ -59,7 +64,6 @@ def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end):
             b = fma(w, load(like, row + wide), b)
             c = fma(w, load(like, row + 2 * wide), c)
             d = fma(w, load(like, row + 3 * wide), d)
-        target = out + v * out_stride
         store(a, target)
         store(b, target + wide)
         store(c, target + 2 * wide)
@@ -67,16 +71,17 @@ def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end):
 
 
 @inline
-def _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end):
+def _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, onto):
     """As :func:`_sum4`, two vectors wide, two edges at a time."""
     wide = size_of(like)
     scalar = size_of(narrow(like, 1))
     for v in range(begin, end):
         rolled()
+        target = out + v * out_stride
         a = fill(like, 0.0)
-        b = a
-        c = a
-        d = a
+        b, c, d = a, a, a
+        if onto:
+            a, b = load(like, target), load(like, target + wide)
         e = load_index(first + 4 * v)
         last = load_index(first + 4 * v + 4)
         while e + 1 < last:
@@ -94,21 +99,21 @@ def _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end):
             row = x + load_index(index + 4 * e) * stride
             a = fma(w, load(like, row), a)
             b = fma(w, load(like, row + wide), b)
-        target = out + v * out_stride
         store(add(a, c), target)
         store(add(b, d), target + wide)
 
 
 @inline
-def _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end):
+def _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, onto):
     """As :func:`_sum4`, one vector wide, four edges at a time."""
     scalar = size_of(narrow(like, 1))
     for v in range(begin, end):
         rolled()
+        target = out + v * out_stride
         a = fill(like, 0.0)
-        b = a
-        c = a
-        d = a
+        b, c, d = a, a, a
+        if onto:
+            a = load(like, target)
         e = load_index(first + 4 * v)
         last = load_index(first + 4 * v + 4)
         while e + 3 < last:
@@ -126,7 +131,7 @@ def _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end):
             w = fill(like, load_scalar(like, weight + e * scalar))
             a = fma(w, load(like, x + load_index(index + 4 * e) * stride), a)
             e += 1
-        store(add(add(a, b), add(c, d)), out + v * out_stride)
+        store(add(add(a, b), add(c, d)), target)
 
 
 @inline
@@ -139,22 +144,22 @@ def piece_width(length):
 
 
 @inline
-def sum_piece(like, width, x, stride, first, index, weight, out, out_stride, begin, end):
-    """The sums of rows begin..end at one piece of ``width`` numbers; ``like`` has 16 lanes."""
+def sum_piece(like, width, x, stride, first, index, weight, out, out_stride, begin, end, onto=False):
+    """The sums of rows begin..end at one piece of ``width`` numbers, added to what is there with ``onto``; ``like`` has 16 lanes."""
     if width == 64:
-        _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end)
+        _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto)
     elif width == 32:
-        _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end)
+        _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, onto)
     elif width == 16:
-        _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end)
+        _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, onto)
     elif width == 8:
-        _sum1(narrow(like, 8), x, stride, first, index, weight, out, out_stride, begin, end)
+        _sum1(narrow(like, 8), x, stride, first, index, weight, out, out_stride, begin, end, onto)
     elif width == 4:
-        _sum1(narrow(like, 4), x, stride, first, index, weight, out, out_stride, begin, end)
+        _sum1(narrow(like, 4), x, stride, first, index, weight, out, out_stride, begin, end, onto)
     elif width == 2:
-        _sum1(narrow(like, 2), x, stride, first, index, weight, out, out_stride, begin, end)
+        _sum1(narrow(like, 2), x, stride, first, index, weight, out, out_stride, begin, end, onto)
     else:
-        _sum1(narrow(like, 1), x, stride, first, index, weight, out, out_stride, begin, end)
+        _sum1(narrow(like, 1), x, stride, first, index, weight, out, out_stride, begin, end, onto)
 
 
 @inline

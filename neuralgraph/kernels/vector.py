@@ -146,6 +146,14 @@ def where_negative(typingctx, condition, a, b):
 
 
 @intrinsic
+def larger(typingctx, a, b):
+    """The larger of a and b in each place; a where either is not a number."""
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_unordered(">", args[0], args[1]), args[0], args[1])
+    return a(a, a), codegen
+
+
+@intrinsic
 def total(typingctx, vector):
     """The sum of the lanes, by halves."""
     def codegen(context, builder, signature, args):

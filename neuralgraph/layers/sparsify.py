@@ -46,8 +46,8 @@ def sparsify(module: Model, density: float | Mapping[str, float | None] | None =
     """Turns convolutions, fully connected layers, embeddings and attention of any model into sparse ones.
 
     Parameters keep their names, so that state dicts go both ways where the selector keeps no state; biases and
-    norms stay dense ("Discovering Neural Wirings", section 3.4 and Table 4). :func:`~neuralgraph.layers.summary` says what became
-    of every layer. In evaluation a selection is kept until a weight changes. What is recorded by ``torch.compile``,
+    norms stay dense ("Discovering Neural Wirings", section 3.4 and Table 4). :func:`~neuralgraph.layers.summary` says what
+    became of every layer. In evaluation a selection is kept until a weight changes. What is recorded by ``torch.compile``,
     ``torch.export`` or ``torch.jit.trace`` ranks the weights at every call: :func:`densify` first for speed.
     :class:`torch.nn.TransformerEncoder` and its layers lose their fast path until :func:`densify`.
 

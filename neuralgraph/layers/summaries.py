@@ -54,7 +54,8 @@ class Summary:
                              f"{100 * layer.real / layer.weights:8.2f}")
         every = sum(layer.weights for layer in self.layers)
         lines.append(f"{'together':{width}} {self.real:9} {self.weights:11} "
-                     f"{100 * self.real / max(1, self.weights):8.2f}, {100 * self.density:.2f} of all {every} with the dense layers")
+                     f"{100 * self.real / max(1, self.weights):8.2f}, "
+                     f"{100 * self.density:.2f} of all {every} with the dense layers")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

@@ -74,7 +74,8 @@ def tiny_convnet(*, num_classes: int = 10, in_channels: int = 3, image_size: int
         budget = "uniform"
     return sparsify(model, share, selector=selector, per=per, granularity=granularity, budget=budget,
                     selector_options=selector_options, first_layer_dense=False, inplace=True,
-                    skip=[FIRST], example=torch.zeros(2, in_channels, image_size, image_size), seed=int(torch.randint(2**62, (), generator=aside(generator))))
+                    skip=[FIRST], example=torch.zeros(2, in_channels, image_size, image_size),
+                    seed=int(torch.randint(2**62, (), generator=aside(generator))))
 
 
 def _shares(k: int, shapes: dict[str, torch.Size], per: str, granularity: str, budget: str) -> dict[str, float]:

@@ -285,12 +285,14 @@ class _Derivative(nn.Module):
         Args:
             of: the part of the solve, for the message.
         """
-        scipys = (ValueError, RuntimeError, IndexError)  # refused, or stopped early
+        failures: tuple[type[Exception], ...] = (AssertionError,)
+        if self.network.solver == "scipy_solver":
+            failures = (ValueError, RuntimeError, IndexError)  # refused, or stopped early
         try:
             yield
         except NeuralGraphError:
             raise
-        except scipys if self.network.solver == "scipy_solver" else AssertionError as error:
+        except failures as error:
             raise SolverError(
                 f"the solver {self.network.solver!r} failed{of} after {self.evaluations} evaluations "
                 f"({str(error) or 'an internal check'}): the derivative or a gradient grows without "

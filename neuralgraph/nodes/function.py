@@ -25,9 +25,9 @@ class NodeFunction:
 
     ``receive`` and ``send`` are sequences of the steps ``norm``, ``activation``, ``conv`` (depthwise,
     one kernel per node, no bias, padded so that stride 1 keeps the size), ``bias`` and whatever
-    :func:`neuralgraph.register_operation` added, written with spaces; an empty text is the identity. The paper's equation 1 is ``receive=f, send=""``; its
-    MobileNet graphs are ``receive="", send="norm activation conv"`` ("Discovering Neural Wirings",
-    Wortsman, Farhadi, Rastegari, NeurIPS 2019, equations 1, 11 and section 2.4).
+    :func:`neuralgraph.register_operation` added, written with spaces; an empty text is the identity.
+    The paper's equation 1 is ``receive=f, send=""``; its MobileNet graphs are ``receive="", send="norm activation conv"``
+    ("Discovering Neural Wirings", Wortsman, Farhadi, Rastegari, NeurIPS 2019, equations 1, 11 and section 2.4).
 
     Args:
         send: steps from the state to the message.
@@ -56,9 +56,11 @@ class NodeFunction:
         WiringError: for an unknown step, an even kernel, or an operation that no step uses.
 
     >>> NodeFunction("norm activation conv", norm="instance")
-    NodeFunction(send='norm activation conv', receive='', norm='instance', activation='relu', kernel_size=3, stride=1, aggregate='sum', zero_pad=False)
+    NodeFunction(send='norm activation conv', receive='', norm='instance', activation='relu', kernel_size=3, stride=1,
+                 aggregate='sum', zero_pad=False)
     >>> NodeFunction("norm activation conv", norm="none", kernel_size=0)       # a unit of an MLP
-    NodeFunction(send='activation', receive='', norm='none', activation='relu', kernel_size=0, stride=1, aggregate='sum', zero_pad=False)
+    NodeFunction(send='activation', receive='', norm='none', activation='relu', kernel_size=0, stride=1,
+                 aggregate='sum', zero_pad=False)
     """
 
     send: str

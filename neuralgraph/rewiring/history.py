@@ -77,7 +77,8 @@ class History:
             CheckpointError: for a file that is missing, damaged or no history.
         """
         number = 0
-        for header, content, self._end in records(self.path, self._end):
+        for header, content, end in records(self.path, self._end):
+            self._end = end
             try:
                 if not self.parts:
                     self.parts, self._first_end = read_parts(header, content), self._end
@@ -149,11 +150,14 @@ class History:
 
     def _repr_html_(self) -> str:
         last = [self.at(part=part) for part in range(len(self.parts))] if self.steps else []
-        rows = [(part.name, part.candidates, int(moment.real.sum()), moment.threshold) for part, moment in zip(self.parts, last)]
+        rows = [(part.name, part.candidates, int(moment.real.sum()), moment.threshold)
+                for part, moment in zip(self.parts, last)]
         turnover = {part.name: list(zip(self.steps[1:], self.turnover(number)))
                     for number, part in enumerate(self.parts[:MOST_CURVES])}
-        return beside(table(("part", "candidates", "real", "threshold"), rows, self.path, [
-            f"{len(self.steps):,} records, of steps {self.steps[0]:,} to {self.steps[-1]:,}" if self.steps else "no record yet"]),
+        when = "no record yet"
+        if self.steps:
+            when = f"{len(self.steps):,} records, of steps {self.steps[0]:,} to {self.steps[-1]:,}"
+        return beside(table(("part", "candidates", "real", "threshold"), rows, self.path, [when]),
                       curve(turnover, "step", "turnover"))
 
     def _number(self, step: int | None) -> int:

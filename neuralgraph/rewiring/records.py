@@ -15,8 +15,8 @@ The first record says what is observed: ``{"parts": [part, ...]}``, each part
     ``nodes``       number of nodes, of a graph; ``labels`` their names, where they have some
     ==============  ==========================================================================
 
-and, of graphs, the arrays role (uint8), block (int32), src and dst of every candidate, the last two as differences from one to the
-next (int32). All others are the wiring after a step, ``{"step": s, "parts": [[born, died, width], ...]}``, with the
+and, of graphs, the arrays role (uint8), block (int32), src and dst of every candidate, the last two as differences from one to
+the next (int32). All others are the wiring after a step, ``{"step": s, "parts": [[born, died, width], ...]}``, with the
 arrays of every part:
 
     born    numbers of the candidates that were not real in the record before, ascending, as differences (uint32)

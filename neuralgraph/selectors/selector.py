@@ -63,7 +63,7 @@ class Selector(nn.Module, ABC):
         self.is_served, self._seen = False, None  # by rewire; the version of weights that nobody told of
         if self.scheduled:
             self.register_buffer("clock", torch.zeros(2))  # steps done, of how many
-        self.rule  # refuses an unknown name
+        _ = self.rule  # refuses an unknown name
 
     # What it serves
 

@@ -168,7 +168,9 @@ def draw(records: Sequence[Record], out: str | Path) -> list[Path]:
         _, model, _ = open_model(record.folder)
         networks = model.networks
         for number, network in enumerate(networks, start=1):
-            label, title = (f"{name}-{number}", f"{record.name}, network {number}") if len(networks) > 1 else (name, record.name)
+            label, title = name, record.name
+            if len(networks) > 1:
+                label, title = f"{name}-{number}", f"{record.name}, network {number}"
             for kind, figure in DRAWN.items():
                 keep(figure(network, title), f"{label}-{kind}.png")
     return files

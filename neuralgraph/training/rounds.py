@@ -33,7 +33,8 @@ class GrowingRun:
     optimizer of its own; ``split-1.json``, ... say what was split to get there. All commands take the folder
     for that of its last round, and ``report`` shows every round. The splitting sees the training
     images in their order (of ``grow.num_batches`` those that the seed draws) and without augmentation, so that a
-    continued run does exactly what an undisturbed one would have done, wherever it was cut off. Growth ends early where no node has an eigenvalue below 0.
+    continued run does exactly what an undisturbed one would have done, wherever it was cut off. Growth ends
+    early where no node has an eigenvalue below 0.
 
     Use :meth:`create` for a new run and :meth:`open` for one that exists.
     """

@@ -18,8 +18,8 @@ def layout(wiring: Wiring, strength: torch.Tensor | None = None) -> torch.Tensor
 
     Where all edges lead to later blocks, blocks are columns from left to right, and the nodes of a block are ordered so
     that edges are short and cross little (repeated barycentres: "Methods for Visual Understanding of
-    Hierarchical System Structures", Sugiyama et al., 1981). Nodes without edges stand in a band below. Other graphs, and those of
-    more than 12 blocks with fewer than three nodes each, are laid out by forces (Fruchterman and Reingold, 1991), as
+    Hierarchical System Structures", Sugiyama et al., 1981). Nodes without edges stand in a band below. Other graphs, and those
+    of more than 12 blocks with fewer than three nodes each, are laid out by forces (Fruchterman and Reingold, 1991), as
     :func:`networkx.spring_layout` has them; beyond 2,000 nodes they are columns, too.
 
     Args:

@@ -1,0 +1,164 @@
+"""An ordinary torch model as what is left to compute: convolutions and linear layers, and calls of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+
+Size = int | sympy.Expr  # a number, or one that follows from BATCH
+BATCH = sympy.Symbol("batch", integer=True, positive=True)
+
+
+@dataclass(eq=False)
+class Step:
+    """One tensor of a model.
+
+    Args:
+        name: of the operation that makes it, for messages.
+        shape: of the tensor; sizes that depend on the number of samples are expressions of :data:`BATCH`.
+    """
+
+    name: str
+    shape: tuple[Size, ...]
+
+    @property
+    def sources(self) -> list[Step]:
+        """The steps it is computed from."""
+        return []
+
+
+@dataclass(eq=False)
+class Input(Step):
+    """An argument of the model."""
+
+    number: int
+
+
+@dataclass(eq=False)
+class Call(Step):
+    """A function of torch.
+
+    Args:
+        function: it.
+        arguments, options: steps, tensors, and anything else; sizes as in ``shape``.
+        is_view: whether the result may share memory with an argument.
+    """
+
+    function: Callable
+    arguments: tuple
+    options: dict[str, Any]
+    is_view: bool
+
+    @property
+    def sources(self) -> list[Step]:
+        return [leaf for leaf in leaves((self.arguments, self.options)) if isinstance(leaf, Step)]
+
+
+@dataclass(eq=False)
+class Convolution(Step):
+    """activation(convolution of the source + bias + what is added); the norm after it is folded in.
+
+    Args:
+        source: (B, C, *sides) with one or two sides; of a linear layer (..., C).
+        weight: (outputs, C / groups, height, width) of the kernel, numpy.
+        bias: (outputs,).
+        stride, padding, dilation: height, width; padding is what lies before the first line and column.
+        is_linear: channels are the last dimension, and every other place is a map of one pixel.
+        added: a tensor of the shape of the result.
+        activation: a slope below 0, or the name of a function of :func:`neuralgraph.nodes.scalar`; None: none.
+    """
+
+    source: Step
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    is_linear: bool = False
+    added: Step | None = None
+    activation: float | str | None = None
+
+    @property
+    def sources(self) -> list[Step]:
+        return [self.source] + ([] if self.added is None else [self.added])
+
+    @property
+    def density(self) -> float:
+        """The fraction of weights that are not 0."""
+        return np.count_nonzero(self.weight) / max(1, self.weight.size)
+
+
+@dataclass(eq=False)
+class Pool(Step):
+    """The largest or the mean of the numbers in windows of each map.
+
+    Args:
+        source: (B, C, height, width).
+        is_mean: the mean, not the largest.
+        kernel, stride, padding: height, width.
+        divisor: what the sum of a window is divided by for the mean; 0: how many of its places are inside the map.
+    """
+
+    source: Step
+    is_mean: bool
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    divisor: int = 0
+
+    @property
+    def sources(self) -> list[Step]:
+        return [self.source]
+
+
+@dataclass
+class LayerPlan:
+    """A model as steps in the order of their computation.
+
+    Args:
+        inputs: its arguments.
+        steps: all others.
+        outputs: steps, or constant tensors, in the order of the leaves of ``tree``.
+        tree: how the model arranges its results, a tree of torch's.
+        batch: the numbers of samples it holds for, first and last.
+    """
+
+    inputs: list[Input]
+    steps: list[Step]
+    outputs: list[Any]
+    tree: Any
+    batch: tuple[int, int | None]
+    dtype: torch.dtype = field(default=torch.float32)
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """What is in tuples, lists and dicts within each other."""
+    if isinstance(value, (tuple, list)):
+        for part in value:
+            yield from leaves(part)
+    elif isinstance(value, dict):
+        yield from leaves(list(value.values()))
+    else:
+        yield value
+
+
+def with_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same tuples, lists and dicts with each leaf changed."""
+    if isinstance(value, tuple):
+        return tuple(with_leaves(part, change) for part in value)
+    if isinstance(value, list):
+        return [with_leaves(part, change) for part in value]
+    if isinstance(value, dict):
+        return {key: with_leaves(part, change) for key, part in value.items()}
+    return change(value)
+
+
+def size_at(size: Size, batch: int) -> int:
+    """A size for a number of samples."""
+    return size if isinstance(size, int) else int(size.subs(BATCH, batch))
