@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 
 import neuralgraph as ng
 from neuralgraph.errors import InputError
-from neuralgraph.inference import CompiledLayers, layers
+from neuralgraph.inference import layers
 from neuralgraph.plan.layers import Call, Convolution, Pool
 
 pytestmark = pytest.mark.usefixtures("two_threads")
