@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import sympy
 import torch
 
-Size = int | sympy.Expr  # a number, or one that follows from BATCH
+Size: TypeAlias = int | sympy.Expr  # a number, or one that follows from BATCH
 BATCH = sympy.Symbol("batch", integer=True, positive=True)
 
 
