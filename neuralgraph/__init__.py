@@ -6,6 +6,7 @@ that ``import neuralgraph`` (and the command line's help) does not wait for PyTo
 
 from importlib import import_module
 
+from . import _dgl as _dgl  # before anybody imports DGL
 from ._version import __version__
 
 # public name -> (module, name in it or None for the module itself)

@@ -1,11 +1,13 @@
-"""The only door to DGL: ``from neuralgraph._dgl import dgl``, beside any modern PyTorch.
+"""The only door to DGL, which is imported when something first needs it: ``load("what needs it")``.
 
 Since 2.0 ``import dgl`` also imports two modules that message passing never uses and that
 often cannot load: ``dgl.graphbolt`` (a library built for one exact PyTorch version, and up to
 DGL 2.3 the removed ``torchdata.datapipes``) and ``dgl.data.movielens`` (an undeclared pandas).
-While DGL is imported here each of the two is tried as usual, and one that fails is replaced by
-an empty module whose members raise ImportError, with the cause, once somebody calls them.
+Once neuralgraph is imported each of the two is tried as usual, whoever imports DGL, and one that fails is
+replaced by an empty module whose members raise ImportError, with the cause, once somebody calls them.
 A module that does load is left alone; DGL 1.1 has neither.
+
+DGL has no wheels for Python 3.13 and later. What needs it says so there; everything else works without it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,17 @@ import importlib.machinery
 import os
 import sys
 import warnings
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .errors import MissingPackageError
+
+if TYPE_CHECKING:
+    from dgl import DGLGraph
+
+__all__ = ["DGLGraph", "INSTALL", "load"]
+
+INSTALL = "pip install 'dgl>=1.1.3,<2.5', which has wheels for Python up to 3.12"
 
 _OPTIONAL = ("dgl.graphbolt", "dgl.data.movielens")
 
@@ -69,27 +82,41 @@ class _TolerantFinder:
         return spec
 
 
-def _import_dgl():
-    os.environ.setdefault("DGLBACKEND", "pytorch")  # otherwise DGL writes into the user's home
-    sys.meta_path.insert(0, _TolerantFinder)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", SyntaxWarning)
-            import dgl
-    except (ImportError, OSError) as error:
-        raise ImportError(
-            f"cannot import DGL ({type(error).__name__}: {error}). neuralgraph needs torch, "
-            "dgl>=1.1.3 and packaging; a slim Linux image also needs the system library libgomp1."
-        ) from error
-    finally:
-        sys.meta_path.remove(_TolerantFinder)
-    if dgl.backend_name != "pytorch":
-        raise ImportError(
-            f"DGL runs on the backend {dgl.backend_name!r}; neuralgraph needs 'pytorch'. "
-            "Set the environment variable DGLBACKEND=pytorch."
-        )
-    return dgl
+sys.meta_path.insert(0, _TolerantFinder)  # type: ignore[arg-type]
+_loaded: ModuleType | None = None
 
 
-dgl = _import_dgl()
+def load(what: str) -> Any:
+    """The module ``dgl``.
+
+    Args:
+        what: needs it, for the message.
+
+    Raises:
+        MissingPackageError: where it is not installed or does not load.
+    """
+    global _loaded
+    if _loaded is None:
+        os.environ.setdefault("DGLBACKEND", "pytorch")  # otherwise DGL writes into the user's home
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                warnings.simplefilter("ignore", SyntaxWarning)
+                import dgl
+        except (ImportError, OSError) as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == "dgl":
+                raise MissingPackageError(what, "DGL", mend=f"{INSTALL}. Everything else works without it.") from None
+            raise MissingPackageError(
+                what, "DGL", cause=f"cannot be imported ({type(error).__name__}: {error})",
+                mend="it needs torch, packaging and, on a slim Linux image, the system library libgomp1.") from error
+        if dgl.backend_name != "pytorch":
+            raise MissingPackageError(what, "DGL", cause=f"runs on the backend {dgl.backend_name!r}",
+                                      mend="set the environment variable DGLBACKEND=pytorch.")
+        _loaded = dgl
+    return _loaded
+
+
+def __getattr__(name: str) -> Any:
+    if name == "dgl":
+        return load("neuralgraph._dgl.dgl")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

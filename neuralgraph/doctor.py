@@ -12,14 +12,17 @@ from functools import partial
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
+from ._dgl import INSTALL, load
 from ._version import __version__
+from .errors import MissingPackageError
 
 if TYPE_CHECKING:
     import torch
 
     from .networks import StaticNeuralGraph
 
-IMPORTED_AS = {"pillow": "PIL", "dgl": "neuralgraph._dgl"}  # where it is not the name of the package
+IMPORTED_AS = {"pillow": "PIL"}  # where it is not the name of the package
+WITHOUT_DGL = "only wirings from and to DGL graphs and the backend 'dgl' need it"
 NOT_IMPORTED = ("docs", "test")  # extras for those who change the library: their packages are only looked up
 
 
@@ -77,27 +80,44 @@ def _packages() -> Iterator[Finding]:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Finding(part, name, f"missing: pip install '{wanted}'")
+            yield Finding(part, name, f"missing: {INSTALL}; {WITHOUT_DGL}" if name == "dgl" else
+                          f"missing: pip install '{wanted}'")
             continue
-        cause = None if part in NOT_IMPORTED else _cause(partial(import_module, IMPORTED_AS.get(name, name)))
+        cause = None if part in NOT_IMPORTED else _cause(partial(_import, name))
         yield Finding(part, name, version if cause is None else f"{version} cannot be imported: {cause}", cause is not None)
+
+
+def _import(package: str) -> None:
+    if package == "dgl":
+        load("doctor")
+    else:
+        import_module(IMPORTED_AS.get(package, package))
 
 
 def _attempts(part: str, attempts: dict[str, Callable[[], str]]) -> Iterator[Finding]:
     for name, attempt in attempts.items():
-        text: list[str] = []
-        cause = _cause(lambda: text.append(attempt()))
-        yield Finding(part, name, text[0] if cause is None else f"fails: {cause}", cause is not None)
+        fails = False
+        try:
+            text = attempt()
+        except MissingPackageError as error:
+            text = f"not tried: {error}"
+        except Exception as error:  # whatever a kernel raises
+            text, fails = f"fails: {_in_a_line(error)}", True
+        yield Finding(part, name, text, fails)
 
 
 def _cause(attempt: Callable[[], object]) -> str | None:
     """Why it fails, in one line; None where it does not."""
     try:
         attempt()
-    except Exception as error:  # whatever a package that does not load, or a kernel, raises
-        lines = str(error).strip().splitlines()
-        return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    except Exception as error:  # whatever a package that does not load raises
+        return _in_a_line(error)
     return None
+
+
+def _in_a_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _processor() -> str:

@@ -61,11 +61,10 @@ class UnknownNameError(NeuralGraphError, LookupError):
 
 
 class MissingPackageError(NeuralGraphError, ImportError):
-    """A package that only some things need and that is not installed."""
+    """A package that only some things need, and that is not installed or does not load."""
 
-    def __init__(self, what: str, package: str, extra: str):
-        super().__init__(f"{what} needs {package}, which is not installed: "
-                         f"pip install 'neuralgraph[{extra}]'")
+    def __init__(self, what: str, package: str, extra: str = "", *, cause: str = "is not installed", mend: str = ""):
+        super().__init__(f"{what} needs {package}, which {cause}: " + (mend or f"pip install 'neuralgraph[{extra}]'"))
 
 
 class DataError(NeuralGraphError, ValueError):

@@ -1,4 +1,5 @@
 import os
+from importlib.util import find_spec
 
 import hypothesis
 import pytest
@@ -10,6 +11,16 @@ hypothesis.settings.load_profile("default")
 # as many processes as cores run the tests; each of them alone may use two threads
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 torch.set_num_threads(max(1, min(2, (os.cpu_count() or 1) // WORKERS)))
+
+
+def pytest_collection_modifyitems(items):
+    """Where DGL is not installed, tests are skipped that are marked ``dgl`` or have the backend "dgl" as a parameter."""
+    if find_spec("dgl") is not None:
+        return
+    for item in items:
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        if item.get_closest_marker("dgl") or any(isinstance(value, str) and value == "dgl" for value in values):
+            item.add_marker(pytest.mark.skip(reason="DGL is not installed"))
 
 
 @pytest.fixture

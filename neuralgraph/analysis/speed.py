@@ -8,13 +8,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 
 import numpy as np
 import torch
 
-from .._dgl import dgl
 from .._html import table
 from .._version import __version__
+from ..backends import available
 from ..errors import InputError
 from ..inference import compile
 from ..models import Classifier
@@ -66,9 +67,17 @@ def _quartiles(times):
 
 def environment() -> dict[str, object]:
     """What a measurement depends on beside the program."""
-    return {"neuralgraph": __version__, "torch": torch.__version__, "dgl": dgl.__version__,
+    return {"neuralgraph": __version__, "torch": torch.__version__, **_installed("dgl"),
             "numpy": np.__version__, "python": platform.python_version(), "processor": _processor(),
             "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads()}
+
+
+def _installed(package: str) -> dict[str, str]:
+    """Its version by its name, if it is there."""
+    try:
+        return {package: metadata.version(package)}
+    except metadata.PackageNotFoundError:
+        return {}
 
 
 def _processor() -> str:
@@ -110,15 +119,23 @@ class Speeds(dict[str, Speed]):
 
 
 def inference_speed(model: Classifier, images: torch.Tensor,
-                    backends: Sequence[str] = ("dense", "dgl", "sparse", "auto"),
+                    backends: Sequence[str] | None = None,
                     rounds: int = 9) -> Speeds:
     """The speed of every backend and of the compiled model on a batch, in evaluation, on the CPU.
 
     Models that cannot be compiled (continuous time) have no entry "compiled".
 
+    Args:
+        model: with neural graphs.
+        images: (B, channels, height, width).
+        backends: by default all that are available, "dense" first, from whose outputs differences are.
+        rounds: in each of which every way takes its turn.
+
     Raises:
         InputError: for a model without neural graphs, which has no sums to compute in several ways.
     """
+    if backends is None:
+        backends = available()
     if not model.networks:
         raise InputError("this model has ordinary layers only, no neural graph whose backends could be compared.")
     was_training, before = model.training, [network.backend for network in model.networks]

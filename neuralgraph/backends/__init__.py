@@ -1,5 +1,7 @@
 """Propagation: sums over real edges, by exchangeable ways."""
 
+from importlib.util import find_spec
+
 from ..errors import InputError, lookup
 from .auto import Auto
 from .backend import Backend, Shared
@@ -26,7 +28,12 @@ def create(backend: str | Backend) -> Backend:
     return lookup("backend", backend, BACKENDS)()
 
 
-__all__ = ["BACKENDS", "Auto", "DGL", "Backend", "Dense", "Shared", "Sparse", "create"]
+def available() -> list[str]:
+    """The names of the backends whose packages are installed."""
+    return [name for name, kind in BACKENDS.items() if kind.package is None or find_spec(kind.package) is not None]
+
+
+__all__ = ["BACKENDS", "Auto", "DGL", "Backend", "Dense", "Shared", "Sparse", "available", "create"]
 
 
 def __dir__() -> list[str]:

@@ -36,10 +36,12 @@ class Backend(ABC):
     selection goes into ``selection.cache``, and may depend on nothing but the real edges; whatever it
     prepares for a stage, into :class:`~neuralgraph.backends.layout.Layout`.
 
-    ``fuses_nodes`` says whether the steps of node functions too are to be compiled together.
+    ``fuses_nodes`` says whether the steps of node functions too are to be compiled together; ``package``, which
+    package it needs that may not be installed.
     """
 
     fuses_nodes = False
+    package: str | None = None
 
     @abstractmethod
     def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection,

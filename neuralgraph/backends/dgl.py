@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from .._dgl import dgl
+from .._dgl import load
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
 from ..selectors import Selection
 from ..wiring import Stage
 from .backend import Backend, Shared
 from .layout import Layout
 from .transforms import is_transformed, where
+
+NAME = "the backend 'dgl'"
 
 
 class DGL(Backend):
@@ -22,7 +26,15 @@ class DGL(Backend):
     kernels fuse the product with the sum, and at least float32: less is computed in float32 and
     rounded at the end. First derivatives only. DGL's wheels are CPU-only, so tensors elsewhere are
     refused.
+
+    Raises:
+        MissingPackageError: where DGL is not installed.
     """
+
+    package = "dgl"
+
+    def __init__(self) -> None:
+        load(NAME)
 
     def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection,
                   shared: Shared | None = None) -> torch.Tensor:
@@ -44,6 +56,10 @@ class DGL(Backend):
         return sums.view(-1, batch, *space).transpose(0, 1).to(messages.dtype)
 
 
+def _ops() -> Any:
+    return load(NAME).ops
+
+
 class _MessagePassing(torch.autograd.Function):
     """Sums over real edges, with gradients for the edges of ``asked``."""
 
@@ -55,7 +71,7 @@ class _MessagePassing(torch.autograd.Function):
         if forward.num_edges() == 0 or features.shape[1] == 0:
             return features.new_zeros(forward.num_dst_nodes(), features.shape[1])
         with torch.device("cpu"):  # DGL makes its results on torch's default device
-            return dgl.ops.u_mul_e_sum(forward, features, kept)
+            return _ops().u_mul_e_sum(forward, features, kept)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -68,12 +84,12 @@ class _MessagePassing(torch.autograd.Function):
             to_features = torch.zeros_like(features)
             if ctx.backward_block.num_edges():
                 with torch.device("cpu"):
-                    to_features = dgl.ops.u_mul_e_sum(ctx.backward_block, gradient, kept)
+                    to_features = _ops().u_mul_e_sum(ctx.backward_block, gradient, kept)
         if ctx.needs_input_grad[1]:
             dots = features.new_zeros(0)
             if ctx.asked.num_edges():
                 with torch.device("cpu"):
-                    dots = dgl.ops.u_dot_v(ctx.asked, features, gradient).flatten()
+                    dots = _ops().u_dot_v(ctx.asked, features, gradient).flatten()
             if len(dots) == len(real):
                 to_weight = dots
             else:

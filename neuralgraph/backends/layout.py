@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 
-from .._dgl import dgl
+from .._dgl import load
 from ..wiring import Stage
+
+if TYPE_CHECKING:
+    from .._dgl import DGLGraph
 
 
 class Layout:
@@ -61,18 +65,18 @@ class Layout:
 
     @cached_property
     @torch.inference_mode(False)
-    def candidates(self) -> dgl.DGLGraph:
+    def candidates(self) -> DGLGraph:
         """The candidate edges as a bipartite DGL block."""
         return self.block()
 
-    def block(self, real: torch.Tensor | None = None, reverse: bool = False) -> dgl.DGLGraph:
+    def block(self, real: torch.Tensor | None = None, reverse: bool = False) -> DGLGraph:
         """A bipartite DGL block of the candidate edges, or of those in the mask ``real`` (E_s,)."""
         ends = (self.src, self.dst) if real is None else (self.src[real], self.dst[real])
         sizes = self.shape[::-1]
         if reverse:
             ends, sizes = ends[::-1], sizes[::-1]
         with torch.device("cpu"):  # DGL makes tensors on torch's default device
-            block = dgl.create_block(ends, num_src_nodes=sizes[0], num_dst_nodes=sizes[1])
+            block = load("the backend 'dgl'").create_block(ends, num_src_nodes=sizes[0], num_dst_nodes=sizes[1])
             block.create_formats_()
         return block
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._dgl import dgl
 from .._modules import Model
 from ..errors import InputError
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
 from ..nodes import is_learned
 from ..wiring import Wiring
+from ..wiring.graph import Graph
 from ..wiring.wiring import INPUT, OUTPUT
 from .carrying import carry, grown_selector
 from .chain import Link, Weighted, channels_of, links
@@ -262,8 +262,8 @@ def grown_wiring(wiring: Wiring, split: torch.Tensor) -> tuple[Wiring, torch.Ten
     if _is_sorted(dst * wiring.num_nodes + src):
         order = (new_dst * number + new_src).argsort()
         edge, into_copy, new_src, new_dst = edge[order], into_copy[order], new_src[order], new_dst[order]
-    old = wiring.graph
-    graph = dgl.graph((new_src, new_dst), num_nodes=number)
+    old = wiring.data
+    graph = Graph(new_src, new_dst, number)
     for name, value in old.ndata.items():
         if not is_learned(name):
             graph.ndata[name] = _doubled(value, split)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from .._dgl import dgl
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
 from ..nodes import is_learned
 from ..selectors import Complete
 from ..wiring import Wiring
+from ..wiring.graph import Graph
 from ..wiring.wiring import INPUT, OUTPUT
 
 
@@ -29,9 +29,8 @@ def reduced_network(network: NeuralGraph) -> tuple[NeuralGraph, torch.Tensor]:
     nodes = (live | (wiring.role == INPUT) | (wiring.role == OUTPUT)).nonzero().flatten()
     place = torch.full((wiring.num_nodes,), -1)
     place[nodes] = torch.arange(len(nodes))
-    old = wiring.graph
-    graph = dgl.graph((place[wiring.src[edges]], place[wiring.dst[edges]]), num_nodes=len(nodes))
-    for name, value in old.ndata.items():
+    graph = Graph(place[wiring.src[edges]], place[wiring.dst[edges]], len(nodes))
+    for name, value in wiring.data.ndata.items():
         if not is_learned(name):
             graph.ndata[name] = value[nodes]
     # with weights of its own a wiring may have nodes that no input reaches

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from .. import kernels
 from ..errors import InputError
 from ..plan.capturing import capture
-from ..plan.layers import Call, Convolution, Input, LayerPlan, Pool, Size, Step, leaves, size_at, with_leaves
+from ..plan.layers import Call, Convolution, LayerPlan, Pool, Size, Step, leaves, size_at, with_leaves
 
 if kernels.AVAILABLE:
     from ..kernels import layers as program
@@ -50,7 +50,7 @@ class CompiledLayers(nn.Module):
         self._name = type(model).__name__
         self._dtype = _dtype(model)
         self._check_example(example)
-        model = copy.deepcopy(model).eval().requires_grad_(False).cpu()
+        model = _copied(model).eval().requires_grad_(False).cpu()
         self._model = [model]  # in a list: it is no part of this module
         self._dtypes = [x.dtype for x in example]
         self._ranks = [x.dim() for x in example]
@@ -152,6 +152,13 @@ class CompiledLayers(nn.Module):
         new.__dict__.update(self.__dict__, _layouts={})
         memo[id(self)] = new
         return new
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, also of a model that keeps tensors it has computed, as ``torch.nn.utils.prune`` does."""
+    computed = {id(value): value.detach().clone() for module in model.modules() for value in vars(module).values()
+                if isinstance(value, torch.Tensor) and not value.is_leaf}
+    return copy.deepcopy(model, computed)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

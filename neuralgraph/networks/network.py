@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from .. import backends
-from .._dgl import dgl
 from ..backends import Backend, Shared
 from ..backends.layout import Layout
 from ..backends.transforms import has_numbers, is_transformed, untransformed, without_transforms
@@ -20,6 +19,9 @@ from ..wiring import Stage, Wiring
 from ..wiring.drawing import picture
 from ..wiring.wiring import OUTPUT
 from .functions import NodeFunctions
+
+if TYPE_CHECKING:
+    from .._dgl import DGLGraph
 
 # by the number of dimensions, the sides of a map
 SPACES = ((), ("length",), ("height", "width"), ("depth", "height", "width"))
@@ -207,13 +209,16 @@ class NeuralGraph(nn.Module, ABC):
         super().__setattr__(name, value)
 
     @property
-    def graph(self) -> dgl.DGLGraph:
+    def graph(self) -> DGLGraph:
         """The live network as a :class:`dgl.DGLGraph` one can call ``update_all`` on.
 
         Node data are those of the wiring and the learned values (copies); edge data are ``weight``,
         the parameter itself, and ``real``, the mask of real edges (a copy). The graph is on the CPU; of
         a network on another device all are copies, ``weight`` one that passes gradients on to the
         parameter.
+
+        Raises:
+            MissingPackageError: where DGL is not installed.
         """
         graph = self.wiring.graph
         graph.ndata.update({name: value.cpu() for name, value in self._node_values().items()})

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ..backends import BACKENDS, Backend
+from ..backends import Backend, available
 from ..errors import InputError, WiringError, lookup
 from ..inference import compile
 from ..networks import StaticNeuralGraph
@@ -20,7 +20,7 @@ from .comparing import require, require_close
 SPACE = {0: (), 1: (9,), 2: (9, 8), 3: (5, 4, 6)}
 
 
-def check_operation(operation: str | NodeFunction, *, backends: Iterable[str | Backend] = tuple(BACKENDS),
+def check_operation(operation: str | NodeFunction, *, backends: Iterable[str | Backend] | None = None,
                     seed: int = 0) -> None:
     """An operation or activation keeps its contract by itself and inside networks.
 
@@ -32,7 +32,7 @@ def check_operation(operation: str | NodeFunction, *, backends: Iterable[str | B
 
     Args:
         operation: the name of a registered operation or activation, or a node function that uses it.
-        backends: on which networks run.
+        backends: on which networks run; all that are available by default.
         seed: of what is random.
 
     Raises:
@@ -50,7 +50,7 @@ def check_operation(operation: str | NodeFunction, *, backends: Iterable[str | B
         for kind in dict.fromkeys(kinds):
             _check_alone(kind, function, dims, seed)
     dims = 2 if 2 in acting else acting[0]
-    for backend in backends:
+    for backend in available() if backends is None else backends:
         _check_in_network(function, dims, backend, seed)
     _check_elsewhere(function, dims, seed)
 

@@ -8,9 +8,9 @@ from typing import TypeVar, overload
 
 import torch
 
-from .._dgl import dgl
 from ..errors import WiringError, listed, whole
 from ..nodes import IDENTITY, STATIC, NodeFunction
+from .graph import Graph
 from .reading import FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, ROLES
 from .stages import longest_path_levels
 from .wiring import Wiring
@@ -29,8 +29,8 @@ def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: to
              parameters: Mapping[str, torch.Tensor] | None = None,
              channel: torch.Tensor | None = None, scale: torch.Tensor | None = None,
              holds: torch.Tensor | None = None, labels: Sequence[Hashable] | None = None) -> Wiring:
-    """Packs everything a wiring holds into a DGL graph and validates it."""
-    graph = dgl.graph((src, dst), num_nodes=len(role))
+    """Packs everything a wiring holds into a graph and validates it."""
+    graph = Graph(src, dst, len(role))
     graph.ndata["role"], graph.ndata["block"] = role, block
     codes: dict[NodeFunction, list[int]] = {}
     for node, function in enumerate(functions):

@@ -1,4 +1,4 @@
-"""What the data of a DGL graph say about a wiring, checked once."""
+"""What the data of a graph say about a wiring, checked once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from .._dgl import dgl
 from ..errors import WiringError, listed
 from ..nodes import (
     AGGREGATES,
@@ -28,8 +27,9 @@ from ..nodes import (
     used_values,
     value_shapes,
 )
+from .graph import Graph
 
-# The position of a role is its code in a DGL graph.
+# The position of a role is its code in a graph.
 ROLES = ("hidden", "input", "output")
 HIDDEN, INPUT, OUTPUT = range(3)
 
@@ -72,11 +72,11 @@ class Reading:
         WiringError: as :class:`~neuralgraph.Wiring` says.
     """
 
-    def __init__(self, graph: dgl.DGLGraph, label: Callable[[int], Hashable]):
+    def __init__(self, graph: Graph, label: Callable[[int], Hashable]):
         self._graph, self._label = graph, label
         refuse_near_misses("the graph has the unknown node data", graph.ndata, STRUCTURE, learned=True)
         refuse_near_misses("the graph has the unknown edge data", graph.edata, EDGE_DATA)
-        self.src, self.dst = graph.edges()
+        self.src, self.dst = graph.src, graph.dst
         self.role = self._integers("role", low=0, high=len(ROLES) - 1)
         self.block = self._integers("block", low=0)
         self._check_roles()
@@ -102,7 +102,7 @@ class Reading:
         return f"{self._name(self.src[edge])} -> {self._name(self.dst[edge])}"
 
     def _integers(self, name: str, low: int, high: int | None = None) -> torch.Tensor:
-        num_nodes = self._graph.num_nodes()
+        num_nodes = self._graph.num_nodes
         if name not in self._graph.ndata:
             raise WiringError(
                 f"the graph has no node data {name!r}: set graph.ndata[{name!r}] to an integer "

@@ -5,21 +5,27 @@ from __future__ import annotations
 import numbers
 import operator
 from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from .._dgl import dgl
+from .._dgl import load
 from ..errors import WiringError
 from ..nodes import NodeFunction
 from .devices import on_cpu
+from .graph import Graph
 from .reading import HIDDEN, INPUT, OUTPUT, ROLES, STRUCTURE, Reading
+
+if TYPE_CHECKING:
+    from .._dgl import DGLGraph
 
 __all__ = ["HIDDEN", "INPUT", "OUTPUT", "ROLES", "STRUCTURE", "Wiring"]
 
 
 class Wiring:
-    """A frozen candidate graph, held as a :class:`dgl.DGLGraph` and validated once.
+    """A frozen candidate graph, made of a :class:`dgl.DGLGraph` and validated once.
 
+    :mod:`neuralgraph.wirings`, :func:`neuralgraph.from_networkx` and :func:`neuralgraph.read` make wirings without DGL.
     Node data of the graph, all integers of shape (V,):
 
     ================  ==============================================================================
@@ -51,6 +57,7 @@ class Wiring:
         labels: a name for each node, used in messages and as networkx node; default 0..V-1.
 
     Raises:
+        MissingPackageError: where DGL is not installed.
         WiringError: for missing or impossible node data, duplicate edges, strides that disagree
             on the paths into one node, and nodes that no input reaches (unless the edges carry
             learned weights, in which case such nodes are merely dead).
@@ -65,14 +72,9 @@ class Wiring:
 
     @torch.inference_mode(False)  # a wiring looked at while evaluating may be trained
     @on_cpu
-    def __init__(self, graph: dgl.DGLGraph, *, labels: Sequence[Hashable] | None = None):
-        if not isinstance(graph, dgl.DGLGraph) or not graph.is_homogeneous:
-            raise WiringError(
-                f"a wiring needs one homogeneous dgl.DGLGraph, got {type(graph).__name__}; "
-                "neuralgraph.from_networkx and neuralgraph.wirings make one from other things."
-            )
-        self._graph = _copy(graph.long())
-        self.labels = _checked_labels(labels, graph.num_nodes())
+    def __init__(self, graph: DGLGraph | Graph, *, labels: Sequence[Hashable] | None = None):
+        self._graph = _held(graph)
+        self.labels = _checked_labels(labels, self._graph.num_nodes)
         reading = Reading(self._graph, self.label)
         self.src, self.dst, self.weight = reading.src, reading.dst, reading.weight
         self.role, self.block, self.channel = reading.role, reading.block, reading.channel
@@ -83,18 +85,27 @@ class Wiring:
     # What it is
 
     @property
-    def graph(self) -> dgl.DGLGraph:
-        """A copy of the graph with its node and edge data; changing it does not change the wiring."""
-        return _copy(self._graph)
+    def graph(self) -> DGLGraph:
+        """A DGL graph with the node and edge data; changing it does not change the wiring.
+
+        Raises:
+            MissingPackageError: where DGL is not installed.
+        """
+        return self._graph.to_dgl("the DGL graph of a wiring or network")
+
+    @property
+    def data(self) -> Graph:
+        """A copy of the nodes and edges with their data, as plain tensors: what there is without DGL."""
+        return self._graph.copy()
 
     @property
     def num_nodes(self) -> int:
-        return self._graph.num_nodes()
+        return self._graph.num_nodes
 
     @property
     def num_edges(self) -> int:
         """The number of candidate edges, |A|."""
-        return self._graph.num_edges()
+        return len(self._graph.src)
 
     @property
     def inputs(self) -> torch.Tensor:
@@ -174,7 +185,7 @@ class Wiring:
         The tensors may be on any device; a wiring is on the CPU.
         """
         edges = edges.cpu()
-        graph = dgl.graph((self.src[edges], self.dst[edges]), num_nodes=self.num_nodes)
+        graph = Graph(self.src[edges], self.dst[edges], self.num_nodes)
         for name in STRUCTURE:
             graph.ndata[name] = self._graph.ndata[name]
         for name, value in parameters.items():
@@ -183,13 +194,16 @@ class Wiring:
         return Wiring(graph, labels=self.labels)
 
 
-def _copy(graph: dgl.DGLGraph) -> dgl.DGLGraph:
-    """A graph that shares nothing which can change; DGL's own clone shares the tensors."""
-    graph = graph.clone()
-    for data in (graph.ndata, graph.edata):
-        for name in list(data):
-            data[name] = data[name].detach().clone()
-    return graph
+def _held(graph: DGLGraph | Graph) -> Graph:
+    """The graph as the wiring holds it, which shares nothing that can change."""
+    if isinstance(graph, Graph):
+        return graph.copy()
+    if not isinstance(graph, load("a wiring of a dgl.DGLGraph").DGLGraph) or not graph.is_homogeneous:
+        raise WiringError(
+            f"a wiring needs one homogeneous dgl.DGLGraph, got {type(graph).__name__}; "
+            "neuralgraph.from_networkx and neuralgraph.wirings make one from other things."
+        )
+    return Graph.from_dgl(graph).copy()
 
 
 def _checked_labels(labels, num_nodes):

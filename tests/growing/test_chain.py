@@ -83,7 +83,7 @@ def smooth(model):
     """The model with softplus in the place of every ReLU."""
     for network in model.networks:
         wiring = network.wiring
-        graph = wiring.graph
+        graph = wiring.data
         graph.ndata["activation"] = torch.full_like(graph.ndata["activation"], list(ng.nodes.ACTIVATIONS).index("softplus"))
         graph.ndata["activation"][wiring.role == 2] = 0
         new = ng.StaticNeuralGraph(ng.Wiring(graph), ng.TopK(network.selector.k), dtype=torch.float64)

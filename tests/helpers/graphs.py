@@ -1,15 +1,17 @@
 """Random static wirings for property tests, and the generators' own."""
 
 import random
+from importlib.util import find_spec
 
 import torch
 from hypothesis import strategies as st
 
 import neuralgraph as ng
-from neuralgraph._dgl import dgl
+from neuralgraph._dgl import load
 from neuralgraph.testing.graphs import BATCH, FUNCTIONS, PADDED, STATIC_GENERATORS, acts_on, random_dag
+from neuralgraph.wiring.graph import Graph
 
-__all__ = ["BATCH", "FUNCTIONS", "LINE", "PADDED", "STATIC_GENERATORS", "acts_on", "by_destination", "graph_with",
+__all__ = ["BATCH", "FUNCTIONS", "LINE", "PADDED", "STATIC_GENERATORS", "acts_on", "bare", "by_destination", "graph_with",
            "drawn", "k_of", "learned", "random_dag", "random_dags", "random_dynamic", "strided_input"]
 
 
@@ -23,9 +25,16 @@ random_dags = st.integers(0, 10**9).map(random_dag)
 LINE = ([0, 1], [1, 2])
 
 
+def bare(edges, num_nodes):
+    """A graph of DGL without data; where that is not installed, one as wirings hold it."""
+    if find_spec("dgl") is not None:
+        return load("a test").graph(edges, num_nodes=num_nodes)
+    return Graph(*(torch.as_tensor(ends, dtype=torch.long) for ends in edges), num_nodes)
+
+
 def graph_with(edges, roles, **ndata):
-    """A DGL graph with these roles and node data."""
-    graph = dgl.graph(edges, num_nodes=len(roles))
+    """A graph with these roles and node data."""
+    graph = bare(edges, len(roles))
     graph.ndata["role"] = torch.tensor(roles)
     graph.ndata["block"] = torch.zeros(len(roles), dtype=torch.long)
     for name, value in ndata.items():
@@ -45,9 +54,9 @@ def learned(wiring, seed=0):
 def by_destination(wiring):
     """The same wiring with its edges sorted by destination, then source."""
     order = (wiring.dst * wiring.num_nodes + wiring.src).argsort()
-    graph = dgl.graph((wiring.src[order], wiring.dst[order]), num_nodes=wiring.num_nodes)
-    graph.ndata.update(wiring.graph.ndata)
-    graph.edata.update({name: value[order] for name, value in wiring.graph.edata.items()})
+    graph = Graph(wiring.src[order], wiring.dst[order], wiring.num_nodes)
+    graph.ndata.update(wiring.data.ndata)
+    graph.edata.update({name: value[order] for name, value in wiring.data.edata.items()})
     return ng.Wiring(graph, labels=wiring.labels)
 
 

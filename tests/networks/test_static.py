@@ -153,6 +153,7 @@ def test_selection_once_per_forward_and_cached_in_evaluation(monkeypatch):
     assert network.selection().real.sum() == 11
 
 
+@pytest.mark.dgl
 def test_forward_leaves_graph_and_wiring_alone():
     network = ng.StaticNeuralGraph(STATIC_GENERATORS["blocks"](), ng.TopK(10), backend="dgl")
     mine = network.wiring.graph
@@ -166,6 +167,7 @@ def test_forward_leaves_graph_and_wiring_alone():
     assert after.num_edges() == network.wiring.num_edges == len(network.weight)
 
 
+@pytest.mark.dgl
 def test_live_graph_runs_update_all():
     """A user's own message passing on net.graph computes the sums of the first hidden block."""
     import dgl.function as fn
@@ -253,7 +255,7 @@ def test_bad_input(x, message):
 def test_bad_construction():
     wiring = STATIC_GENERATORS["blocks"]()
     with pytest.raises(InputError, match="neuralgraph.Wiring"):
-        ng.StaticNeuralGraph(wiring.graph, ng.TopK(3))
+        ng.StaticNeuralGraph(wiring.data, ng.TopK(3))
     with pytest.raises(InputError, match="selector such as"):
         ng.StaticNeuralGraph(wiring, "dnw")
     with pytest.raises(UnknownNameError, match="did you mean 'dense'"):

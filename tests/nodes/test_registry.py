@@ -189,21 +189,21 @@ def test_codes_of_steps_round_trip(steps):
 
 def test_wirings_hold_them_by_codes_that_do_not_depend_on_the_order_of_registration():
     wiring = wiring_of(NodeFunction("gain activation quadratic", activation="sine"))
-    assert ng.Wiring(wiring.graph) == wiring
-    codes = wiring.graph.ndata
+    assert ng.Wiring(wiring.data) == wiring
+    codes = wiring.data.ndata
     for family, before in zip((ACTIVATIONS, OPERATIONS), BUILT_IN):
         family.clear()
         family.update(before)
     for family in ("activation", "send"):
         with pytest.raises(WiringError, match="register it first"):
-            ng.Wiring(wiring.graph)
+            ng.Wiring(wiring.data)
     ng.register_operation(Quadratic)
     ng.register_activation("other", torch.cos)
     ng.register_operation(Gain)
     ng.register_activation("sine", torch.sin)
-    again = ng.Wiring(wiring.graph)
+    again = ng.Wiring(wiring.data)
     assert again.functions == wiring.functions
-    assert all(torch.equal(codes[name], again.graph.ndata[name]) for name in ("send", "activation"))
+    assert all(torch.equal(codes[name], again.data.ndata[name]) for name in ("send", "activation"))
 
 
 @pytest.mark.parametrize("ending", ["json", "graphml", "gexf"])

@@ -270,7 +270,7 @@ def test_any_name_of_a_run_is_drawn_as_text(tmp_path):
 
 
 def test_blocks_may_have_any_numbers():
-    graph = ng.wirings.blocks([2, 3, 1]).graph
+    graph = ng.wirings.blocks([2, 3, 1]).data
     graph.ndata["block"] = torch.tensor([0, 10**6, 2**31 - 1])[graph.ndata["block"]]
     wiring = ng.Wiring(graph)
     assert ng.analysis.block_counts(wiring) == {(0, 10**6): 6, (0, 2**31 - 1): 2, (10**6, 2**31 - 1): 3}

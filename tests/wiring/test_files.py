@@ -12,7 +12,6 @@ from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph import NodeFunction
-from neuralgraph._dgl import dgl
 from neuralgraph.errors import InputError, NeuralGraphError, WiringError
 
 
@@ -29,9 +28,7 @@ def test_files_round_trip_bit_for_bit(tmp_path_factory, seed, format):
 @pytest.mark.parametrize("format", ["graphml", "gexf", "json"])
 @pytest.mark.parametrize("labels", [("1", "01"), (" a\r\n\tb ", "<&'\"é😀>"), ("1", "a"), ("10", "20"), (1, 0)])
 def test_names_survive_files(tmp_path, format, labels):
-    graph = dgl.graph(([0], [1]))
-    graph.ndata["role"], graph.ndata["block"] = torch.tensor([1, 2]), torch.tensor([0, 1])
-    wiring = ng.Wiring(graph, labels=labels)
+    wiring = ng.Wiring(graph_with(([0], [1]), [1, 2]), labels=labels)
     again = ng.read(ng.write(wiring, tmp_path / f"w.{format}"))
     numbers = format != "json" and labels == ("10", "20")  # as text these are the numbers
     assert again.labels == ((10, 20) if numbers else labels)

@@ -6,11 +6,10 @@ import pickle
 import networkx as nx
 import pytest
 import torch
-from graphs import FUNCTIONS, LINE, STATIC_GENERATORS, graph_with, random_dags
+from graphs import FUNCTIONS, LINE, STATIC_GENERATORS, bare, graph_with, random_dags
 from hypothesis import given, strategies as st
 
 import neuralgraph as ng
-from neuralgraph._dgl import dgl
 from neuralgraph.backends.layout import Layout
 from neuralgraph.errors import UnknownNameError, WiringError
 from neuralgraph.nodes import OPERATIONS, decode_steps, encode_steps
@@ -97,11 +96,18 @@ def test_stages_of_blocks_need_no_scatter():
 # Round trips
 
 
+@pytest.mark.dgl
 @pytest.mark.parametrize("generator", GENERATORS)
 def test_dgl_round_trip(generator):
     wiring = GENERATORS[generator]()
     assert ng.Wiring(wiring.graph) == wiring
     assert ng.Wiring(wiring.graph.int()) == wiring
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_round_trips(generator):
+    wiring = GENERATORS[generator]()
+    assert ng.Wiring(wiring.data) == wiring
     assert pickle.loads(pickle.dumps(wiring)) == wiring
     assert copy.deepcopy(wiring) is wiring
 
@@ -116,8 +122,8 @@ def weighted(edges, name):
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: ng.Wiring(nx.DiGraph()), "dgl.DGLGraph, got DiGraph"),
-    (lambda: ng.Wiring(dgl.graph(LINE)), "no node data 'role'"),
+    pytest.param(lambda: ng.Wiring(nx.DiGraph()), "dgl.DGLGraph, got DiGraph", marks=pytest.mark.dgl),
+    (lambda: ng.Wiring(bare(LINE, 3)), "no node data 'role'"),
     (lambda: ng.Wiring(graph_with(LINE, [1, 0, 3])), "node 2 has role 3; expected 0 to 2"),
     (lambda: ng.Wiring(graph_with(LINE, [0, 0, 2])), "at least one input"),
     (lambda: ng.Wiring(graph_with(LINE, [1, 0, 0])), "at least one output"),
@@ -211,7 +217,7 @@ def test_data_of_ones_own_are_left_alone():
     assert ng.from_networkx(graph).num_edges == 2
     graph = graph_with(LINE, [1, 0, 2], feat=[0.1, 0.2, 0.3])
     graph.edata["rel"] = torch.ones(2)
-    assert torch.equal(ng.Wiring(graph).graph.ndata["feat"], graph.ndata["feat"])
+    assert torch.equal(ng.Wiring(graph).data.ndata["feat"], graph.ndata["feat"])
 
 
 # Node functions as data
