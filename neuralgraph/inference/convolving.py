@@ -42,7 +42,7 @@ class Convolving:
             self.channels = source[-1]
         else:
             self.batch, self.channels = source[:2]
-            self.space, self.out_space = (1, *source[2:])[-2:], (1, *shape[2:])[-2:]
+            self.space, self.out_space = _sides(source), _sides(shape)
         weight = step.weight
         self.order = np.arange(self.outputs) if step.fours is None else step.fours
         self.together = 1 if step.fours is None else 4
@@ -178,7 +178,14 @@ class Convolving:
             if form.slope is not None:
                 c["slope"] = form.slope
             else:
+                assert form.formula is not None  # what has none is not captured
                 c["function"] = compiled_formula(form.formula, self.dtype, 0, step.activation)
+
+
+def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of maps (B, C, *sides); a signal is one line."""
+    height, width = (1, *shape[2:])[-2:]
+    return height, width
 
 
 class Pooling:

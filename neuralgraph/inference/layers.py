@@ -209,9 +209,12 @@ class _Layout:
     def __init__(self, plan: LayerPlan, batch: int, threads: int):
         self.plan, self.batch, self.threads = plan, batch, threads
         self.shapes = {step: tuple(size_at(size, batch) for size in step.shape) for step in (*plan.inputs, *plan.steps)}
-        self.native = {step: (Convolving if isinstance(step, Convolution) else Pooling)(
-            step, self.shapes[step.source], self.shapes[step], plan.dtype, threads)
-            for step in plan.steps if isinstance(step, Pool) or isinstance(step, Convolution) and is_sparse(step)}
+        self.native: dict[Step, Convolving | Pooling] = {}
+        for step in plan.steps:
+            if isinstance(step, Pool):
+                self.native[step] = Pooling(step, self.shapes[step.source], self.shapes[step], plan.dtype, threads)
+            elif isinstance(step, Convolution) and is_sparse(step):
+                self.native[step] = Convolving(step, self.shapes[step.source], self.shapes[step], plan.dtype, threads)
         self.places, self.size = self._places()
         self.private = max((c.private for c in self.native.values()), default=0)
         self.actions = self._actions()
@@ -230,8 +233,9 @@ class _Layout:
         for output in self.plan.outputs:
             last[output] = len(steps)
         for number in reversed(range(len(steps))):
-            until = last[steps[number]] if isinstance(steps[number], Call) and steps[number].is_view else number
-            for source in steps[number].sources:
+            step = steps[number]
+            until = last[step] if isinstance(step, Call) and step.is_view else number
+            for source in step.sources:
                 last[source] = max(last.get(source, 0), until)
         unit = ALIGNMENT // self.plan.dtype.itemsize
         places: dict[Step, int] = {}
@@ -265,7 +269,7 @@ class _Layout:
                 before = _Native(number, number, 1, [])
                 actions.append(before)
             before.end, before.team = number + 1, max(before.team, team)
-            for name, source in (("x", step.source), ("other", getattr(step, "added", None))):
+            for name, source in (("x", self.native[step].step.source), ("other", getattr(step, "added", None))):
                 if source is not None and source not in self.native:
                     before.patches.append((number, name, source))
             number += 1

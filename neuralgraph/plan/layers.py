@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import sympy
 import torch
 
-Size = int | sympy.Expr  # a number, or one that follows from BATCH
+Size: TypeAlias = int | sympy.Expr  # a number, or one that follows from BATCH
 BATCH = sympy.Symbol("batch", integer=True, positive=True)
 
 FILLED_UP = 1.6  # four outputs are computed at once if that makes at most so many times their edges
