@@ -15,7 +15,8 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 SAFE = {"__init__", "__repr__", "extra_repr", "__doc__", "__module__", "__qualname__", "__annotations__",
-        "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"}
+        "__annotate_func__", "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__abstractmethods__",
+        "_abc_impl"}
 
 
 def special(module: nn.Module, kinds: Sequence[type[nn.Module]] | None = None, inner: bool = True) -> str | None:
