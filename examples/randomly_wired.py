@@ -41,7 +41,7 @@ def main(epochs: int = 4) -> None:
     images, test_images = (data.normalise(part) for part in (data.train_images, data.test_images))
     model = randomly_wired(channels=12, classes=10, image_channels=images.shape[1])
     networks = [part for part in model if isinstance(part, ng.StaticNeuralGraph)]
-    ties = [parameter for name, parameter in model.named_parameters() if name.endswith("alpha")]  # those of weights that are tied
+    ties = [parameter for name, parameter in model.named_parameters() if name.endswith("alpha")]
     print(f"{sum(len(network.weight) for network in networks)} edges of single channels, of which those between layers "
           f"have {sum(map(len, ties))} weights")
 

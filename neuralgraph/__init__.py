@@ -65,5 +65,5 @@ def __getattr__(name):
     return value
 
 
-def __dir__():
-    return sorted({*globals(), *_PUBLIC})
+def __dir__() -> list[str]:
+    return __all__

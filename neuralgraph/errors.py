@@ -8,7 +8,14 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard, TypeVar
 
+__all__ = ["CheckpointError", "DataError", "InputError", "MissingPackageError", "NeuralGraphError", "RunError",
+           "SelectionError", "SolverError", "UnknownNameError", "WiringError"]
+
 Member = TypeVar("Member")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class NeuralGraphError(Exception):

@@ -10,3 +10,7 @@ from .structure import DeadNodes, block_counts, dead_nodes, degrees, longest_pat
 __all__ = ["STATISTICS", "TABLE_3", "Attribution", "Circuit", "Cost", "DeadNodes", "NullModel", "attribution",
            "block_counts", "circuit", "cost", "dead_nodes", "degrees",
            "executed_multiply_adds", "longest_path", "micronet_score", "null_model", "strengths"]
+
+
+def __dir__() -> list[str]:
+    return __all__

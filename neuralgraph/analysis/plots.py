@@ -28,6 +28,8 @@ from .structure import degrees
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["adjacency", "arena", "degree_histograms", "graph", "learning_curves", "rewiring", "weight_histogram"]
+
 # Okabe and Ito's palette, told apart by all kinds of colour vision, and line styles beside it
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES = ("-", "--", ":", "-.")
@@ -38,6 +40,10 @@ BINS = 60  # of the weights on either side of 0, about
 LABELS_APART = 1 / 20  # of an axis, between two labels
 MOST_LINES = 2000  # of a drawn graph
 MOST_INK = 0.5  # of a drawn graph: times that all its lines would cover it
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def learning_curves(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:

@@ -14,7 +14,9 @@ BACKENDS: dict[str, type[Backend]] = {"dense": Dense, "dgl": DGL, "sparse": Spar
 
 
 def create(backend: str | Backend) -> Backend:
-    """A backend by name, or the given one; "auto" chooses between "sparse" and "dense" by density.
+    """A backend by its name, "dense", "sparse", "dgl" or "auto", or the given one.
+
+    "auto" chooses between "sparse" and "dense", by density and size.
 
     >>> create("dense")
     Dense()
@@ -32,3 +34,7 @@ def available() -> list[str]:
 
 
 __all__ = ["BACKENDS", "Auto", "DGL", "Backend", "Dense", "Shared", "Sparse", "available", "create"]
+
+
+def __dir__() -> list[str]:
+    return __all__

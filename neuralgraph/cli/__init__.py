@@ -140,7 +140,8 @@ def train(recipe, data, epochs, settings, out, resume, accept_changes, device, w
 
 @main.command()
 @run_argument
-@click.option("--backend", shell_complete=BACKEND, help="Compute the sums over edges this way instead of the recipe's.")
+@click.option("--backend", shell_complete=BACKEND,
+              help="Compute the sums over edges this way (dense, sparse, dgl, auto) instead of the recipe's.")
 @with_place
 @with_threads
 def evaluate(run, backend, device, workers):

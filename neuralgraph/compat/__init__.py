@@ -3,3 +3,7 @@
 from .dnw import load_dnw_checkpoint
 
 __all__ = ["load_dnw_checkpoint"]
+
+
+def __dir__() -> list[str]:
+    return __all__

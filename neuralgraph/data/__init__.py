@@ -8,3 +8,7 @@ from .sources import DATASETS, load
 
 __all__ = ["DATASETS", "Augmentation", "ImageData", "ImageFiles", "Images", "draws", "find_pictures",
            "generator_for", "load", "lost_readers", "read_picture", "training_order"]
+
+
+def __dir__() -> list[str]:
+    return __all__

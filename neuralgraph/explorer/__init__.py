@@ -3,3 +3,7 @@
 from .showing import Exploration, explore
 
 __all__ = ["Exploration", "explore"]
+
+
+def __dir__() -> list[str]:
+    return __all__

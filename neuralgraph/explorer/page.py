@@ -121,8 +121,8 @@ def _graph(side: int):
 def _matrix(side: int):
     from bokeh.models import ColumnDataSource, Range1d
 
-    made = _figure(f"matrix-{side}", x_range=Range1d(start=-1, end=1), y_range=Range1d(start=1, end=-1), title="adjacency [to, from]",
-                   tools="pan,wheel_zoom,reset")
+    made = _figure(f"matrix-{side}", x_range=Range1d(start=-1, end=1), y_range=Range1d(start=1, end=-1),
+                   title="adjacency [to, from]", tools="pan,wheel_zoom,reset")
     made.grid.visible = False
     source = ColumnDataSource({"image": [np.zeros((1, 1), np.uint32)], "size": [1]}, name=f"matrix-image-{side}")
     made.image_rgba("image", x=-0.5, y=-0.5, dw="size", dh="size", source=source)

@@ -3,3 +3,7 @@
 from .onnx import export_onnx, to_onnx
 
 __all__ = ["export_onnx", "to_onnx"]
+
+
+def __dir__() -> list[str]:
+    return __all__

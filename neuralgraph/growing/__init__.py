@@ -8,3 +8,7 @@ from .splitting import check_settings, split
 
 __all__ = ["ROUTES", "Exact", "Fast", "MiniBatch", "Route", "SplitNode", "SplitReport", "check_settings", "rectify",
            "regrow", "split"]
+
+
+def __dir__() -> list[str]:
+    return __all__

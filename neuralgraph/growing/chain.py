@@ -178,10 +178,11 @@ def _traced(model: nn.Module) -> Iterator[Item]:
         read = node.all_input_nodes
         if before is None or read != [before] or len(before.users) > 1:
             ends = [repr(user.name) for user in before.users] if before is not None else []
+            read_by = f"{node.name!r} reads {' and '.join(repr(n.name) for n in read) or 'nothing'}"
+            if before is not None and len(ends) > 1:
+                read_by = f"{before.name!r} is read by {' and '.join(ends)}"
             raise InputError(f"{type(model).__name__} is no chain of layers but has a branch, a residual sum or the "
-                             "like: " + (f"{before.name!r} is read by {' and '.join(ends)}" if before is not None and len(ends) > 1 else
-                                f"{node.name!r} reads {' and '.join(repr(n.name) for n in read) or 'nothing'}")
-                             + "; only where each layer reads the one before can layers be split.")
+                             f"like: {read_by}; only where each layer reads the one before can layers be split.")
         before = node
         if node.op == "call_module":
             name = str(node.target)

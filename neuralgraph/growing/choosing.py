@@ -92,7 +92,8 @@ def affordable(eigenvalues: torch.Tensor, costs: torch.Tensor, fraction: float, 
     return chosen
 
 
-def priced(cost: str | Callable[[str], float] | Mapping[str, float], labels: Sequence[str], multiply_adds: torch.Tensor) -> torch.Tensor:
+def priced(cost: str | Callable[[str], float] | Mapping[str, float], labels: Sequence[str],
+           multiply_adds: torch.Tensor) -> torch.Tensor:
     """The cost of each unit.
 
     Raises:

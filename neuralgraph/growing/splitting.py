@@ -130,7 +130,8 @@ def split(model: Model, batches: Iterable, loss: Callable, fraction: float = 0.3
                       multiply_adds.tolist(), chosen.tolist()))
     budgets = {name: module.selector.k or module.selector.num_real for name, module in grown.named_modules()
                if isinstance(module, NeuralGraph)}
-    growth: dict[str, dict] = {"split": {name: numbers.tolist() for name, numbers in places(units, chosen).items()}, "k": budgets}
+    growth: dict[str, dict] = {
+        "split": {name: numbers.tolist() for name, numbers in places(units, chosen).items()}, "k": budgets}
     return grown, SplitReport(
         nodes, {why: tuple(labels) for why, labels in units.refused.items()}, epsilon,
         sum(route.losses) / len(route.losses), after, epsilon**2 / 2 * eigenvalues[chosen].sum().item(),

@@ -6,3 +6,7 @@ from .files import load, save
 from .layers import CompiledLayers
 
 __all__ = ["CompiledLayers", "CompiledModel", "CompiledNetwork", "compile", "load", "save"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard, overload
 
 import numpy as np
 import torch
@@ -62,6 +63,22 @@ class CompiledModel(nn.Module):
         """Writes a file that :func:`neuralgraph.inference.load` reads."""
         from .files import save
         save(self, path)
+
+
+@overload
+def compile(model: NeuralGraph, example: None = None) -> CompiledNetwork: ...
+
+
+@overload
+def compile(model: Classifier, example: None = None) -> CompiledModel: ...
+
+
+@overload
+def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...]) -> CompiledLayers: ...
+
+
+@overload
+def compile(model: nn.Module, example: None = None) -> nn.Module: ...
 
 
 def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...] | None = None) -> nn.Module:
@@ -150,20 +167,19 @@ def _compile_classifier(model: Classifier) -> CompiledModel:
 
 def _without_unread(stem: nn.Module, first: Plan) -> tuple[nn.Module, Plan]:
     """The stem without the filters that nothing reads, and the plan with its channels renumbered."""
-    is_sequence = _is_sequence(stem) and len(stem) > 0
-    old = stem[-1] if is_sequence else stem
+    old: nn.Module = stem[-1] if _is_sequence(stem) and len(stem) > 0 else stem
     kept = sorted(first.read) or [0]
     if not is_plain(old, nn.Conv2d) or old.groups != 1 or len(kept) == old.out_channels:
         return stem, first
-    new = nn.Conv2d(old.in_channels, len(kept), old.kernel_size, old.stride, old.padding, old.dilation,
-                    bias=old.bias is not None, padding_mode=old.padding_mode, dtype=old.weight.dtype)
+    settings: dict[str, Any] = {name: getattr(old, name) for name in (
+        "kernel_size", "stride", "padding", "dilation", "padding_mode")}
+    new = nn.Conv2d(old.in_channels, len(kept), bias=old.bias is not None, dtype=old.weight.dtype, **settings)
     new.load_state_dict({name: value[kept] for name, value in old.state_dict().items()})
     new = new.requires_grad_(False).eval()
     groups = [group if group.channels is None else
               replace(group, channels=np.searchsorted(kept, group.channels)) for group in first.groups]
-    if is_sequence:
-        new = _sequence({**stem._modules, list(stem._modules)[-1]: new})
-    return new, replace(first, num_inputs=len(kept), groups=groups)
+    stem = new if old is stem else _sequence({**stem._modules, list(stem._modules)[-1]: new})
+    return stem, replace(first, num_inputs=len(kept), groups=groups)
 
 
 def _taking_over(last: Plan, head: nn.Module) -> tuple[Plan, nn.Module]:
@@ -172,8 +188,10 @@ def _taking_over(last: Plan, head: nn.Module) -> tuple[Plan, nn.Module]:
         return last, head
     layers = dict(head._modules)
     steps: list[Lowered] = []
-    if layers and _has_fixed_norm(next(iter(layers.values()))):
-        norm = layers.pop(next(iter(layers)))
+    norm = next(iter(layers.values()), None)
+    if _has_fixed_norm(norm):
+        assert norm.running_mean is not None and norm.running_var is not None
+        layers.pop(next(iter(layers)))
         scale = 1 / (norm.running_var + norm.eps).sqrt()
         shift = -norm.running_mean * scale
         if norm.affine:
@@ -205,7 +223,7 @@ def _has_fixed_norm(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
     return is_plain(layer, nn.BatchNorm2d) and layer.running_var is not None
 
 
-def _sequence(layers: dict[str, nn.Module]) -> nn.Sequential:
+def _sequence(layers: Mapping[str, nn.Module | None]) -> nn.Sequential:
     """Layers by name, one after the other; one may be there twice."""
     sequence = nn.Sequential()
     for name, layer in layers.items():
@@ -227,11 +245,12 @@ def _fused(layers: nn.Module) -> nn.Module:
     """A sequence with batch norms folded into the convolutions before them."""
     if not _is_sequence(layers):
         return layers
-    fused: dict[str, nn.Module] = {}
+    fused: dict[str, nn.Module | None] = {}
     for name, layer in layers._modules.items():
         before = list(fused)[-1:]
-        if before and _has_fixed_norm(layer) and is_plain(fused[before[0]], nn.Conv2d):
-            fused[before[0]] = fuse_conv_bn_eval(fused[before[0]], layer)
+        convolution = fused[before[0]] if before else None
+        if _has_fixed_norm(layer) and is_plain(convolution, nn.Conv2d):
+            fused[before[0]] = fuse_conv_bn_eval(convolution, layer)
         else:
             fused[name] = layer
     return _sequence(fused)

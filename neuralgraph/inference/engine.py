@@ -132,7 +132,7 @@ class CompiledNetwork(nn.Module):
 class _Layouts:
     """The networks for one size of maps, and the maps between them, kept for the next time."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.layouts: list[Layout] = []
         self.free: list[tuple[int, list[torch.Tensor]]] = []  # with their batch
 

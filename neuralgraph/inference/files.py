@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,9 @@ def save(model: CompiledModel | CompiledNetwork, path: str | Path) -> None:
     Raises:
         InputError: for another module, or one with layers that have no form as data.
     """
-    path, arrays = Path(path), {}
+    path = Path(path)
+    arrays: dict[str, torch.Tensor] = {}
+    header: dict[str, object]
     if isinstance(model, CompiledNetwork):
         header = {"network": _network_to_json(model, "network", arrays)}
     elif isinstance(model, CompiledModel):
@@ -209,7 +212,7 @@ def _plan_to_json(plan: Plan, name: str, arrays: dict) -> dict:
 def _plan_from_json(entry: dict, name: str, arrays: dict) -> Plan:
     dtype = {"float32": torch.float32, "float64": torch.float64}[entry["dtype"]]
 
-    def array(key: str) -> np.ndarray | None:
+    def array(key: str) -> Any:  # None where there is none, which is checked at last
         value = arrays.get(f"{name}.{key}")
         return None if value is None else value.numpy()
 
@@ -228,7 +231,7 @@ def _plan_from_json(entry: dict, name: str, arrays: dict) -> Plan:
                      array(f"{place}.channels"), array(f"{place}.outputs"))
 
     return checked(Plan(
-        dtype, *(entry[key] for key in ("num_inputs", "num_outputs", "output_scale")),
+        dtype, entry["num_inputs"], entry["num_outputs"], entry["output_scale"],
         groups=[group(f"groups.{n}", e) for n, e in enumerate(entry["groups"])],
         src=array("src"), dst=array("dst"), weight=array("weight"),
         before=[group(f"before.{n}", e) for n, e in enumerate(entry["before"])], dims=entry.get("dims", 2)))

@@ -26,7 +26,8 @@ if kernels.AVAILABLE:
 
 KEPT = 16  # numbers of samples and threads whose layouts are kept
 DENSE = 0.2  # of its weights has a layer that is left to torch, which is five times as fast by the multiplication
-FEW = 8  # channels that an output of a grouped convolution reads, below which torch is not fast either
+DENSE_FOURS = 0.6  # the same where four outputs read the same
+FEW = 8  # channels that an output of a convolution reads, below which torch is not fast either
 ALIGNMENT = 64  # bytes
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}  # of the largest output
 
@@ -50,7 +51,7 @@ class CompiledLayers(nn.Module):
         self._name = type(model).__name__
         self._dtype = _dtype(model)
         self._check_example(example)
-        model = copy.deepcopy(model).eval().requires_grad_(False).cpu()
+        model = _copied(model).eval().requires_grad_(False).cpu()
         self._model = [model]  # in a list: it is no part of this module
         self._dtypes = [x.dtype for x in example]
         self._ranks = [x.dim() for x in example]
@@ -154,6 +155,13 @@ class CompiledLayers(nn.Module):
         return new
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, also of a model that keeps tensors it has computed, as ``torch.nn.utils.prune`` does."""
+    computed = {id(value): value.detach().clone() for module in model.modules() for value in vars(module).values()
+                if isinstance(value, torch.Tensor) and not value.is_leaf}
+    return copy.deepcopy(model, computed)
+
+
 def _dtype(model: nn.Module) -> torch.dtype:
     kinds = {p.dtype for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()}
     if len(kinds) > 1 or not kinds <= set(TOLERANCE):
@@ -173,7 +181,8 @@ def _summary(plan: LayerPlan) -> str:
 
 def is_sparse(step: Convolution) -> bool:
     """Whether a layer is computed edge by edge, and not by torch."""
-    return step.density < DENSE or step.groups > 1 and step.weight.shape[1] < FEW
+    few = step.weight.shape[1] < FEW
+    return few and not step.is_linear or step.density < (DENSE if step.fours is None else DENSE_FOURS)
 
 
 @dataclass
@@ -200,9 +209,12 @@ class _Layout:
     def __init__(self, plan: LayerPlan, batch: int, threads: int):
         self.plan, self.batch, self.threads = plan, batch, threads
         self.shapes = {step: tuple(size_at(size, batch) for size in step.shape) for step in (*plan.inputs, *plan.steps)}
-        self.native = {step: (Convolving if isinstance(step, Convolution) else Pooling)(
-            step, self.shapes[step.source], self.shapes[step], plan.dtype, threads)
-            for step in plan.steps if isinstance(step, Pool) or isinstance(step, Convolution) and is_sparse(step)}
+        self.native: dict[Step, Convolving | Pooling] = {}
+        for step in plan.steps:
+            if isinstance(step, Pool):
+                self.native[step] = Pooling(step, self.shapes[step.source], self.shapes[step], plan.dtype, threads)
+            elif isinstance(step, Convolution) and is_sparse(step):
+                self.native[step] = Convolving(step, self.shapes[step.source], self.shapes[step], plan.dtype, threads)
         self.places, self.size = self._places()
         self.private = max((c.private for c in self.native.values()), default=0)
         self.actions = self._actions()
@@ -221,8 +233,9 @@ class _Layout:
         for output in self.plan.outputs:
             last[output] = len(steps)
         for number in reversed(range(len(steps))):
-            until = last[steps[number]] if isinstance(steps[number], Call) and steps[number].is_view else number
-            for source in steps[number].sources:
+            step = steps[number]
+            until = last[step] if isinstance(step, Call) and step.is_view else number
+            for source in step.sources:
                 last[source] = max(last.get(source, 0), until)
         unit = ALIGNMENT // self.plan.dtype.itemsize
         places: dict[Step, int] = {}
@@ -256,7 +269,7 @@ class _Layout:
                 before = _Native(number, number, 1, [])
                 actions.append(before)
             before.end, before.team = number + 1, max(before.team, team)
-            for name, source in (("x", step.source), ("other", getattr(step, "added", None))):
+            for name, source in (("x", self.native[step].step.source), ("other", getattr(step, "added", None))):
                 if source is not None and source not in self.native:
                     before.patches.append((number, name, source))
             number += 1

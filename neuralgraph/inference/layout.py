@@ -84,7 +84,8 @@ class Layout:
 
     def _map(self, scale: int) -> tuple[int, int, int]:
         """Depth, height and width of maps; a signal is one row of an image, an image one slice."""
-        return *[1] * (3 - self.plan.dims), *reduced(self.space, scale)
+        depth, height, width = *[1] * (3 - self.plan.dims), *reduced(self.space, scale)
+        return depth, height, width
 
     def _row_size(self, group: Group) -> int:
         """Of the group's messages, in units of LANES."""
@@ -246,6 +247,7 @@ class Layout:
             word["slope"] = form.slope
             return
         values = activation.parameters
+        assert form.formula is not None  # what has none is refused before
         word["function"] = compiled_formula(form.formula, self.plan.dtype, values.shape[1], activation.name)
         word["num_values"], word["values"] = values.shape[1], self._number(values)
 
@@ -279,7 +281,7 @@ def popped(free: list) -> Any:
 class _Rows:
     """Rows of a workspace, taken and given back; all numbers are in units of LANES."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.size = 0
         self.gaps: list[tuple[int, int]] = []  # from, to: ascending, none touches the next
 

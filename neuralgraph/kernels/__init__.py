@@ -12,3 +12,7 @@ except ImportError:
     AVAILABLE = False
 
 __all__ = ["AVAILABLE"]
+
+
+def __dir__() -> list[str]:
+    return __all__

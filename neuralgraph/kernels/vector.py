@@ -147,9 +147,10 @@ def where_negative(typingctx, condition, a, b):
 
 @intrinsic
 def larger(typingctx, a, b):
-    """The larger of a and b in each place; a where either is not a number."""
+    """The larger of a and b in each place; not a number where either is not."""
     def codegen(context, builder, signature, args):
-        return builder.select(builder.fcmp_unordered(">", args[0], args[1]), args[0], args[1])
+        value = builder.select(builder.fcmp_unordered(">", args[0], args[1]), args[0], args[1])
+        return builder.select(builder.fcmp_unordered("uno", args[1], args[1]), args[1], value)
     return a(a, a), codegen
 
 

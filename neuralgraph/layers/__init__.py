@@ -24,3 +24,7 @@ __all__ = ["LayerSummary", "Shrunk", "Sparse", "SparseConv1d", "SparseConv2d", "
            "SparseConvTranspose2d", "SparseConvTranspose3d", "SparseEmbedding", "SparseLinear",
            "SparseMultiheadAttention", "Summary", "absorb_scales", "choices_of", "densify", "freeze", "scale_penalty",
            "shrink", "slim", "sparsify", "summary", "thaw"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -70,3 +70,7 @@ def options_of(name: str) -> set[str]:
 __all__ = ["MODELS", "Classifier", "Preprocessing", "create", "mobilenet_dnw", "mobilenet_dnw_small",
            "mobilenet_expander", "mobilenet_v1", "names", "options_of", "tiny_continuous", "tiny_convnet",
            "tiny_discrete", "tiny_static"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -28,3 +28,7 @@ def to_networkx(wiring_or_network: Wiring | NeuralGraph, real_only: bool = True)
 
 __all__ = ["Canonical", "ContinuousTimeNeuralGraph", "DiscreteTimeNeuralGraph", "NeuralGraph", "StaticNeuralGraph",
            "canonicalise", "to_networkx"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -33,3 +33,7 @@ __all__ = ["ACTIVATIONS", "AGGREGATES", "EPSILON", "IDENTITY", "LOWERED", "MOMEN
            "activation_name", "array", "check_acts", "decode_steps", "encode_steps", "is_learned", "learned_names",
            "operations_of", "register_activation", "register_operation", "scalar", "used_values", "value_name",
            "value_shapes"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -123,7 +123,8 @@ class _Reader:
     def _input(self, node: fx.Node) -> None:
         value = node.meta["val"]
         if self.batch[1] is None and isinstance(value, torch.Tensor):
-            self.symbol = value.shape[0].node.expr
+            count: Any = value.shape[0]  # of samples, a torch.SymInt
+            self.symbol = count.node.expr
         shape = self._shape(value) if isinstance(value, torch.Tensor) else ()
         self.inputs.append(Input(node.name, shape, len(self.inputs)))
         self.values[node] = self.inputs[-1]
@@ -213,8 +214,8 @@ class _Reader:
             before = _sides(0 if padding == "valid" else padding, dims)
         if dims == 1:
             weight, stride, dilation, before = weight[:, :, None], (1, *stride), (1, *dilation), (0, *before)
-        return Convolution(node.name, self._shape(node.meta["val"]), source, _array(weight), _bias(bias, weight), stride,
-                           before, dilation, groups)
+        return Convolution(node.name, self._shape(node.meta["val"]), source, _array(weight), _bias(bias, weight),
+                           _pair(stride), _pair(before), _pair(dilation), groups)
 
     def _linear(self, node, source, weight, bias=None) -> Step | None:
         if not isinstance(source, Step) or not _is_known(weight, bias) or weight.dtype != self.dtype or weight.dim() != 2:
@@ -228,21 +229,22 @@ class _Reader:
         if not isinstance(source, Step) or len(source.shape) != 4 or not _is_numbers(source.shape[1:]) or options or \
                 node.meta["val"].dtype != self.dtype:
             return None
-        sides: tuple[int, int] = source.shape[2:]  # type: ignore[assignment]
+        sides: tuple[int, int] = source.shape[2:]
         if target == ops.mean.dim:
             if sorted(axis % 4 for axis in kernel) != [2, 3]:
                 return None
             return Pool(node.name, shape, source, True, sides, sides)
-        kernel = _sides(kernel, 2)
+        kernel = _pair(_sides(kernel, 2))
         if target == ops.adaptive_avg_pool2d.default:
             return Pool(node.name, shape, source, True, sides, sides) if kernel == (1, 1) else None
-        stride = _sides(stride, 2) if len(_sides(stride, 2)) else kernel
-        padding = _sides(settings[0], 2) if settings else (0, 0)
+        stride = _pair(_sides(stride, 2)) if len(_sides(stride, 2)) else kernel
+        padding = _pair(_sides(settings[0], 2)) if settings else (0, 0)
         if target == ops.max_pool2d.default:
             plain = [(1, 1), False]  # dilation, ceil_mode
             given = [_sides(settings[1], 2) if len(settings) > 1 else (1, 1), *settings[2:]]
             return Pool(node.name, shape, source, False, kernel, stride, padding) if given == plain[:len(given)] else None
-        ceil, counts_padding, divisor = (*settings[1:], *(False, True, None)[len(settings[1:]):])
+        rest: list[Any] = [*settings[1:], *[False, True, None][len(settings[1:]):]]
+        ceil, counts_padding, divisor = rest
         if ceil:
             return None
         return Pool(node.name, shape, source, True, kernel, stride, padding,
@@ -333,6 +335,11 @@ def _is_known(*tensors) -> bool:
 def _sides(value, dims: int) -> tuple[int, ...]:
     sides = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return sides * dims if len(sides) == 1 else sides
+
+
+def _pair(sides: tuple[int, ...]) -> tuple[int, int]:
+    height, width = sides
+    return height, width
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

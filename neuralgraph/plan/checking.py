@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -130,7 +131,7 @@ def _is_number(value: object, least: int) -> bool:
     return type(value) is int and least <= value < MOST
 
 
-def _is_array(value: object, dtype, shape: tuple[int, ...] | None = None) -> bool:
+def _is_array(value: object, dtype, shape: tuple[int, ...] | None = None) -> TypeGuard[np.ndarray]:
     return isinstance(value, np.ndarray) and value.dtype == dtype and \
         (value.ndim == 1 if shape is None else value.shape == shape) and \
         (value.dtype.kind != "f" or bool(np.isfinite(value).all()))

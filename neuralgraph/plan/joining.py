@@ -31,6 +31,7 @@ def joined(first: Plan, second: Plan) -> Plan:
         if group.kind != "input":
             groups.append(moved(group, height))
             continue
+        assert group.channels is not None  # it reads the data
         for maker in first.groups:
             if maker.outputs is None:
                 continue

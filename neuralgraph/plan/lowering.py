@@ -148,8 +148,8 @@ class _Unrolled:
 
         before = [g for g in (_some(group, alive & ~varies) for group in self.groups) if g]
         groups = [g for g in (_some(group, alive & varies) for group in self.groups) if g]
-        edges = self._fold(src, dst, weight, varies, product, before)
-        src, dst, weight = self._copy_constants(*edges, before, groups)
+        src, dst, weight = self._fold(src, dst, weight, varies, product, before)
+        src, dst, weight = self._copy_constants(src, dst, weight, before, groups)
         wiring, output = self.wiring, self.wiring.outputs[0]
         scale = int(wiring.scale[output]) * wiring.functions[int(wiring.function[output])].receive_stride
         return Plan(self.network.weight.dtype, len(wiring.inputs), len(wiring.outputs), scale, groups, src,
@@ -216,11 +216,12 @@ def _static(network: StaticNeuralGraph) -> _Unrolled:
 
 
 def _discrete(network: DiscreteTimeNeuralGraph) -> _Unrolled:
-    unrolled, wiring = _Unrolled(network), network.wiring
+    unrolled, wiring, steps = _Unrolled(network), network.wiring, network.steps
+    assert steps is not None  # see lower
     held, moving, others = (mask.nonzero().flatten().numpy() for mask in
                             (wiring.holds, ~wiring.holds, wiring.role != INPUT))
     channel, sources, results = _channels(wiring), wiring.inputs.numpy(), wiring.outputs.numpy()
-    by_step = [network.functions] * network.steps if network.tied else \
+    by_step = [network.functions] * steps if network.tied else \
         [network.functions, *network.later_functions]
 
     def inputs(nodes, functions):
@@ -229,7 +230,7 @@ def _discrete(network: DiscreteTimeNeuralGraph) -> _Unrolled:
     place = np.full(wiring.num_nodes, -1)
     place[sources] = inputs(sources, by_step[0])
     place[others] = unrolled.add(0, others, "zero", None, by_step[0])
-    for step in range(1, network.steps):
+    for step in range(1, steps):
         now = np.full(wiring.num_nodes, -1)
         now[moving] = unrolled.add(step, moving, "parents", by_step[step - 1], by_step[step])
         unrolled.connect(place, now)
@@ -237,7 +238,7 @@ def _discrete(network: DiscreteTimeNeuralGraph) -> _Unrolled:
             now[held] = place[held] if network.tied else inputs(held, by_step[step])
         place = now
     last = np.full(wiring.num_nodes, -1)
-    last[results] = unrolled.add(network.steps, results, "parents", by_step[-1], None,
+    last[results] = unrolled.add(steps, results, "parents", by_step[-1], None,
                                  outputs=channel[results])
     unrolled.connect(place, last)
     return unrolled

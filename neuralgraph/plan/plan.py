@@ -77,7 +77,8 @@ class Plan:
     @property
     def read(self) -> set[int]:
         """The channels of the data that are read."""
-        return {c for group in self.groups if group.kind == "input" for c in group.channels.tolist()}
+        return {c for group in self.groups if group.kind == "input" and group.channels is not None
+                for c in group.channels.tolist()}
 
     @property
     def written(self) -> set[int]:

@@ -51,9 +51,10 @@ def convolve(step: Convolve, x: torch.Tensor, kernel: torch.Tensor, dims: int) -
     """A depthwise convolution as its definition has it: a sum over the kernel's taps of shifted maps."""
     border = kernel.shape[-1] // 2
     padded = torch.nn.functional.pad(x, [border] * (2 * dims))
-    result = 0
+    result = x.new_zeros(())
     for tap in np.ndindex(*kernel.shape[1:]):
-        shifted = padded[(..., *(slice(t, t + side, step.stride) for t, side in zip(tap, x.shape[2:])))]
+        window = [slice(t, t + side, step.stride) for t, side in zip(tap, x.shape[2:])]
+        shifted = padded[(slice(None), slice(None), *window)]
         result = result + shifted * kernel[(slice(None), *tap)].view(-1, *[1] * dims)
     return padded_back(result, x.shape[2:]) if step.zero_pad else result
 

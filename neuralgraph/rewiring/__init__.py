@@ -6,3 +6,7 @@ from .records import Observed
 from .rewire import Rewiring, rewire
 
 __all__ = ["History", "Moment", "Observed", "Recorder", "Rewiring", "rewire"]
+
+
+def __dir__() -> list[str]:
+    return __all__

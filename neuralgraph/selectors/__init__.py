@@ -1,4 +1,21 @@
-"""From candidates to a selection: which are real, with which weight, and where gradients go."""
+"""Selectors: which candidate edges are real, with which weight, and where gradients go.
+
+``create(name, k, ...)`` makes one by its name, as ``TopK(k)`` makes "dnw"; ``options_of(name)`` has what it can be told,
+and ``k_is(name)`` whether it needs k. All serve the edges of graphs and the weights or kernels of layers. By family:
+
+- ranking at every step: "dnw" (TopK), "no-update" (NoUpdate), "feather" (Feather), "str" (SoftThreshold), "spartan"
+  (Spartan), "top-kast" (TopKAST)
+- drop and grow: "set" (SET), "rigl" (RigL), "snfs" (SNFS), "granet" (GraNet), "srigl" (SRigL), "cht" and "chts" (CHT)
+- pruning and strength: "gradual" and "l1-anneal" (L1Anneal), "targeted-dropout" and "targeted-dropout-regular"
+  (TargetedDropout), "snip" (SNIP), "synaptic-strength" (SynapticStrength)
+- gates and masks: "l0" (L0), "variational-dropout" (VariationalDropout), "edge-popup" (EdgePopup), "supermask" (Supermask)
+- fixed: "random" (RandomGraph), "complete" (Complete), and of a trained network "lottery-ticket" and "fine-tune" (Ticket)
+
+A selector of your own is a subclass of :class:`Selector`, and :func:`register` gives it a name.
+
+>>> create("rigl", k=300, every=50)
+RigL(k=300, drop=0.3, every=50, end=0.75)
+"""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -43,3 +60,7 @@ __all__ = ["CHT", "COMPETITIONS", "FROM_TRAINED", "GRADIENTS", "GRANULARITIES", 
            "Supermask", "SynapticStrength", "TargetedDropout", "Ticket", "TopK", "TopKAST", "VariationalDropout",
            "Weights", "check_finite", "create", "hold", "k_is", "let_go", "options_of", "register", "soft_gate",
            "top_k", "train_scores_only"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,3 +7,7 @@ from .tie import tie
 
 __all__ = ["WHAT", "Assembled", "Mixed", "Similarity", "Templates", "bake", "fold", "is_shared", "parameter_groups",
            "plain", "share", "similarity", "tie"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,3 +8,7 @@ from .operations import check_operation
 from .selectors import check_selector
 
 __all__ = ["check_backend", "check_network", "check_operation", "check_selector"]
+
+
+def __dir__() -> list[str]:
+    return __all__

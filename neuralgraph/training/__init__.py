@@ -14,3 +14,7 @@ from .watching import ProgressBar, Watcher
 
 __all__ = ["RECIPES", "GrowingRun", "Interrupted", "ProgressBar", "Recipe", "Run", "Watcher", "current", "fit",
            "history", "join", "keep_freed_memory", "open_model", "read_recipe", "read_wirings"]
+
+
+def __dir__() -> list[str]:
+    return __all__

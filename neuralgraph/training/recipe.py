@@ -59,7 +59,7 @@ class Recipe:
         grow_options: further arguments of the splitting by name; as settings ``grow.NAME``.
         source: folder of a finished run of the same model, for the selectors "lottery-ticket" and
             "fine-tune": its largest weights are the wiring.
-        backend: how sums over edges are computed.
+        backend: how sums over edges are computed: "dense", "sparse", "dgl" or "auto".
         epochs: passes over the training images.
         batch_size: images per step.
         lr: initial learning rate of SGD.

@@ -14,3 +14,7 @@ __all__ = [
     "NodeFunction", "Stage", "Wiring", "from_networkx", "layout", "read", "to_networkx",
     "synchronous_stages", "topological_stages", "write",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,6 +21,10 @@ __all__ = ["DYNAMIC", "Macro", "barabasi_albert", "blocks", "chain", "complete",
            "from_adjacency", "from_edges", "from_table", "lstm", "macro", "micro", "mlp", "rnn", "watts_strogatz"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 @on_cpu
 def complete_dag(nodes: int, *, inputs: int, outputs: int, function: NodeFunction | None = None,
                  dims: int = 2) -> Wiring:

@@ -1,9 +1,14 @@
 """The import rule: a room imports only from rooms above it, and some packages only at one place."""
 
 import ast
+import inspect
+import re
 from pathlib import Path
 
+import pytest
+
 import neuralgraph
+from neuralgraph.selectors import SELECTORS
 
 ROOT = Path(neuralgraph.__file__).parent
 ROOMS = ["kernels", "nodes", "wiring", "selectors", "backends", "networks", "layers", "sharing", "rewiring", "models",
@@ -60,7 +65,41 @@ def test_every_room_is_known():
     assert rooms <= {*ROOMS, *FOR_ALL, "__main__"}
 
 
-def test_public_names_exist():
-    for name in neuralgraph.__all__:
-        assert getattr(neuralgraph, name) is not None
-    assert set(neuralgraph.__all__) <= set(dir(neuralgraph))
+PUBLIC = [neuralgraph, *(value for value in (getattr(neuralgraph, name) for name in neuralgraph.__all__)
+                        if inspect.ismodule(value))]
+
+
+@pytest.mark.parametrize("module", PUBLIC, ids=lambda module: module.__name__)
+def test_a_public_module_shows_what_is_public_and_nothing_else(module):
+    assert dir(module) == sorted(set(module.__all__))
+    for name in set(module.__all__) - {"__version__"}:
+        value = getattr(module, name)
+        assert not name.startswith("_") and value is not None
+        assert module is neuralgraph or not inspect.ismodule(value)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert value.__module__.startswith("neuralgraph."), f"{name} is not ours"
+
+
+def test_the_docstring_of_selectors_names_them_all_by_class():
+    text = neuralgraph.selectors.__doc__.partition("By family:")[2].partition("A selector of your own")[0]
+    assert set(re.findall(r'"([\w-]+)"', text)) <= set(SELECTORS)
+    for name, build in SELECTORS.items():
+        kind = getattr(build, "kind", build)
+        if kind.__module__.startswith("neuralgraph."):
+            line = re.search(rf'"{re.escape(name)}"[^(]*\((\w+)\)', text)
+            assert line and line[1] == kind.__name__, f"{name}, a {kind.__name__}, is not among its family"
+
+
+def test_docstrings_that_list_backends_list_them_all():
+    entry = re.compile(r'^ +backend: (?!str).*"auto".*$', re.M)
+    entries = [line for path in ROOT.rglob("*.py") for line in entry.findall(path.read_text())]
+    assert len(entries) >= 4
+    entries.append(neuralgraph.backends.create.__doc__.partition("\n")[0])
+    for line in entries:
+        assert set(re.findall(r'"(\w+)"', line)) == set(neuralgraph.backends.BACKENDS), line
+
+
+def test_generators_are_all_that_wirings_show():
+    for name in set(dir(neuralgraph.wirings)) - {"DYNAMIC", "Macro"}:
+        returns = inspect.signature(getattr(neuralgraph.wirings, name)).return_annotation
+        assert returns in ("Wiring", "Macro"), f"{name} makes {returns}"
