@@ -43,10 +43,21 @@ class Convolving:
         else:
             self.batch, self.channels = source[:2]
             self.space, self.out_space = _sides(source), _sides(shape)
-        output, source_channel, y, x = np.nonzero(step.weight)
-        self.weight = step.weight[output, source_channel, y, x]
+        weight = step.weight
+        self.order = np.arange(self.outputs) if step.fours is None else step.fours
+        self.together = 1 if step.fours is None else 4
+        self.rows = -(-self.outputs // self.together)
+        if step.fours is not None:  # edges of fours, with four weights each
+            weight = np.zeros((4 * self.rows, *step.weight.shape[1:]), step.weight.dtype)
+            weight[:self.outputs] = step.weight[self.order]
+            weight = weight.reshape(self.rows, 4, *step.weight.shape[1:])
+            output, source_channel, y, x = np.nonzero((weight != 0).any(1))
+            self.weight = weight[output, :, source_channel, y, x]
+        else:
+            output, source_channel, y, x = np.nonzero(weight)
+            self.weight = weight[output, source_channel, y, x]
         self.output = output
-        self.channel = source_channel + output // (self.outputs // step.groups) * per_group
+        self.channel = source_channel + (output // (self.outputs // step.groups) * per_group if step.groups > 1 else 0)
         # which line and column of the padded map a weight meets at the first pixel: phase and shift
         at_y, at_x = y * step.dilation[0], x * step.dilation[1]
         self.phase = np.stack([at_y % step.stride[0], at_x % step.stride[1]], 1)
@@ -77,9 +88,9 @@ class Convolving:
         if is_pixel and (self.batch > 1 or self.step.is_linear):
             most = max(1, min(64, -(-self.batch // threads)))
             self.samples = self.pixel = -(-self.batch // -(-self.batch // most))
-        elif self.direct and pixels < ROW // 2 and self.batch > 1:
+        elif self.step.weight.shape[2:] == (1, 1) and self.step.padding == (0, 0) and pixels <= ROW // 2 and self.batch > 1:
             self.samples = -(-self.batch // -(-self.batch // max(1, ROW // pixels)))
-        elif not self.direct and pixels <= SMALL and self.batch >= 4:
+        elif self.step.weight.shape[2:] != (1, 1) and pixels <= SMALL and self.batch >= 4:
             self.samples = self.pixel = -(-self.batch // -(-self.batch // LANES))
         self.direct &= self.samples == 1
         self.band = height
@@ -100,16 +111,16 @@ class Convolving:
         at_a_time = len(self.phases) * self.row * self.bytes
         if self.direct:
             at_a_time = self.length * self.bytes
-        read = max(1, len(self.weight) // self.outputs)
+        read = max(1, len(self.weight) // self.rows)
         self.per_block = max(1, SCRATCH // at_a_time, self.channels * FEWEST // read)
-        share = -(-self.outputs // self.shares)
+        share = -(-self.rows // self.shares) * self.together
         self.sums = share * row_of_sums + program.SLACK
         self.private = self.sums + (0 if self.direct else self.per_block * len(self.phases) * self.row) + program.SLACK
-        self.work = self.tiles * self.bands * (len(self.weight) + self.outputs + self.channels) * -(-self.length // LANES)
+        self.work = self.tiles * self.bands * (self.weight.size + self.outputs + self.channels) * -(-self.length // LANES)
 
     def _number(self) -> None:
         """The edges by share, block and output, each with the place that it reads in the memory of its block."""
-        bounds = np.arange(self.shares + 1) * self.outputs // self.shares
+        bounds = np.arange(self.shares + 1) * self.rows // self.shares
         share = np.searchsorted(bounds, self.output, side="right") - 1
         # of each share, the channels that it reads, in blocks of equal size
         keys, place = np.unique(share * self.channels + self.channel, return_inverse=True)
@@ -132,18 +143,20 @@ class Convolving:
                 (self.shift[:, 0] * self.pitch + self.shift[:, 1]) * self.pixel
         sizes = np.diff(bounds)
         row = bounds[share] * self.blocks + block * sizes[share] + self.output - bounds[share]
-        self.first = np.concatenate([[0], np.bincount(row, minlength=self.outputs * self.blocks).cumsum()]).astype(np.int32)
+        self.first = np.concatenate([[0], np.bincount(row, minlength=self.rows * self.blocks).cumsum()]).astype(np.int32)
         self.index = index[order].astype(np.int32)
         self.values = np.ascontiguousarray(self.weight[order])
         self.phase_starts = np.ascontiguousarray(self.phases.astype(np.int32))
-        self.bias = np.ascontiguousarray(self.step.bias)
+        self.bias = np.zeros(self.rows * self.together, self.values.dtype)
+        self.bias[:self.outputs] = self.step.bias[self.order]
+        self.order = self.order.astype(np.int32)
         del self.weight, self.output, self.channel, self.phase, self.shift, self.phase_of
 
     def write(self, c) -> None:
         """Writes the instruction, but for the addresses of tensors."""
         step, size = self.step, self.bytes
         for name in ("batch", "samples", "bands", "band", "shares", "outputs", "lines", "pitch", "tail", "pixel", "sample",
-                     "row", "direct", "blocks", "sums"):
+                     "row", "direct", "blocks", "sums", "together"):
             c[name] = getattr(self, name)
         c["kind"], c["units"] = program.CONVOLVE, self.tiles * self.bands * self.shares
         (c["height"], c["width"]), (c["out_height"], c["out_width"]) = self.space, self.out_space
@@ -154,7 +167,8 @@ class Convolving:
         c["other_sample"], c["other_channel"] = c["out_sample"], c["out_channel"]
         c["phases"] = len(self.phase_starts)
         for name, array in (("phase", self.phase_starts), ("channels", self.block_begin), ("channel", self.block_channels),
-                            ("first", self.first), ("index", self.index), ("weight", self.values), ("bias", self.bias)):
+                            ("first", self.first), ("index", self.index), ("weight", self.values), ("bias", self.bias),
+                            ("order", self.order)):
             c[name] = array.ctypes.data
         c["slope"] = 1.0
         if isinstance(step.activation, float):

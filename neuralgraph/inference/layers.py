@@ -26,7 +26,8 @@ if kernels.AVAILABLE:
 
 KEPT = 16  # numbers of samples and threads whose layouts are kept
 DENSE = 0.2  # of its weights has a layer that is left to torch, which is five times as fast by the multiplication
-FEW = 8  # channels that an output of a grouped convolution reads, below which torch is not fast either
+DENSE_FOURS = 0.6  # the same where four outputs read the same
+FEW = 8  # channels that an output of a convolution reads, below which torch is not fast either
 ALIGNMENT = 64  # bytes
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}  # of the largest output
 
@@ -180,7 +181,8 @@ def _summary(plan: LayerPlan) -> str:
 
 def is_sparse(step: Convolution) -> bool:
     """Whether a layer is computed edge by edge, and not by torch."""
-    return step.density < DENSE or step.groups > 1 and step.weight.shape[1] < FEW
+    few = step.weight.shape[1] < FEW
+    return few and not step.is_linear or step.density < (DENSE if step.fours is None else DENSE_FOURS)
 
 
 @dataclass

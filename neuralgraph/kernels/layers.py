@@ -53,7 +53,7 @@ INSTRUCTION = np.dtype([(name, np.int64) for name in (
     "other_channel", "bias", "function", "samples", "bands", "band", "shares", "outputs", "height", "width",
     "out_height", "out_width", "stride_y", "stride_x", "top", "left", "phases", "phase", "lines", "pitch", "tail",
     "pixel", "sample", "row", "direct", "channels", "channel", "first", "index", "weight", "kernel_y", "kernel_x",
-    "divisor", "sums", "blocks")]
+    "divisor", "sums", "blocks", "together", "order")]
     + [("slope", np.float64)])
 INSTRUCTION_BYTES = INSTRUCTION.itemsize
 
@@ -199,6 +199,78 @@ def _add_row(like, c, x, row, sums, length):
 
 
 @inline
+def _four_by_four(like, x, first, last, index, weight, out, out_row):
+    """Adds rows to four rows, each weighted in four ways, four vectors wide."""
+    wide, s = size_of(like), size_of(narrow(like, 1))
+    two, three = out + 2 * out_row, out + 3 * out_row
+    one = out + out_row
+    a, b, c, d = load(like, out), load(like, out + wide), load(like, out + 2 * wide), load(like, out + 3 * wide)
+    e, f, g, h = load(like, one), load(like, one + wide), load(like, one + 2 * wide), load(like, one + 3 * wide)
+    i, j, k, m = load(like, two), load(like, two + wide), load(like, two + 2 * wide), load(like, two + 3 * wide)
+    n, o, p, q = load(like, three), load(like, three + wide), load(like, three + 2 * wide), load(like, three + 3 * wide)
+    for edge in range(first, last):
+        row, place = x + load_index(index + 4 * edge) * s, weight + 4 * edge * s
+        r, t, u, v = load(like, row), load(like, row + wide), load(like, row + 2 * wide), load(like, row + 3 * wide)
+        w = fill(like, load_scalar(like, place))
+        a, b, c, d = fma(w, r, a), fma(w, t, b), fma(w, u, c), fma(w, v, d)
+        w = fill(like, load_scalar(like, place + s))
+        e, f, g, h = fma(w, r, e), fma(w, t, f), fma(w, u, g), fma(w, v, h)
+        w = fill(like, load_scalar(like, place + 2 * s))
+        i, j, k, m = fma(w, r, i), fma(w, t, j), fma(w, u, k), fma(w, v, m)
+        w = fill(like, load_scalar(like, place + 3 * s))
+        n, o, p, q = fma(w, r, n), fma(w, t, o), fma(w, u, p), fma(w, v, q)
+    _store4(a, b, c, d, out, wide)
+    _store4(e, f, g, h, one, wide)
+    _store4(i, j, k, m, two, wide)
+    _store4(n, o, p, q, three, wide)
+
+
+@inline
+def _store4(a, b, c, d, target, wide):
+    store(a, target)
+    store(b, target + wide)
+    store(c, target + 2 * wide)
+    store(d, target + 3 * wide)
+
+
+@inline
+def _four_by_one(like, x, first, last, index, weight, out, out_row):
+    """As :func:`_four_by_four`, one vector wide."""
+    s = size_of(narrow(like, 1))
+    a, b = load(like, out), load(like, out + out_row)
+    c, d = load(like, out + 2 * out_row), load(like, out + 3 * out_row)
+    for edge in range(first, last):
+        value, place = load(like, x + load_index(index + 4 * edge) * s), weight + 4 * edge * s
+        a = fma(fill(like, load_scalar(like, place)), value, a)
+        b = fma(fill(like, load_scalar(like, place + s)), value, b)
+        c = fma(fill(like, load_scalar(like, place + 2 * s)), value, c)
+        d = fma(fill(like, load_scalar(like, place + 3 * s)), value, d)
+    _store4(a, b, c, d, out, out_row)
+
+
+@inline
+def _add_four(like, c, x, row, sums, sums_row, length):
+    """As :func:`_add_row`, to four rows that have the same edges, with four weights each."""
+    s = size_of(narrow(like, 1))
+    first, last = load_index(c.first + 4 * row), load_index(c.first + 4 * row + 4)
+    if first == last:
+        return
+    done = 0
+    while length - done >= 4 * LANES:
+        rolled()
+        _four_by_four(like, x + done * s, first, last, c.index, c.weight, sums + done * s, sums_row)
+        done += 4 * LANES
+    while done < length:
+        rolled()
+        if length - done >= LANES or c.direct == 0:  # in a scratch more may be read than is asked for
+            _four_by_one(like, x + done * s, first, last, c.index, c.weight, sums + done * s, sums_row)
+            done += LANES
+        else:
+            _four_by_one(narrow(like, 1), x + done * s, first, last, c.index, c.weight, sums + done * s, sums_row)
+            done += 1
+
+
+@inline
 def _finish(like, source, step, other, target, count, slope):
     """target = activation(source (+ other)) for ``count`` numbers, of ``source`` every ``step``-th."""
     one = narrow(like, 1)
@@ -271,7 +343,8 @@ def _convolve(like, c, unit, private):
     if c.pixel == 1:
         length += (samples - 1) * c.sample
     wide = (length + LANES - 1) // LANES * LANES
-    begin, end = c.outputs * share // c.shares, c.outputs * (share + 1) // c.shares
+    together, rows = c.together, (c.outputs + c.together - 1) // c.together
+    begin, end = rows * share // c.shares, rows * (share + 1) // c.shares
     x = private + c.sums * s
     for block in range(c.blocks):
         rolled()
@@ -281,17 +354,27 @@ def _convolve(like, c, unit, private):
             _gather_tokens(like, c, tile, share * c.blocks + block, samples, x)
         else:
             _gather(like, c, tile, band, share * c.blocks + block, samples, x)
-        row = begin * c.blocks + block * (end - begin)
-        for output in range(begin, end):
+        first = begin * c.blocks + block * (end - begin) - begin
+        for row in range(begin, end):
             rolled()
-            sums = private + (output - begin) * wide * s
+            sums = private + (row - begin) * together * wide * s
             if block == 0:
-                bias = fill(like, load_scalar(like, c.bias + output * s))
-                for i in range(0, wide, LANES):
-                    store(bias, sums + i * s)
-            _add_row(like, c, x, row + output - begin, sums, length)
+                for output in range(together):
+                    rolled()
+                    bias = fill(like, load_scalar(like, c.bias + (row * together + output) * s))
+                    for i in range(0, wide, LANES):
+                        store(bias, sums + (output * wide + i) * s)
+            if together == 1:
+                _add_row(like, c, x, first + row, sums, length)
+            else:
+                _add_four(like, c, x, first + row, sums, wide * s, length)
             if block == c.blocks - 1:
-                _deliver(like, c, tile, band, lines, output, samples, sums, length)
+                for output in range(together):
+                    rolled()
+                    number = row * together + output
+                    if number < c.outputs:
+                        _deliver(like, c, tile, band, lines, load_index(c.order + 4 * number), samples,
+                                 sums + output * wide * s, length)
 
 
 @inline
