@@ -43,8 +43,8 @@ def lowest(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as wheel:
         meta, = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
         lines = wheel.read(meta).decode().splitlines()
-    needed = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ") and "extra ==" not in line]
-    found = [(re.split(r"[^\w.-]", need)[0], re.search(r">=([\w.]+)", need)) for need in needed]
+    needed = [re.match(r"Requires-Dist: ([\w.-]+)(.*)", line) for line in lines if "extra ==" not in line]
+    found = [(need[1], re.search(r">=([\w.]+)", need[2])) for need in needed if need]
     return [f"{name}=={bound[1]}" for name, bound in found if bound and name not in NOT_LOWEST]
 
 

@@ -145,7 +145,10 @@ def piece_width(length):
 
 @inline
 def sum_piece(like, width, x, stride, first, index, weight, out, out_stride, begin, end, onto=False):
-    """The sums of rows begin..end at one piece of ``width`` numbers, added to what is there with ``onto``; ``like`` has 16 lanes."""
+    """The sums of rows begin..end at one piece of ``width`` numbers, added to what is there with ``onto``.
+
+    ``like`` has 16 lanes.
+    """
     if width == 64:
         _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto)
     elif width == 32:

@@ -154,7 +154,8 @@ class _Reader:
         target = node.target
         if target is operator.getitem and isinstance(arguments[0], _Normed):
             return arguments[0].step
-        if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) and not _is_without_dropout(target, arguments, options):
+        draws = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
+        if draws and not _is_without_dropout(target, arguments, options):
             raise InputError(f"cannot compile a model that draws random numbers in evaluation ({node.name!r}, {target}).")
         step: Step | None = None
         if target in CONVOLUTIONS:
@@ -266,8 +267,8 @@ class _Reader:
             source.bias = (source.bias * factor + shift.numpy()).astype(source.bias.dtype)
             return _Normed(source)
         sides = (1, -1, *[1] * (len(source.shape) - 2))
-        step = Call(node.name, source.shape, _scaled, (source, scale.to(mean.dtype).view(sides), shift.to(mean.dtype).view(sides)),
-                    {}, False)
+        factors = (values.to(mean.dtype).view(sides) for values in (scale, shift))
+        step = Call(node.name, source.shape, _scaled, (source, *factors), {}, False)
         self.steps.append(step)
         return _Normed(step)
 
