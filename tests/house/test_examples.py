@@ -58,8 +58,7 @@ def restore(activations, operations):
 
 
 def test_readme(tmp_path):
-    names = run_page(ROOT / "README.md", tmp_path)
-    assert names["rnn"].wiring.num_nodes == 30 and names["state"].steps == 40
+    assert run_page(ROOT / "README.md", tmp_path)["net"].num_real == 400
 
 
 def test_lstm_graph_equals_torch(float64):
