@@ -82,7 +82,7 @@ class _TolerantFinder:
         return spec
 
 
-sys.meta_path.insert(0, _TolerantFinder)  # type: ignore[arg-type]
+sys.meta_path.insert(0, _TolerantFinder)
 _loaded: ModuleType | None = None
 
 

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,8 +287,11 @@ def read_batches(reader: Reader, batches: Sequence[torch.Tensor],
     Raises:
         DataError: for an image that cannot be read, or if a process that reads is lost.
     """
+    workers = min(workers, len(batches))
+    # from Python 3.14 on every process would import PyTorch anew, at every epoch
+    context = "fork" if workers and sys.platform == "linux" else None
     loader = DataLoader(reader, batch_sampler=[batch.tolist() for batch in batches], collate_fn=_collate,
-                        num_workers=min(workers, len(batches)), worker_init_fn=_leave_interrupts,
+                        num_workers=workers, multiprocessing_context=context, worker_init_fn=_leave_interrupts,
                         generator=torch.Generator())  # or it would draw from the global one
     with lost_readers():
         for images in loader:

@@ -61,4 +61,5 @@ def cropped(kernel: np.ndarray, longest: int) -> np.ndarray:
     """The kernels without what no pixel of a map with sides up to ``longest`` ever meets."""
     edge = max(0, kernel.shape[-1] // 2 - (longest - 1))
     window = slice(edge, kernel.shape[-1] - edge)
-    return kernel[(slice(None), *[window] * (kernel.ndim - 1))]
+    where = (slice(None), *[window] * (kernel.ndim - 1))
+    return kernel[where]

@@ -14,8 +14,10 @@ from ..errors import InputError
 Layer = TypeVar("Layer", bound=nn.Module)
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+GLOBAL_HOOKS = tuple("_global" + hooks for hooks in HOOKS)
 SAFE = {"__init__", "__repr__", "extra_repr", "__doc__", "__module__", "__qualname__", "__annotations__",
-        "__firstlineno__", "__static_attributes__", "__abstractmethods__", "_abc_impl"}
+        "__annotate_func__", "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__abstractmethods__",
+        "_abc_impl"}
 
 
 def special(module: nn.Module, kinds: Sequence[type[nn.Module]] | None = None, inner: bool = True) -> str | None:
@@ -39,7 +41,7 @@ def special(module: nn.Module, kinds: Sequence[type[nn.Module]] | None = None, i
 
 
 def _special(module: nn.Module) -> str | None:
-    if any(getattr(module, hooks, None) for hooks in HOOKS) or _module._has_any_global_hook():
+    if any(getattr(module, hooks, None) for hooks in HOOKS) or any(getattr(_module, hooks) for hooks in GLOBAL_HOOKS):
         return "hooks"
     if hasattr(module, "parametrizations"):
         return "parametrizations"

@@ -53,9 +53,9 @@ def convolve(step: Convolve, x: torch.Tensor, kernel: torch.Tensor, dims: int) -
     padded = torch.nn.functional.pad(x, [border] * (2 * dims))
     result = x.new_zeros(())
     for tap in np.ndindex(*kernel.shape[1:]):
-        window = [slice(t, t + side, step.stride) for t, side in zip(tap, x.shape[2:])]
-        shifted = padded[(slice(None), slice(None), *window)]
-        result = result + shifted * kernel[(slice(None), *tap)].view(-1, *[1] * dims)
+        window = (slice(None), slice(None), *(slice(t, t + side, step.stride) for t, side in zip(tap, x.shape[2:])))
+        weight = (slice(None), *tap)
+        result = result + padded[window] * kernel[weight].view(-1, *[1] * dims)
     return padded_back(result, x.shape[2:]) if step.zero_pad else result
 
 

@@ -68,7 +68,8 @@ class Graph:
     @classmethod
     def from_dgl(cls, graph: DGLGraph) -> Graph:
         """A homogeneous graph of DGL; the data are the same tensors."""
-        found = cls(*graph.edges(), graph.num_nodes())
+        src, dst = graph.edges()
+        found = cls(src, dst, graph.num_nodes())
         found.ndata.update(graph.ndata)
         found.edata.update(graph.edata)
         return found

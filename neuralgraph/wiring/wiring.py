@@ -167,6 +167,10 @@ class Wiring:
 
     __hash__ = None  # type: ignore[assignment]  # as Python itself says it of what is compared by value
 
+    def __setstate__(self, state: dict) -> None:
+        graph = state["_graph"]  # of DGL, in pickles of version 0.1
+        self.__dict__.update(state, _graph=graph if isinstance(graph, Graph) else Graph.from_dgl(graph))
+
     def __deepcopy__(self, memo) -> Wiring:
         return self  # frozen
 

@@ -17,10 +17,18 @@ COMMANDS = {  # pages whose commands are run as well, and what is added to them 
 }
 
 
-@pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.relative_to(DOCS).as_posix())
+def uses_dgl(path):
+    """Whether its Python makes DGL graphs or runs the backend."""
+    return any(language == "python" and re.search(r"\.graph\b|\bdgl\b", text) for language, text in blocks(path))
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, marks=[pytest.mark.dgl] * uses_dgl(path)) for path in WITH_CODE],
+                         ids=lambda path: path.relative_to(DOCS).as_posix())
 def test_page(path, tmp_path):
     torch.manual_seed(0)
-    run_page(path, tmp_path, COMMANDS.get(path.stem))
+    names = run_page(path, tmp_path, COMMANDS.get(path.stem))
+    if path.stem == "overview":
+        assert names["rnn"].wiring.num_nodes == 30 and names["state"].steps == 40
 
 
 def test_blocks_say_what_they_are():

@@ -10,9 +10,10 @@ import neuralgraph
 
 MODULES = sorted(module.name for module in
                  pkgutil.walk_packages(neuralgraph.__path__, "neuralgraph."))
+WITH_DGL = ("neuralgraph.wiring.wiring",)  # whose examples are of its graphs
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.dgl] * (name in WITH_DGL)) for name in MODULES])
 def test_doctest(name):
     module = importlib.import_module(name)
     result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)

@@ -3,6 +3,7 @@
 import sys
 from importlib import metadata
 
+import pytest
 from click.testing import CliRunner
 
 import neuralgraph as ng
@@ -21,6 +22,7 @@ def examined(monkeypatch, *requirements, backends=("dense",)):
     return {name: text for name, text in rows if name != "backend"}, result.output, result.exit_code
 
 
+@pytest.mark.dgl
 def test_all_works_and_what_is_missing_is_named(monkeypatch):
     rows, output, code = examined(monkeypatch, "torch>=2", "dgl", "pillow", 'nowhere-to-be-found>=1; extra == "plot"',
                                   backends=("dense", "dgl"))

@@ -102,6 +102,9 @@ def test_dgl_round_trip(generator):
     wiring = GENERATORS[generator]()
     assert ng.Wiring(wiring.graph) == wiring
     assert ng.Wiring(wiring.graph.int()) == wiring
+    older = ng.Wiring.__new__(ng.Wiring)  # from a pickle of version 0.1
+    older.__setstate__({**vars(wiring), "_graph": wiring.graph})
+    assert older == wiring and pickle.loads(pickle.dumps(older)) == wiring
 
 
 @pytest.mark.parametrize("generator", GENERATORS)
