@@ -16,7 +16,7 @@ from ..plan import Plan, check_space, joined, reduced
 from .parts import check_compiles
 
 if kernels.AVAILABLE:
-    from ..kernels.launch import team_size
+    from ..kernels.launch import Crowds, team_size
     from .layout import Layout, popped
 
 SIDES = ((), ("length",), ("height", "width"), ("depth", "height", "width"))
@@ -46,6 +46,7 @@ class CompiledNetwork(nn.Module):
             raise InputError("a compiled network needs numba, which is not installed or switched off: "
                              "pip install numba.")
         self.plans = plans
+        self._crowds = Crowds()
         self._layouts: dict[tuple, _Layouts] = {}  # the least recently used first
         if not plans:
             raise InputError("a compiled network needs at least one plan.")
@@ -70,7 +71,8 @@ class CompiledNetwork(nn.Module):
         if torch.is_grad_enabled() and x.requires_grad:
             raise InputError("a compiled network has no gradients: use torch.no_grad(), or the network "
                              "it was compiled from.")
-        return self._computed(x.detach())
+        with self._crowds.run((x.shape, torch.get_num_threads())):
+            return self._computed(x.detach())
 
     @torch.compiler.disable  # numbers leave torch by their addresses
     def _computed(self, x: torch.Tensor) -> torch.Tensor:

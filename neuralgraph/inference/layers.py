@@ -20,7 +20,7 @@ from ..plan.layers import Call, Convolution, LayerPlan, Pool, Size, Step, leaves
 
 if kernels.AVAILABLE:
     from ..kernels import layers as program
-    from ..kernels.launch import GRAIN, team_size
+    from ..kernels.launch import GRAIN, Crowds, team_size
     from .convolving import Convolving, Pooling
     from .layout import popped
 
@@ -55,6 +55,7 @@ class CompiledLayers(nn.Module):
         self._model = [model]  # in a list: it is no part of this module
         self._dtypes = [x.dtype for x in example]
         self._ranks = [x.dim() for x in example]
+        self._crowds = Crowds()
         self._plans: dict[tuple, list[LayerPlan]] = {}
         self._layouts: dict[tuple, _Layout] = {}  # the least recently used first
         self.eval()
@@ -74,6 +75,10 @@ class CompiledLayers(nn.Module):
             one = self._computed(tuple(x.new_zeros(1, *x.shape[1:]) for x in inputs))
             return pytree.tree_map_only(torch.Tensor, lambda y: y[:0], one)
         plan = self._plan(inputs)
+        with self._crowds.run((id(plan), batch, torch.get_num_threads())):
+            return self._laid_out(plan, batch).run(inputs)
+
+    def _laid_out(self, plan: LayerPlan, batch: int) -> _Layout:
         key = id(plan), batch, torch.get_num_threads()
         layout = self._layouts.pop(key, None)
         if layout is None:
@@ -81,7 +86,7 @@ class CompiledLayers(nn.Module):
         self._layouts[key] = layout
         if len(self._layouts) > KEPT:
             self._layouts.pop(next(iter(self._layouts)), None)
-        return layout.run(inputs)
+        return layout
 
     def _check_example(self, example: tuple) -> None:
         for x in example:
@@ -150,7 +155,7 @@ class CompiledLayers(nn.Module):
     def __deepcopy__(self, memo) -> CompiledLayers:
         new = CompiledLayers.__new__(CompiledLayers)
         nn.Module.__init__(new)
-        new.__dict__.update(self.__dict__, _layouts={})
+        new.__dict__.update(self.__dict__, _layouts={}, _crowds=Crowds())
         memo[id(self)] = new
         return new
 
@@ -175,8 +180,8 @@ def _summary(plan: LayerPlan) -> str:
     sparse = [step for step in layers if is_sparse(step)]
     edges = sum(np.count_nonzero(step.weight) for step in sparse)
     calls = sum(isinstance(step, Call) and not step.is_view for step in plan.steps)
-    return (f"{len(sparse)} sparse layers of {edges} edges, {len(layers) - len(sparse)} dense layers, "
-            f"{calls} other operations in torch")
+    return (f"{len(sparse)} layers by their {edges} edges, {len(layers) - len(sparse)} dense layers and {calls} other "
+            "operations by torch")
 
 
 def is_sparse(step: Convolution) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import math
 import pickle
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
@@ -172,6 +174,76 @@ def team_size() -> int:
     return min(threads, openmp.thread_limit())
 
 
+class Crowd:
+    """How many threads are worth it now, by how long runs took with all of them and with one.
+
+    Where another program holds a core, a thread of ours shares that core, and all others wait for it at every step: a run
+    then takes several times as long as on one thread. After two such runs in a row the next ones are made on one, then
+    all are tried again. How long a run takes on one thread is measured at the second run.
+
+    >>> crowd = Crowd()
+    >>> for seconds in (1.0, 1.5, 4.0, 4.0):  # on all threads, on one, on all, on all
+    ...     crowd.took(crowd.has_room(), seconds)
+    >>> [crowd.has_room() for _ in range(3)]
+    [False, False, False]
+    """
+
+    SLOW = 1.3  # times as long as on one thread
+    ALONE = 64  # runs on one thread before all are tried again
+
+    def __init__(self) -> None:
+        self.runs, self.slow, self.rest = 0, 0, 0
+        self.alone = math.inf  # seconds
+
+    def has_room(self) -> bool:
+        """Whether the next run is made on all threads."""
+        self.runs += 1
+        if self.runs == 2:
+            return False
+        self.rest = max(0, self.rest - 1)
+        return self.rest == 0
+
+    def took(self, was_all: bool, seconds: float) -> None:
+        """How long a run took."""
+        if not was_all:
+            self.alone = min(self.alone, seconds)
+        elif seconds > self.SLOW * self.alone:
+            self.slow += 1
+            if self.slow == 2:
+                self.slow, self.rest = 0, self.ALONE + 1
+        else:
+            self.slow = 0
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[None]:
+        """A run on as many threads as are worth it; how many belongs to the thread of Python that runs."""
+        threads, openmp = torch.get_num_threads(), _openmp()
+        if threads == 1 or openmp is None:
+            yield
+            return
+        has_room, start = self.has_room(), time.perf_counter()
+        with contextlib.nullcontext() if has_room else openmp.alone():
+            yield
+        self.took(has_room, time.perf_counter() - start)
+
+
+class Crowds:
+    """One :class:`Crowd` for each kind of run, such as for each shape of inputs; the last few are kept."""
+
+    KEPT = 16
+
+    def __init__(self) -> None:
+        self._crowds: dict[Hashable, Crowd] = {}
+
+    def run(self, kind: Hashable) -> contextlib.AbstractContextManager[None]:
+        """As :meth:`Crowd.run`."""
+        crowd = self._crowds.pop(kind, None) or Crowd()
+        self._crowds[kind] = crowd
+        if len(self._crowds) > self.KEPT:
+            self._crowds.pop(next(iter(self._crowds)), None)
+        return crowd.run()
+
+
 class _OpenMP:
     """The runtime that torch is linked to."""
 
@@ -179,7 +251,21 @@ class _OpenMP:
         self.parallel = library.GOMP_parallel
         self.parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
         self.parallel.restype = None
+        self._set_threads = library.omp_set_num_threads
+        self._set_mkl = getattr(library, "MKL_Set_Num_Threads_Local", None)  # where torch has MKL
         self.dynamic, self.thread_limit = library.omp_get_dynamic, library.omp_get_thread_limit
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One thread for all that the calling thread of Python does; others are not changed."""
+        before, mkl = torch.get_num_threads(), None if self._set_mkl is None else self._set_mkl(1)
+        self._set_threads(1)
+        try:
+            yield
+        finally:
+            self._set_threads(before)
+            if self._set_mkl is not None:
+                self._set_mkl(mkl)
 
 
 @cache

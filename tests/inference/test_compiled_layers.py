@@ -247,7 +247,7 @@ def test_single_precision_and_dense_layers(monkeypatch):
         model[3].weight.mul_(torch.rand_like(model[3].weight) < 0.1)
     x = torch.randn(3, 8, 20, 20)
     fast = ng.compile(model, x)
-    assert "1 sparse layers of" in str(fast) and "3 dense layers" in str(fast)
+    assert "1 layers by their" in str(fast) and "3 dense layers" in str(fast)
     torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-4, atol=1e-4)
 
 
@@ -443,3 +443,36 @@ def test_what_does_not_repeat_is_refused():
 
     with pytest.raises(InputError, match="does not repeat"):
         ng.compile(Drawn(), torch.ones(1, 2))
+
+
+# ---------------------------------------------------------------------------------- busy machines
+
+
+def test_runs_on_one_thread_where_there_is_no_room(monkeypatch):
+    from neuralgraph.kernels.launch import Crowd
+
+    model, shape = copy.deepcopy(MODELS["residual"])
+    model = thinned(model.double())
+    x = torch.randn(3, *shape, dtype=torch.float64)
+    fast = ng.compile(model, x)
+    monkeypatch.setattr(Crowd, "has_room", lambda crowd: False)
+    seen = []
+    run = layers._Layout.run
+    monkeypatch.setattr(layers._Layout, "run", lambda layout, inputs: (seen.append(torch.get_num_threads()), run(layout, inputs))[1])
+    same(model, fast, x)
+    assert seen == [1, 1] and torch.get_num_threads() == 2
+    monkeypatch.setattr(layers._Layout, "run", lambda layout, inputs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fast(x)
+    assert torch.get_num_threads() == 2  # whatever happens
+
+
+def test_all_threads_are_tried_again():
+    from neuralgraph.kernels.launch import Crowd
+
+    crowd, made = Crowd(), []
+    for number in range(3 * Crowd.ALONE):
+        made.append(crowd.has_room())
+        crowd.took(made[-1], 3.0 if made[-1] and number < 100 else 0.5 if made[-1] else 1.0)  # room again after 100 runs
+    alone = [number for number, room in enumerate(made) if not room]
+    assert alone[0] == 1 and alone[1:] == list(range(4, 4 + Crowd.ALONE)) + list(range(70, 70 + Crowd.ALONE))
