@@ -78,7 +78,8 @@ class _TolerantFinder:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _TolerantLoader(spec.loader)
+            loader: Any = _TolerantLoader(spec.loader)
+            spec.loader = loader
         return spec
 
 

@@ -178,6 +178,12 @@ def _check(images, labels, label):
                          f"the labels are {sorted(set(labels.tolist()))}.")
 
 
+def _held(network: NeuralGraph) -> Frozen:
+    """The selector of a network of :class:`_Part`."""
+    assert isinstance(network.selector, Frozen)
+    return network.selector
+
+
 class _Part:
     """A copy of a model whose real edges can be left out."""
 
@@ -191,8 +197,8 @@ class _Part:
             chosen = network.selection()
             with torch.no_grad():
                 network.weight.copy_(chosen.weight)
-            network.selector = Frozen(int(chosen.real.sum()))
-            network.selector.keep(chosen.real)
+            network.selector = frozen = Frozen(int(chosen.real.sum()))
+            frozen.keep(chosen.real)
             network.weight.requires_grad_(True)
         self.sizes = [network.wiring.num_edges for network in self.networks]
 
@@ -229,14 +235,14 @@ class _Part:
 
     @property
     def num_real(self) -> int:
-        return sum(network.selector.num_real for network in self.networks)
+        return int(self.real().sum())
 
     def real(self) -> torch.Tensor:
-        return torch.cat([network.selector.mask for network in self.networks])
+        return torch.cat([_held(network).mask for network in self.networks])
 
     def keep(self, real: torch.Tensor) -> None:
         for network, mask in zip(self.networks, real.split(self.sizes)):
-            network.selector.keep(mask)
+            _held(network).keep(mask)
 
     def least(self, number: int) -> torch.Tensor:
         """That many real edges of the least attribution, ascending."""
@@ -254,7 +260,7 @@ class _Part:
         return False
 
     def learned(self) -> tuple[tuple[torch.Tensor, ...], tuple[Wiring, ...]]:
-        return (tuple(network.selector.mask.cpu() for network in self.networks),
+        return (tuple(_held(network).mask.cpu() for network in self.networks),
                 tuple(network.learned_wiring() for network in self.networks))
 
     # Attributions
@@ -269,13 +275,13 @@ class _Part:
             for sums, gradient in zip(total, gradients):
                 if gradient is not None:
                     sums += gradient
-        return [(weight.detach() * gradient).where(network.selector.mask, gradient.new_zeros(()))
+        return [(weight.detach() * gradient).where(_held(network).mask, gradient.new_zeros(()))
                 for network, weight, gradient in zip(self.networks, weights, total)]
 
     def by_gradient(self) -> tuple[Attribution, ...]:
         found = []
         for network, edges in zip(self.networks, self.edge_gradients()):
-            edges, wiring, real = edges.cpu(), network.wiring, network.selector.mask.cpu()
+            edges, wiring, real = edges.cpu(), network.wiring, _held(network).mask.cpu()
             outward, inward = (edges.new_zeros(wiring.num_nodes).index_add_(0, ends, edges)
                                for ends in (wiring.src, wiring.dst))
             is_read = torch.bincount(wiring.src[real], minlength=wiring.num_nodes) > 0

@@ -329,14 +329,15 @@ class _Layout:
         skip = -memory.data_ptr() % ALIGNMENT // self.plan.dtype.itemsize
         private = torch.zeros(self.threads, self.private + unit, dtype=self.plan.dtype)
         code, values = self.code.copy(), {}
-        for record, step in zip(code, self.native):
+        for record, (step, native) in zip(code, self.native.items()):
+            source, added = native.step.source, getattr(step, "added", None)
             begin = skip + self.places[step]
             values[step] = memory[begin:begin + math.prod(self.shapes[step])].view(self.shapes[step])
             record["out"] = values[step].data_ptr()
-            if step.source in self.native:
-                record["x"] = values[step.source].data_ptr()
-            if getattr(step, "added", None) in self.native:
-                record["other"] = values[step.added].data_ptr()
+            if source in self.native:
+                record["x"] = values[source].data_ptr()
+            if added in self.native:
+                record["other"] = values[added].data_ptr()
         return memory, private, code, values
 
     def run(self, inputs: tuple[torch.Tensor, ...]) -> Any:

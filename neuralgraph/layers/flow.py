@@ -266,7 +266,7 @@ def _again(node: fx.Node, layer: nn.Module | None, results: dict) -> Callable[[t
                                              lambda other: x if other is first else results[other])
         if layer is not None:
             return layer(*arguments, **options)
-        call = getattr(x, node.target) if node.op == "call_method" else node.target
+        call: Any = getattr(x, str(node.target)) if node.op == "call_method" else node.target
         return call(*arguments[1:] if node.op == "call_method" else arguments, **options)
     return compute
 

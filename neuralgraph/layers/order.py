@@ -62,7 +62,8 @@ def _by_tracing(model, layers):
     except Exception:  # whatever the model's own code raises when it meets what is no tensor
         return None
     names = {layer: name for name, layer in layers.items()}
-    behind, first, called, read = {}, [], [], set()  # behind: the layers that were passed last on the way to a node
+    behind: dict[torch.fx.Node, set[str]] = {}  # the layers that were passed last on the way to a node
+    first, called, read = [], [], set()
     for node in graph.nodes:
         passed = set().union(*(behind[source] for source in node.all_input_nodes))
         layer = model.get_submodule(node.target) if node.op == "call_module" else None
@@ -79,7 +80,8 @@ def _by_tracing(model, layers):
 
 def _by_running(model, layers, example):
     names = {layer: name for name, layer in layers.items()}
-    first, called, read, marks = [], [], set(), {}
+    first, called, read = [], [], set()
+    marks: dict[torch.Tensor, str] = {}
 
     def entering(layer, arguments, options):
         name = names[layer]

@@ -309,7 +309,6 @@ def densify(module: Sparse, *, inplace: bool = False) -> nn.Module: ...
 def densify(module: Model, *, inplace: bool = False) -> Model: ...
 
 
-@torch.no_grad()
 def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
     """Bakes the selection in: ordinary layers whose unused weights are 0, with the same outputs.
 
@@ -328,13 +327,14 @@ def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
     if not inplace:
         module = copy.deepcopy(module)
     baked = []
-    for layer in sparse_layers(module):
-        for name, (choice, number) in layer._choices.items():
-            part, own = place_of(layer, name)
-            baked.append((getattr(part, own), choice.evaluation_weight(number), choice.selector.freezes_weight))
-    for parameter, weight, was_frozen in baked:
-        parameter.copy_(weight)
-        parameter.requires_grad_(parameter.requires_grad or was_frozen)
+    with torch.no_grad():
+        for layer in sparse_layers(module):
+            for name, (choice, number) in layer._choices.items():
+                part, own = place_of(layer, name)
+                baked.append((getattr(part, own), choice.evaluation_weight(number), choice.selector.freezes_weight))
+        for parameter, weight, was_frozen in baked:
+            parameter.copy_(weight)
+            parameter.requires_grad_(parameter.requires_grad or was_frozen)
     for layer in sparse_layers(module):
         for name in [name for name in layer._modules if name == "selector" or name.endswith("_selector")]:
             del layer._modules[name]

@@ -144,7 +144,9 @@ class Ticket(Frozen):
             self._choose(given[0], given[-1])
 
     def _choose(self, final, initial):
-        score = CRITERIA[self.criterion](final, initial.to(final), self.candidates.magnitude)
+        criterion = CRITERIA[self.criterion]
+        assert criterion is not None  # random is drawn
+        score = criterion(final, initial.to(final), self.candidates.magnitude)
         self.keep(self.groups().top(score))
 
     def extra_repr(self) -> str:

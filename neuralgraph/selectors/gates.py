@@ -12,7 +12,7 @@ from ..errors import SelectionError
 from .candidates import Candidates
 from .fixed import Uncounted
 from .registry import register
-from .selector import check_finite, check_number
+from .selector import Selector, check_finite, check_number
 from .topk import RankingSelector
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # of the hard concrete distribution
@@ -21,7 +21,7 @@ K1, K2, K3 = 0.63576, 1.87320, 1.48695  # of the approximation of the divergence
 LARGEST = 8.0                           # log alpha of a weight that is all noise
 
 
-class Noisy:
+class Noisy(Selector):
     """Mixed into selectors whose effective weights are drawn in training.
 
     What was drawn belongs to the mask of the same forward: :meth:`effective` finds it by that mask, and finds

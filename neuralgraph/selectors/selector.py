@@ -268,10 +268,10 @@ class Selector(nn.Module, ABC):
         return {**self.__dict__, "is_served": False, "_seen": None, "dense": False}
 
     def _apply(self, fn, recurse=True):
-        exact = {name: self._buffers[name] for name in ("clock", "seed") if name in self._buffers}
+        exact = {name: value for name, value in self._buffers.items() if name in ("clock", "seed") and value is not None}
         super()._apply(fn, recurse)
         for name, value in exact.items():  # counts exactly, whatever the type of the weights
-            self._buffers[name] = value.to(self._buffers[name].device)
+            self._buffers[name] = value.to(getattr(self, name).device)
         return self
 
     def upgrade(self, state: dict, prefix: str) -> None:

@@ -133,8 +133,8 @@ class Seen:
             raise RunError(f"another process has gone on with the run in {self.folder} since it was opened "
                            "here: open it again (neuralgraph train --resume does).")
 
-    def _now(self):
-        found = []
+    def _now(self) -> list[tuple[int, int, int] | None]:
+        found: list[tuple[int, int, int] | None] = []
         for name in (CHECKPOINT, RECIPE):
             try:
                 status = (self.folder / name).stat()

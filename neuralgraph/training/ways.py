@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -118,7 +119,7 @@ def _on_ray(jobs, address, threads, watcher):
         raise MissingPackageError("a cluster", "ray", "ray") from None
     is_ours = not ray.is_initialized()
     if is_ours:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     devices = 1 if jobs and jobs[0].device.startswith("cuda") else 0
     task = ray.remote(num_cpus=threads, num_gpus=devices)(_perform_on_ray)
     begun = []
