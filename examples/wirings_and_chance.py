@@ -65,12 +65,12 @@ def draw(rows: list[dict], path: Path) -> None:
 
     chance, turnover, hub = (figure := Figure(figsize=(15, 4.6), layout="constrained")).subplots(1, 3, width_ratios=(1.5, 1, 1))
     for number, row in enumerate(rows):
-        colour, label = f"C{number % 10}", row["name"]
+        colour = f"C{number % 10}"
         for (kind, tests), marker in zip(row["chance"].items(), "xo"):
             chance.scatter([tests[name].z for name in tests], [STATISTICS.index(name) + 0.1 * number for name in tests],
                            color=colour, marker=marker)
-        turnover.plot([100 * x for x in row["decided"][0]], [100 * y for y in row["decided"][1]], color=colour, label=label)
-        hub.plot(range(len(row["hubs"])), row["hubs"], "o-", color=colour, label=label)
+        turnover.plot(*([100 * share for share in shares] for shares in row["decided"][:2]), color=colour, label=row["name"])
+        hub.plot(range(len(row["hubs"])), row["hubs"], "o-", color=colour, label=row["name"])
     chance.set(xlabel="z-score (beyond the grey band: p < 0.05)", xscale="symlog")
     chance.set_title("Statistics against random wirings", loc="left")
     chance.axvspan(-1.96, 1.96, color="0.85", zorder=0)
@@ -100,14 +100,14 @@ def main() -> None:
         for path in arguments.runs:
             recipe, model, _ = ng.training.open_model(path)
             net = model.networks[0]
-            name, real = f"{path.parent.name}/{path.name}", net.selection().real
-            print(f"{name}: {recipe.name}, {int(real.sum())} of {len(real)} edges")
+            name = f"{path.parent.name}/{path.name}"
+            print(f"{name}: {recipe.name}, {int(net.selection().real.sum())} of {net.wiring.num_edges} edges")
             chance, turnover, hub = against_chance(live(net), arguments.samples), decided(path), hubs(net)
             for kind, tests in chance.items():
                 for test in tests.values():
                     print(f"  {kind:8} {test}")
-            clustering, distance = (chance["uniform"][what].observed / (chance["uniform"][what].mean or float("nan"))
-                                    for what in ("clustering", "distance"))
+            clustering, distance = (chance["uniform"][key].observed / (chance["uniform"][key].mean or float("nan"))
+                                    for key in ("clustering", "distance"))
             print(f"  small world: clustering {clustering:.2f} and distances {distance:.2f} times those of uniform wirings\n"
                   f"  half of all new edges had come after {100 * turnover[2]:.1f} % of the training\n"
                   f"  out-edges by block, in terms of a uniform wiring: {', '.join(f'{x:.2f}' for x in hub)}")

@@ -8,15 +8,13 @@ import numpy as np
 import torch
 
 from ..kernels import layers as program
-from ..kernels.formulas import compiled_formula
-from ..nodes import scalar
 from ..plan.layers import Convolution, Pool
 
 LANES = program.LANES
 SCRATCH = 24 * 2**10  # bytes of sources that sums are taken from at a time: most of the smallest cache
-SUMS = 2**18  # bytes of sums that are added to in turn, in the next cache
-ROW = 256  # numbers of a row of sums, about: two passes of the widest loop
-FEWEST = 6  # edges of an output for which it is worth while to go through the sums once more
+SUMS = 2**20  # bytes of sums that are added to in turn, in the next cache
+ROW = 384  # numbers of a row of sums, about: three passes of the widest loop
+FEWEST = 10  # edges of an output for which it is worth while to go through the sums once more
 SMALL = 100  # pixels of maps of which several samples are put number by number
 
 
@@ -114,7 +112,14 @@ class Convolving:
         read = max(1, len(self.weight) // self.rows)
         self.per_block = max(1, SCRATCH // at_a_time, self.channels * FEWEST // read)
         share = -(-self.rows // self.shares) * self.together
-        self.sums = share * row_of_sums + program.SLACK
+        # outputs beside each other are turned from rows of sums to lines of the result sixteen at a time
+        self.sixteen = self.step.is_linear and self.together == 1
+        self.room = share * row_of_sums + program.SLACK
+        room = LANES * LANES
+        if self.pixel == LANES:  # maps of sixteen samples, and of what is added
+            read = min(self.space[0], self.lines * self.step.stride[0]) * self.space[1]
+            room = LANES * max(LANES, read, 2 * self.band * self.out_space[1])
+        self.sums = self.room + room
         self.private = self.sums + (0 if self.direct else self.per_block * len(self.phases) * self.row) + program.SLACK
         self.work = self.tiles * self.bands * (self.weight.size + self.outputs + self.channels) * -(-self.length // LANES)
 
@@ -156,7 +161,8 @@ class Convolving:
         """Writes the instruction, but for the addresses of tensors."""
         step, size = self.step, self.bytes
         for name in ("batch", "samples", "bands", "band", "shares", "outputs", "lines", "pitch", "tail", "pixel", "sample",
-                     "row", "direct", "blocks", "sums", "together"):
+                     "row", "direct", "blocks", "sums", "together",
+                     "sixteen", "room"):
             c[name] = getattr(self, name)
         c["kind"], c["units"] = program.CONVOLVE, self.tiles * self.bands * self.shares
         (c["height"], c["width"]), (c["out_height"], c["out_width"]) = self.space, self.out_space
@@ -170,22 +176,7 @@ class Convolving:
                             ("first", self.first), ("index", self.index), ("weight", self.values), ("bias", self.bias),
                             ("order", self.order)):
             c[name] = array.ctypes.data
-        c["slope"] = 1.0
-        if isinstance(step.activation, float):
-            c["slope"] = step.activation
-        elif step.activation is not None:
-            form = scalar(step.activation)
-            if form.slope is not None:
-                c["slope"] = form.slope
-            else:
-                assert form.formula is not None  # what has none is not captured
-                c["function"] = compiled_formula(form.formula, self.dtype, 0, step.activation)
-
-
-def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of maps (B, C, *sides); a signal is one line."""
-    height, width = (1, *shape[2:])[-2:]
-    return height, width
+        c["slope"], c["limit"] = step.slope, step.limit
 
 
 class Pooling:
@@ -210,3 +201,9 @@ class Pooling:
         pixels, out_pixels = math.prod(self.space), math.prod(self.out_space)
         c["x_sample"], c["x_channel"] = self.channels * pixels * self.bytes, pixels * self.bytes
         c["out_sample"], c["out_channel"] = self.channels * out_pixels * self.bytes, out_pixels * self.bytes
+
+
+def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of maps (B, C, *sides); a signal is one line."""
+    height, width = (1, *shape[2:])[-2:]
+    return height, width

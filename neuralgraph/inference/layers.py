@@ -278,10 +278,9 @@ class _Layout:
     def _dense(self, step: Convolution) -> Callable[[dict[Step, torch.Tensor]], torch.Tensor]:
         weight, bias = torch.from_numpy(step.weight), torch.from_numpy(step.bias)
         shape = self.shapes[step]
-        source, added, activation = step.source, step.added, step.activation
+        source, added = step.source, step.added
         settings = step.stride, step.padding, step.dilation, step.groups
         after = _after(step, self.shapes[step.source], shape)
-        act = _activation_of(activation)
         flat = weight[:, :, 0, 0].contiguous() if step.is_linear else weight
         one_sided = not step.is_linear and len(shape) == 3
 
@@ -300,7 +299,9 @@ class _Layout:
                     y = y.squeeze(2)
             if added is not None:
                 y = y.add_(values[added])
-            return y if act is None else act(y)
+            if step.slope != 1:
+                y = torch.relu_(y) if step.slope == 0 else nn.functional.leaky_relu_(y, step.slope)
+            return y if step.limit == math.inf else y.clamp_(max=step.limit)
         return compute
 
     def _called(self, step: Step) -> Callable[[dict[Step, torch.Tensor]], torch.Tensor]:
@@ -379,14 +380,3 @@ def _after(step: Convolution, source: tuple[int, ...], shape: tuple[int, ...]) -
     if all(end <= before for end, before in zip(ends, step.padding)):
         return None
     return step.padding[1], max(ends[1], 0), step.padding[0], max(ends[0], 0)
-
-
-def _activation_of(activation: float | str | None) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    from ..nodes import scalar
-    if activation is None:
-        return None
-    if activation == 0.0:
-        return torch.relu_
-    if isinstance(activation, str):
-        return scalar(activation)
-    return lambda y: nn.functional.leaky_relu_(y, activation)

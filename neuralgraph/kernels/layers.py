@@ -1,4 +1,4 @@
-"""Runs compiled layers: a list of instructions, each a sparse convolution, a pooling or a sum of maps.
+"""Runs compiled layers: a list of instructions, each a sparse convolution or a pooling.
 
 A sparse convolution has one edge for each weight that is not 0: a source channel, shifted by the weight's place in
 the kernel. So that a shift is no more than an address, a thread first copies the lines that it needs, with zeros
@@ -16,17 +16,15 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
+from .bordering import LANES, gather, gather_tokens, turned
 from .launch import Kernel
 from .one_map import activate, number
 from .record import record
-from .sums import sum_piece
+from .shifting import add_four, add_row
 from .vector import (
     add,
     at,
-    call,
-    evens,
     fill,
-    fma,
     inline,
     larger,
     load,
@@ -35,243 +33,51 @@ from .vector import (
     narrow,
     rolled,
     size_of,
+    smaller,
     splat,
     store,
-    store_scalar,
     take_number,
     total,
+    transpose,
     wait_for_all,
 )
 
 CONVOLVE, MAXIMUM, MEAN = range(3)
-LANES = 16
 SLACK = 256  # numbers that may be read after the last row of a scratch, and written after a row of sums
 
 JOB = record("team code begin end private private_size barrier taken")
+# Of a sparse convolution, whose work is units of some samples (a tile), some lines of their results (a band) and some
+# outputs (a share):
+#   samples, band       samples of a tile, lines of a band
+#   direct              1: x is read where it stands; otherwise channels are copied to a scratch, some (a block) at a time
+#   channels, channel   where the channels of each block of each share begin; which they are
+#   phase, phases       first line and column of each phase that is read
+#   lines, pitch, tail  of a phase in the scratch: its lines, their distance, and the columns after the last one
+#   pixel, sample, row  distances in the scratch: of columns, of samples, of phases; all in numbers
+#   together, order     1, or 4 outputs that read the same; the channels of the outputs in the order of their rows
+#   first, index, weight  where the edges of each row of each block of each share begin; their sources, their weights
+#   sums, room          where the scratch, and memory for turning maps, begin in the memory of a thread
+#   sixteen             1: sixteen outputs at a time are turned from rows to lines of tokens
 INSTRUCTION = np.dtype([(name, np.int64) for name in (
     "kind", "batch", "units", "x", "x_sample", "x_channel", "out", "out_sample", "out_channel", "other", "other_sample",
-    "other_channel", "bias", "function", "samples", "bands", "band", "shares", "outputs", "height", "width",
+    "other_channel", "bias", "samples", "bands", "band", "shares", "outputs", "height", "width",
     "out_height", "out_width", "stride_y", "stride_x", "top", "left", "phases", "phase", "lines", "pitch", "tail",
     "pixel", "sample", "row", "direct", "channels", "channel", "first", "index", "weight", "kernel_y", "kernel_x",
-    "divisor", "sums", "blocks", "together", "order")]
-    + [("slope", np.float64)])
+    "divisor", "sums", "blocks", "together", "order", "sixteen", "room")]
+    + [("slope", np.float64), ("limit", np.float64)])
 INSTRUCTION_BYTES = INSTRUCTION.itemsize
 
 
 @inline
-def _zero(like, target, count):
-    s = size_of(narrow(like, 1))
-    for i in range(count):
-        store_scalar(like, target + i * s, number(like, 0.0))
+def _activated(like, c, u):
+    u = activate(like, u, c.slope)
+    if c.limit < np.inf:
+        u = smaller(u, fill(like, c.limit))
+    return u
 
 
 @inline
-def _copy(like, source, step, target, count):
-    """``count`` numbers, every ``step``-th of the source, one after the other."""
-    s, done = size_of(narrow(like, 1)), 0
-    if step == 1:
-        done = count // LANES * LANES
-        for i in range(0, done, LANES):
-            store(load(like, source + i * s), target + i * s)
-    elif step == 2:
-        while done + LANES < count:  # never the last, whose neighbour may be outside
-            left = source + 2 * done * s
-            store(evens(load(like, left), load(like, left + LANES * s)), target + done * s)
-            done += LANES
-    for i in range(done, count):
-        store_scalar(like, target + i * s, load_scalar(like, source + i * step * s))
-
-
-@inline
-def _bordered(like, c, source, target, row0, row1):
-    """One phase of one channel of one sample: its lines with zeros around them; ``row0``, ``row1``: the phase."""
-    s = size_of(narrow(like, 1))
-    step = c.pixel * s
-    low = max(0, (c.left - row1 + c.stride_x - 1) // c.stride_x)
-    high = min(c.pitch, (c.width + c.left - row1 + c.stride_x - 1) // c.stride_x)
-    for line in range(c.lines):
-        rolled()
-        y = line * c.stride_y + row0
-        to = target + line * c.pitch * step
-        if y < 0 or y >= c.height or high <= low:
-            if c.pixel == 1:
-                _zero(like, to, c.pitch)
-            else:
-                for i in range(c.pitch):
-                    store_scalar(like, to + i * step, number(like, 0.0))
-            continue
-        start = source + (y * c.width + low * c.stride_x + row1 - c.left) * s
-        if c.pixel == 1:
-            _zero(like, to, low)
-            _copy(like, start, c.stride_x, to + low * s, high - low)
-            _zero(like, to + high * s, c.pitch - high)
-        else:
-            for i in range(low):
-                store_scalar(like, to + i * step, number(like, 0.0))
-            for i in range(high - low):
-                store_scalar(like, to + (low + i) * step, load_scalar(like, start + i * c.stride_x * s))
-            for i in range(high, c.pitch):
-                store_scalar(like, to + i * step, number(like, 0.0))
-    end = target + c.lines * c.pitch * step
-    for i in range(c.tail):
-        store_scalar(like, end + i * step, number(like, 0.0))
-
-
-@inline
-def _gather(like, c, tile, band, block, samples, scratch):
-    """Copies the channels of a block, as far as a unit of work reads them, into the thread's own memory."""
-    s = size_of(narrow(like, 1))
-    begin, end = load_index(c.channels + 4 * block), load_index(c.channels + 4 * block + 4)
-    for place in range(begin, end):
-        rolled()
-        channel = load_index(c.channel + 4 * place)
-        for phase in range(c.phases):
-            rolled()
-            phase_y, phase_x = load_index(c.phase + 8 * phase), load_index(c.phase + 8 * phase + 4)
-            row = scratch + ((place - begin) * c.phases + phase) * c.row * s
-            y = band * c.band * c.stride_y + phase_y - c.top
-            for sample in range(samples):
-                rolled()
-                source = c.x + (tile * c.samples + sample) * c.x_sample + channel * c.x_channel
-                _bordered(like, c, source, row + sample * c.sample * s, y, phase_x)
-
-
-@inline
-def _gather_tokens(like, c, tile, block, samples, scratch):
-    """As :func:`_gather`, for maps of one pixel that lie beside each other: tokens of a linear layer."""
-    s = size_of(narrow(like, 1))
-    begin, end = load_index(c.channels + 4 * block), load_index(c.channels + 4 * block + 4)
-    for sample in range(samples):
-        rolled()
-        source = c.x + (tile * c.samples + sample) * c.x_sample
-        for place in range(begin, end):
-            store_scalar(like, scratch + ((place - begin) * c.row + sample) * s,
-                         load_scalar(like, source + load_index(c.channel + 4 * place) * c.x_channel))
-
-
-@inline
-def _eight(like, x, first, last, index, weight, out):
-    """Adds weighted rows to a row, eight vectors wide."""
-    wide, s = size_of(like), size_of(narrow(like, 1))
-    a, b, c, d = load(like, out), load(like, out + wide), load(like, out + 2 * wide), load(like, out + 3 * wide)
-    e, f, g, h = (load(like, out + 4 * wide), load(like, out + 5 * wide), load(like, out + 6 * wide),
-                  load(like, out + 7 * wide))
-    for edge in range(first, last):
-        w = fill(like, load_scalar(like, weight + edge * s))
-        row = x + load_index(index + 4 * edge) * s
-        a = fma(w, load(like, row), a)
-        b = fma(w, load(like, row + wide), b)
-        c = fma(w, load(like, row + 2 * wide), c)
-        d = fma(w, load(like, row + 3 * wide), d)
-        e = fma(w, load(like, row + 4 * wide), e)
-        f = fma(w, load(like, row + 5 * wide), f)
-        g = fma(w, load(like, row + 6 * wide), g)
-        h = fma(w, load(like, row + 7 * wide), h)
-    store(a, out)
-    store(b, out + wide)
-    store(c, out + 2 * wide)
-    store(d, out + 3 * wide)
-    store(e, out + 4 * wide)
-    store(f, out + 5 * wide)
-    store(g, out + 6 * wide)
-    store(h, out + 7 * wide)
-
-
-@inline
-def _add_row(like, c, x, row, sums, length):
-    """Adds the weighted sum of the edges of ``row`` to ``length`` numbers."""
-    s = size_of(narrow(like, 1))
-    first, last = load_index(c.first + 4 * row), load_index(c.first + 4 * row + 4)
-    if first == last:
-        return
-    done = 0
-    while length - done >= 128:
-        rolled()
-        _eight(like, x + done * s, first, last, c.index, c.weight, sums + done * s)
-        done += 128
-    while done < length:
-        rolled()
-        width = 64
-        while width > length - done:
-            width //= 2
-        sum_piece(like, width, x + done * s, s, c.first, c.index, c.weight, sums + done * s, 0, row, row + 1, True)
-        done += width
-
-
-@inline
-def _four_by_four(like, x, first, last, index, weight, out, out_row):
-    """Adds rows to four rows, each weighted in four ways, four vectors wide."""
-    wide, s = size_of(like), size_of(narrow(like, 1))
-    two, three = out + 2 * out_row, out + 3 * out_row
-    one = out + out_row
-    a, b, c, d = load(like, out), load(like, out + wide), load(like, out + 2 * wide), load(like, out + 3 * wide)
-    e, f, g, h = load(like, one), load(like, one + wide), load(like, one + 2 * wide), load(like, one + 3 * wide)
-    i, j, k, m = load(like, two), load(like, two + wide), load(like, two + 2 * wide), load(like, two + 3 * wide)
-    n, o, p, q = load(like, three), load(like, three + wide), load(like, three + 2 * wide), load(like, three + 3 * wide)
-    for edge in range(first, last):
-        row, place = x + load_index(index + 4 * edge) * s, weight + 4 * edge * s
-        r, t, u, v = load(like, row), load(like, row + wide), load(like, row + 2 * wide), load(like, row + 3 * wide)
-        w = fill(like, load_scalar(like, place))
-        a, b, c, d = fma(w, r, a), fma(w, t, b), fma(w, u, c), fma(w, v, d)
-        w = fill(like, load_scalar(like, place + s))
-        e, f, g, h = fma(w, r, e), fma(w, t, f), fma(w, u, g), fma(w, v, h)
-        w = fill(like, load_scalar(like, place + 2 * s))
-        i, j, k, m = fma(w, r, i), fma(w, t, j), fma(w, u, k), fma(w, v, m)
-        w = fill(like, load_scalar(like, place + 3 * s))
-        n, o, p, q = fma(w, r, n), fma(w, t, o), fma(w, u, p), fma(w, v, q)
-    _store4(a, b, c, d, out, wide)
-    _store4(e, f, g, h, one, wide)
-    _store4(i, j, k, m, two, wide)
-    _store4(n, o, p, q, three, wide)
-
-
-@inline
-def _store4(a, b, c, d, target, wide):
-    store(a, target)
-    store(b, target + wide)
-    store(c, target + 2 * wide)
-    store(d, target + 3 * wide)
-
-
-@inline
-def _four_by_one(like, x, first, last, index, weight, out, out_row):
-    """As :func:`_four_by_four`, one vector wide."""
-    s = size_of(narrow(like, 1))
-    a, b = load(like, out), load(like, out + out_row)
-    c, d = load(like, out + 2 * out_row), load(like, out + 3 * out_row)
-    for edge in range(first, last):
-        value, place = load(like, x + load_index(index + 4 * edge) * s), weight + 4 * edge * s
-        a = fma(fill(like, load_scalar(like, place)), value, a)
-        b = fma(fill(like, load_scalar(like, place + s)), value, b)
-        c = fma(fill(like, load_scalar(like, place + 2 * s)), value, c)
-        d = fma(fill(like, load_scalar(like, place + 3 * s)), value, d)
-    _store4(a, b, c, d, out, out_row)
-
-
-@inline
-def _add_four(like, c, x, row, sums, sums_row, length):
-    """As :func:`_add_row`, to four rows that have the same edges, with four weights each."""
-    s = size_of(narrow(like, 1))
-    first, last = load_index(c.first + 4 * row), load_index(c.first + 4 * row + 4)
-    if first == last:
-        return
-    done = 0
-    while length - done >= 4 * LANES:
-        rolled()
-        _four_by_four(like, x + done * s, first, last, c.index, c.weight, sums + done * s, sums_row)
-        done += 4 * LANES
-    while done < length:
-        rolled()
-        if length - done >= LANES or c.direct == 0:  # in a scratch more may be read than is asked for
-            _four_by_one(like, x + done * s, first, last, c.index, c.weight, sums + done * s, sums_row)
-            done += LANES
-        else:
-            _four_by_one(narrow(like, 1), x + done * s, first, last, c.index, c.weight, sums + done * s, sums_row)
-            done += 1
-
-
-@inline
-def _finish(like, source, step, other, target, count, slope):
+def _finish(like, c, source, step, other, target, count):
     """target = activation(source (+ other)) for ``count`` numbers, of ``source`` every ``step``-th."""
     one = narrow(like, 1)
     s = size_of(one)
@@ -282,16 +88,16 @@ def _finish(like, source, step, other, target, count, slope):
             u = load(like, source + i * s)
             if other != 0:
                 u = add(u, load(like, other + i * s))
-            store(activate(like, u, slope), target + i * s)
+            store(_activated(like, c, u), target + i * s)
     for i in range(body, count):
         u1 = load(one, source + i * step * s)
         if other != 0:
             u1 = add(u1, load(one, other + i * s))
-        store(activate(one, u1, slope), target + i * s)
+        store(_activated(one, c, u1), target + i * s)
 
 
 @inline
-def _finish_tokens(like, c, source, other, target, samples, slope):
+def _finish_tokens(like, c, source, other, target, samples):
     """As :func:`_finish`, one number of each sample."""
     one = narrow(like, 1)
     s = size_of(one)
@@ -299,25 +105,68 @@ def _finish_tokens(like, c, source, other, target, samples, slope):
         u1 = load(one, source + i * s)
         if other != 0:
             u1 = add(u1, load(one, other + i * c.other_sample))
-        store(activate(one, u1, slope), target + i * c.out_sample)
+        store(_activated(one, c, u1), target + i * c.out_sample)
 
 
 @inline
-def _deliver(like, c, tile, band, lines, output, samples, sums, length):
+def _deliver_tokens(like, c, tile, row, samples, sums, sums_row, room):
+    """Sixteen neighbouring outputs of maps of one pixel that lie beside each other."""
+    s = size_of(narrow(like, 1))
+    number = tile * c.samples
+    channel = load_index(c.order + 4 * row)
+    for done in range(0, samples, LANES):
+        rolled()
+        transpose(like, sums + done * s, sums_row, room, LANES * s)
+        for i in range(min(LANES, samples - done)):
+            u = load(like, room + i * LANES * s)
+            if c.other != 0:
+                u = add(u, load(like, c.other + (number + done + i) * c.other_sample + channel * s))
+            store(_activated(like, c, u), c.out + (number + done + i) * c.out_sample + channel * s)
+
+
+@inline
+def _deliver_sixteen(like, c, target, other, lines, sums, room):
+    """The maps of sixteen samples that stand number by number, one after the other."""
+    s, step = size_of(narrow(like, 1)), size_of(like)
+    count = lines * c.out_width
+    added = room + count * step
+    if other != 0:
+        turned(like, other, c.other_sample, added, count)
+    for line in range(lines):
+        rolled()
+        for i in range(c.out_width):
+            place = (line * c.out_width + i) * step
+            u = load(like, sums + (line * c.pitch + i) * step)
+            if other != 0:
+                u = add(u, load(like, added + place))
+            store(_activated(like, c, u), room + place)
+    done = 0
+    while done < count:
+        rolled()
+        if count - done < LANES:
+            done = count - LANES
+        transpose(like, room + done * step, step, target + done * s, c.out_sample)
+        done += LANES
+
+
+@inline
+def _deliver(like, c, tile, band, lines, output, samples, sums, length, room):
     """One output channel: what is added, and the activation; from the row of sums to the maps of the result."""
     s = size_of(narrow(like, 1))
-    slope = c.slope
-    if c.function != 0:
-        call(c.function, sums, sums, length, 0)
     target = c.out + tile * c.samples * c.out_sample + output * c.out_channel
     other = 0
     if c.other != 0:
         other = c.other + tile * c.samples * c.other_sample + output * c.other_channel
     if c.out_height * c.out_width == 1 and c.sample == 1:
-        _finish_tokens(like, c, sums, other, target, samples, slope)
+        _finish_tokens(like, c, sums, other, target, samples)
         return
     start = band * c.band * c.out_width * s
     count = c.out_width
+    if c.pixel == LANES and samples == LANES and lines * count >= LANES:
+        if other != 0:
+            other += start
+        _deliver_sixteen(like, c, target + start, other, lines, sums, room)
+        return
     if c.pitch == count:  # lines without gaps
         count, lines = count * lines, 1
     for sample in range(samples):
@@ -328,8 +177,8 @@ def _deliver(like, c, tile, band, lines, output, samples, sums, length):
             added = 0
             if other != 0:
                 added = other + sample * c.other_sample + place
-            _finish(like, sums + (sample * c.sample + line * c.pitch * c.pixel) * s, c.pixel, added,
-                    target + sample * c.out_sample + place, count, slope)
+            _finish(like, c, sums + (sample * c.sample + line * c.pitch * c.pixel) * s, c.pixel, added,
+                    target + sample * c.out_sample + place, count)
 
 
 @inline
@@ -351,9 +200,9 @@ def _convolve(like, c, unit, private):
         if c.direct:
             x = c.x + tile * c.x_sample + band * c.band * c.width * s
         elif c.height * c.width == 1 and c.sample == 1:
-            _gather_tokens(like, c, tile, share * c.blocks + block, samples, x)
+            gather_tokens(like, c, tile, share * c.blocks + block, samples, x)
         else:
-            _gather(like, c, tile, band, share * c.blocks + block, samples, x)
+            gather(like, c, tile, band, share * c.blocks + block, samples, x, private + c.room * s)
         first = begin * c.blocks + block * (end - begin) - begin
         for row in range(begin, end):
             rolled()
@@ -365,16 +214,23 @@ def _convolve(like, c, unit, private):
                     for i in range(0, wide, LANES):
                         store(bias, sums + (output * wide + i) * s)
             if together == 1:
-                _add_row(like, c, x, first + row, sums, length)
+                add_row(like, c, x, first + row, sums, length)
             else:
-                _add_four(like, c, x, first + row, sums, wide * s, length)
-            if block == c.blocks - 1:
+                add_four(like, c, x, first + row, sums, wide * s, length)
+            if block == c.blocks - 1 and c.sixteen:
+                if (row - begin) % LANES == LANES - 1 and samples >= LANES // 2:
+                    _deliver_tokens(like, c, tile, row - LANES + 1, samples, sums - (LANES - 1) * wide * s, wide * s,
+                                    private + c.room * s)
+                elif row - begin >= (end - begin) // LANES * LANES or samples < LANES // 2:
+                    _deliver(like, c, tile, band, lines, load_index(c.order + 4 * row), samples, sums, length,
+                             private + c.room * s)
+            elif block == c.blocks - 1:
                 for output in range(together):
                     rolled()
                     number = row * together + output
                     if number < c.outputs:
                         _deliver(like, c, tile, band, lines, load_index(c.order + 4 * number), samples,
-                                 sums + output * wide * s, length)
+                                 sums + output * wide * s, length, private + c.room * s)
 
 
 @inline

@@ -145,9 +145,9 @@ def piece_width(length):
 
 @inline
 def sum_piece(like, width, x, stride, first, index, weight, out, out_stride, begin, end, onto=False):
-    """The sums of rows begin..end at one piece of ``width`` numbers, added to what is there with ``onto``.
+    """The sums of rows begin..end at one piece of ``width`` numbers; ``like`` has 16 lanes.
 
-    ``like`` has 16 lanes.
+    With ``onto`` they are added to what stands there.
     """
     if width == 64:
         _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto)

@@ -146,11 +146,52 @@ def where_negative(typingctx, condition, a, b):
 
 
 @intrinsic
+def transpose(typingctx, like, source, source_row, target, target_row):
+    """A square of as many rows as ``like`` has lanes, transposed from one address to another; rows are bytes apart.
+
+    In stages: after the one of k, blocks of k by k lanes have changed places across the diagonal of blocks of 2 k.
+    """
+    def codegen(context, builder, signature, args):
+        lanes, size, kind = like.lanes, like.dtype.bitwidth // 8, _llvm(like)
+        index = ir.VectorType(ir.IntType(32), lanes)
+
+        def place(base, row, number):
+            return builder.inttoptr(builder.add(base, builder.mul(row, ir.IntType(64)(number))), kind.as_pointer())
+
+        rows = []
+        for number in range(lanes):
+            value = builder.load(place(args[1], args[2], number))
+            value.align = size
+            rows.append(value)
+        k = 1
+        while k < lanes:
+            low = ir.Constant(index, [lane if not lane & k else lanes + lane - k for lane in range(lanes)])
+            high = ir.Constant(index, [lane + k if not lane & k else lanes + lane for lane in range(lanes)])
+            for number in range(lanes):
+                if not number & k:
+                    a, b = rows[number], rows[number + k]
+                    rows[number], rows[number + k] = builder.shuffle_vector(a, b, low), builder.shuffle_vector(a, b, high)
+            k *= 2
+        for number, value in enumerate(rows):
+            builder.store(value, place(args[3], args[4], number), align=size)
+        return context.get_dummy_value()
+    return types.void(like, *[types.int64] * 4), codegen
+
+
+@intrinsic
 def larger(typingctx, a, b):
     """The larger of a and b in each place; not a number where either is not."""
     def codegen(context, builder, signature, args):
         value = builder.select(builder.fcmp_unordered(">", args[0], args[1]), args[0], args[1])
         return builder.select(builder.fcmp_unordered("uno", args[1], args[1]), args[1], value)
+    return a(a, a), codegen
+
+
+@intrinsic
+def smaller(typingctx, a, b):
+    """The smaller of a and b in each place; a where it is not a number."""
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[1], args[0])
     return a(a, a), codegen
 
 

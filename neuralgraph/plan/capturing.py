@@ -20,8 +20,6 @@ from .plain import evaluating
 ops = torch.ops.aten
 CONVOLUTIONS = (ops.conv1d.default, ops.conv2d.default, ops.conv1d.padding, ops.conv2d.padding)
 POOLS = (ops.max_pool2d.default, ops.avg_pool2d.default, ops.adaptive_avg_pool2d.default, ops.mean.dim)
-ACTIVATIONS = {ops.relu.default: "relu", ops.silu.default: "silu", ops.sigmoid.default: "sigmoid",
-               ops.tanh.default: "tanh"}
 NORM = ops._native_batch_norm_legit_no_training.default
 SAME = (ops.clone.default, ops.detach.default, ops.alias.default, ops.lift_fresh_copy.default)
 LEAST = 2  # samples that a capture is made with: torch takes a size of 1 for a constant
@@ -154,8 +152,8 @@ class _Reader:
         target = node.target
         if target is operator.getitem and isinstance(arguments[0], _Normed):
             return arguments[0].step
-        draws = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ())
-        if draws and not _is_without_dropout(target, arguments, options):
+        if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) and \
+                not _is_without_dropout(target, arguments, options):
             raise InputError(f"cannot compile a model that draws random numbers in evaluation ({node.name!r}, {target}).")
         step: Step | None = None
         if target in CONVOLUTIONS:
@@ -172,11 +170,9 @@ class _Reader:
             return arguments[0]
         elif isinstance(arguments[0] if arguments else None, Convolution):
             activation = _activation(target, arguments[1:], options)
-            step_before = arguments[0]
-            if activation is not None and self._is_only(step_before, node) and step_before.activation is None and \
-                    (isinstance(activation, float) or step_before.added is None):
-                step_before.activation = activation
-                return step_before
+            if activation is not None and self._is_only(arguments[0], node) and arguments[0].is_linear_map:
+                arguments[0].slope, arguments[0].limit = activation
+                return arguments[0]
         if step is None:
             step = self._torch(node, target, arguments, options)
         if isinstance(step, Step):
@@ -261,14 +257,14 @@ class _Reader:
             scale = scale * weight.double()
         shift = -mean.double() * scale + (0 if bias is None else bias.double())
         if isinstance(source, Convolution) and self._is_only(source, node) and source.added is None and \
-                source.activation is None and not source.is_linear:
+                source.is_linear_map and not source.is_linear:
             factor = scale.numpy()
             source.weight = (source.weight * factor[:, None, None, None]).astype(source.weight.dtype)
             source.bias = (source.bias * factor + shift.numpy()).astype(source.bias.dtype)
             return _Normed(source)
         sides = (1, -1, *[1] * (len(source.shape) - 2))
-        factors = (values.to(mean.dtype).view(sides) for values in (scale, shift))
-        step = Call(node.name, source.shape, _scaled, (source, *factors), {}, False)
+        scale, shift = scale.to(mean.dtype).view(sides), shift.to(mean.dtype).view(sides)
+        step = Call(node.name, source.shape, _scaled, (source, scale, shift), {}, False)
         self.steps.append(step)
         return _Normed(step)
 
@@ -277,7 +273,7 @@ class _Reader:
         if not isinstance(first, Step) or not isinstance(second, Step) or first is second or first.shape != second.shape:
             return None
         fit = [(self.steps.index(step), step, other) for step, other in ((first, second), (second, first))
-               if isinstance(step, Convolution) and step.added is None and step.activation is None and
+               if isinstance(step, Convolution) and step.added is None and step.is_linear_map and
                self._is_only(step, node)]
         if not fit:
             return None
@@ -299,17 +295,14 @@ def _scaled(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.
     return torch.addcmul(shift, x, scale)
 
 
-def _activation(target, settings: tuple, options: dict) -> float | str | None:
-    """The slope below 0 or the name of an activation, None if it is none that is known."""
-    if target in ACTIVATIONS and not settings and not options:
-        return 0.0 if target == ops.relu.default else ACTIVATIONS[target]
+def _activation(target, settings: tuple, options: dict) -> tuple[float, float] | None:
+    """The slope below 0 and the largest result of an activation; None for others, which torch computes."""
+    if target == ops.relu.default:
+        return 0.0, math.inf
     if target == ops.leaky_relu.default and not options:
-        slope = settings[0] if settings else 0.01
-        return float(slope) if math.isfinite(slope) and slope != 1 else None
-    if target == ops.gelu.default and not settings and options.get("approximate", "none") == "none":
-        return "gelu"
-    if target == ops.hardtanh.default and tuple(settings) == (0.0, 6.0):
-        return "relu6"
+        return (float(settings[0]) if settings else 0.01), math.inf
+    if target == ops.hardtanh.default and len(settings) == 2 and settings[0] == 0 and settings[1] >= 0:
+        return 0.0, float(settings[1])
     return None
 
 

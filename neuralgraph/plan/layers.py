@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -73,7 +74,7 @@ class Convolution(Step):
         stride, padding, dilation: height, width; padding is what lies before the first line and column.
         is_linear: channels are the last dimension, and every other place is a map of one pixel.
         added: a tensor of the shape of the result.
-        activation: a slope below 0, or the name of a function of :func:`neuralgraph.nodes.scalar`; None: none.
+        slope, limit: the activation: what negative numbers are multiplied with, and the largest result.
     """
 
     source: Step
@@ -85,11 +86,17 @@ class Convolution(Step):
     groups: int = 1
     is_linear: bool = False
     added: Step | None = None
-    activation: float | str | None = None
+    slope: float = 1.0
+    limit: float = math.inf
 
     @property
     def sources(self) -> list[Step]:
         return [self.source] + ([] if self.added is None else [self.added])
+
+    @property
+    def is_linear_map(self) -> bool:
+        """Whether it has no activation."""
+        return self.slope == 1.0 and self.limit == math.inf
 
     @cached_property
     def density(self) -> float:

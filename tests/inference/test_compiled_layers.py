@@ -23,9 +23,10 @@ pytestmark = pytest.mark.usefixtures("two_threads")
 @pytest.fixture(scope="module", autouse=True)
 def all_sparse():
     """Layers of every density edge by edge."""
-    before, layers.DENSE = layers.DENSE, 2.0
+    before = layers.DENSE, layers.DENSE_FOURS
+    layers.DENSE = layers.DENSE_FOURS = 2.0
     yield
-    layers.DENSE = before
+    layers.DENSE, layers.DENSE_FOURS = before
 
 
 def thinned(model, density=0.3, seed=0):
@@ -107,7 +108,7 @@ def test_any_convolution(made, activation, adds, batch, other, density, seed):
 
 
 @settings(max_examples=10)
-@given(st.lists(st.integers(1, 9), max_size=2), st.integers(1, 200), st.integers(1, 40), st.integers(1, 40), st.booleans(),
+@given(st.lists(st.integers(1, 9), max_size=2), st.integers(1, 200), st.integers(1, 60), st.integers(1, 60), st.booleans(),
        st.sampled_from(ACTIVATIONS), st.sampled_from([0.0, 0.1, 1.0]))
 def test_any_linear_layer(more, batch, inputs, outputs, bias, activation, density):
     model = thinned(nn.Sequential(nn.Linear(inputs, outputs, bias), activation, nn.Linear(outputs, 3)).double(), density)
@@ -232,18 +233,19 @@ def test_what_is_folded_and_fused():
     fast = ng.compile(thinned(model.double()), torch.randn(2, *shape, dtype=torch.float64))
     assert len(kinds(fast, Convolution)) == 10 and len(kinds(fast, Pool)) == 1
     assert sum(step.added is not None for step in kinds(fast, Convolution)) == 3
-    assert sum(step.activation == 0.0 for step in kinds(fast, Convolution)) == 6
+    assert sum(step.slope == 0.0 for step in kinds(fast, Convolution)) == 6
     assert len(kinds(fast, Call)) == 2  # flatten and softmax
 
 
 def test_single_precision_and_dense_layers(monkeypatch):
     monkeypatch.setattr(layers, "DENSE", 0.3)
-    model = nn.Sequential(nn.Conv2d(3, 16, 7, 2, (2, 3)), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding="same"),
+    monkeypatch.setattr(layers, "DENSE_FOURS", 0.3)
+    model = nn.Sequential(nn.Conv2d(8, 16, 7, 2, (2, 3)), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding="same"),
                           nn.GELU(), nn.Conv2d(16, 8, 4, padding="same", bias=False), nn.Flatten(), nn.Linear(8 * 9 * 10, 20))
     thinned(model, 1.0)
     with torch.no_grad():
         model[3].weight.mul_(torch.rand_like(model[3].weight) < 0.1)
-    x = torch.randn(3, 3, 20, 20)
+    x = torch.randn(3, 8, 20, 20)
     fast = ng.compile(model, x)
     assert "1 sparse layers of" in str(fast) and "3 dense layers" in str(fast)
     torch.testing.assert_close(fast(x), model(x).detach(), rtol=1e-4, atol=1e-4)
