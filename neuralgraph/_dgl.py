@@ -16,6 +16,7 @@ import importlib.machinery
 import os
 import sys
 import warnings
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from .errors import MissingPackageError
 if TYPE_CHECKING:
     from dgl import DGLGraph
 
-__all__ = ["DGLGraph", "INSTALL", "load"]
+__all__ = ["DGLGraph", "INSTALL", "is_installed", "load"]
 
 INSTALL = "pip install 'dgl>=1.1.3,<2.5', which has wheels for Python up to 3.12"
 
@@ -85,6 +86,11 @@ class _TolerantFinder:
 
 sys.meta_path.insert(0, _TolerantFinder)
 _loaded: ModuleType | None = None
+
+
+def is_installed() -> bool:
+    """Whether there is a package of that name; it may fail to load all the same."""
+    return find_spec("dgl") is not None
 
 
 def load(what: str) -> Any:

@@ -71,11 +71,11 @@ def curve(lines: Mapping[str, Sequence[tuple[float, float]]], across: str, up: s
         return ""
     (left, right), (low, high) = ((min(values), max(values)) for values in zip(*every))
     inside = 46, 8, WIDTH - 8, HEIGHT - 32  # left, top, right, bottom
-    across_by = (inside[2] - inside[0]) / ((right - left) or 1.0)
-    up_by = (inside[3] - inside[1]) / ((high - low) or 1.0)
+    wide, tall = (right - left) or 1.0, (high - low) or 1.0
     drawn = []
     for number, (name, points) in enumerate(lines.items()):
-        places = [(inside[0] + (x - left) * across_by, inside[3] - (y - low) * up_by) for x, y in points]
+        places = [(inside[0] + (x - left) / wide * (inside[2] - inside[0]),
+                   inside[3] - (y - low) / tall * (inside[3] - inside[1])) for x, y in points]
         colour = COLOURS[number % len(COLOURS)]
         drawn.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.5" points="'
                      + " ".join(f"{x:.1f},{y:.1f}" for x, y in places) + f'"><title>{text(name)}</title></polyline>')

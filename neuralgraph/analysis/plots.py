@@ -11,7 +11,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -276,7 +276,7 @@ def _bins(weight: torch.Tensor, threshold: float) -> np.ndarray:
     return np.concatenate([below, [0.0], ends])
 
 
-def arena(result: Mapping) -> Figure:
+def arena(result: Mapping[str, Any]) -> Figure:
     """Contenders one below the other: their test accuracy, its difference to the first, and multiply-adds.
 
     A dot is a run; a mark with a bar is their mean and standard deviation, and of the differences the mean with

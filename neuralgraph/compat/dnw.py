@@ -24,7 +24,7 @@ from .torch_files import read_state_dict
 STRIDED = 32  # pixels: the authors' stem has both strides whatever the size of the images
 
 
-def load_dnw_checkpoint(source: str | os.PathLike | Mapping[str, torch.Tensor], *,
+def load_dnw_checkpoint(source: str | os.PathLike[str] | Mapping[str, torch.Tensor], *,
                         width: float | None = None, image_size: int = 32, small: bool = False,
                         setting: str | None = None, prune_rate: float | None = None,
                         steps: int = 5, backend: str = "auto") -> Classifier:

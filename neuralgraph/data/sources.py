@@ -256,11 +256,11 @@ def load(source: Literal["digits"], image_size: int | None = None, resized_crop:
 
 
 @overload
-def load(source: str | os.PathLike, image_size: int | None = None, resized_crop: bool = False,
+def load(source: str | os.PathLike[str], image_size: int | None = None, resized_crop: bool = False,
          workers: int | None = None) -> Images: ...
 
 
-def load(source: str | os.PathLike, image_size: int | None = None, resized_crop: bool = False,
+def load(source: str | os.PathLike[str], image_size: int | None = None, resized_crop: bool = False,
          workers: int | None = None) -> Images:
     """Images by name or path.
 

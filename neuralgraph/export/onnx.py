@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OPSET, IR_VERSION = 17, 8  # read by every onnxruntime since 1.12
 
 
-def export_onnx(model: Classifier | NeuralGraph, path: str | os.PathLike, *,
+def export_onnx(model: Classifier | NeuralGraph, path: str | os.PathLike[str], *,
                 space: tuple[int, ...] | None = None, normalise: bool = False) -> None:
     """Writes a model as it is in evaluation, with its effective weights, as an ONNX file.
 

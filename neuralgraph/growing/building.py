@@ -56,7 +56,7 @@ def places(units: Units, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
     return {part.name: part.nodes[mask] for part, mask in zip(units.parts, units.split(chosen)) if mask.any()}
 
 
-def regrow(model: Model, growth: Sequence[dict]) -> Model:
+def regrow(model: Model, growth: Sequence[dict[str, Any]]) -> Model:
     """A model of the size that another like it has grown to, whose values it takes by ``load_state_dict``.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .._html import table
 from ..errors import listed
@@ -54,7 +55,7 @@ class SplitReport:
     predicted_change: float
     multiply_adds_before: int
     multiply_adds_after: int
-    growth: dict[str, dict]
+    growth: dict[str, dict[str, Any]]
     smoothed: bool = False
 
     @property

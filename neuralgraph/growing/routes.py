@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ class Route(ABC):
 
     @abstractmethod
     def solve(self, probe: Probe, units: Units,
-              batches: Callable[[], Iterable]) -> tuple[torch.Tensor, torch.Tensor]:
+              batches: Callable[[], Iterable[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """The lowest eigenvalue of each unit (U,), and its unit eigenvector as numbers for all weights (N,)."""
 
     def _products(self, probe, units, batches) -> Iterable[Callable[[torch.Tensor], torch.Tensor]]:
@@ -47,7 +48,7 @@ class Exact(Route):
     it costs as many backward passes through single nodes as the largest in-degree is, and sum of d_v^2 numbers.
     """
 
-    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable]) -> tuple[torch.Tensor, torch.Tensor]:
+    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         owner = units.owner
         degree = torch.bincount(owner, minlength=units.number)
         first = degree.cumsum(0) - degree
@@ -91,7 +92,7 @@ class Fast(Route):
         super().__init__()
         self.epochs, self.vectors, self.seed = _count(epochs, "epochs"), _count(vectors, "vectors"), seed
 
-    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable]) -> tuple[torch.Tensor, torch.Tensor]:
+    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         owner = units.owner
         generator = as_generator(self.seed)
         space = torch.zeros(0, len(owner), dtype=torch.float64)  # directions, of length 1 or 0 at each unit
@@ -137,7 +138,7 @@ class MiniBatch(Route):
                 raise InputError(f"{name} must be a finite number above 0, got {value!r}.")
         self.epochs, self.lr, self.decay, self.seed = _count(epochs, "epochs"), lr, decay, seed
 
-    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable]) -> tuple[torch.Tensor, torch.Tensor]:
+    def solve(self, probe: Probe, units: Units, batches: Callable[[], Iterable[Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         owner = units.owner
 
         def total(values):

@@ -29,7 +29,7 @@ HALVES = ("kernel", "edges")
 ROUNDING = 16
 
 
-def split(model: Model, batches: Iterable, loss: Callable, fraction: float = 0.3, epsilon: float = 1e-2,
+def split(model: Model, batches: Iterable[Any], loss: Callable[..., Any], fraction: float = 0.3, epsilon: float = 1e-2,
           halve: str = "kernel", route: str | Route = "fast", cost: Cost = None, layer_cap: float | None = None,
           num_batches: int | None = None) -> tuple[Model, SplitReport]:
     """Replaces some nodes of a trained model by two, so that the loss falls where training could not lower it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from .sparse import sparse_layers
 
 
 @torch.no_grad()
-def absorb_scales(module: Model, example: torch.Tensor | tuple) -> tuple[Model, dict[str, str]]:
+def absorb_scales(module: Model, example: torch.Tensor | tuple[Any, ...]) -> tuple[Model, dict[str, str]]:
     """Moves |gamma| of batch and instance norms into the kernels that read them; the model computes what it did.
 
         gamma_c <- sgn gamma_c,   beta_c <- beta_c / |gamma_c|,   K_ck <- |gamma_c| K_ck

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,7 +49,7 @@ class Shrunk:
 
 
 @torch.no_grad()
-def shrink(module: Model, example: torch.Tensor | tuple) -> tuple[Model, Shrunk]:
+def shrink(module: Model, example: torch.Tensor | tuple[Any, ...]) -> tuple[Model, Shrunk]:
     """Removes dead channels for good: a smaller dense model whose outputs in evaluation are the same.
 
     A channel is dead if nobody reads it (all weights that would are 0), or if it is constant: nothing but zeros and

@@ -98,7 +98,7 @@ class Preprocessing:
         image, size = image.convert(mode), self.image_size
         return channels_first(centre_crop(image, size) if self.resized_crop else resized(image, (size, size)))
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """The fields as JSON values; :meth:`from_json` is the inverse."""
         return {name: list(value) if isinstance(value, tuple) else value
                 for name, value in dataclasses.asdict(self).items()}

@@ -92,7 +92,7 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
     def __init__(self, wiring: Wiring, selector: Selector, backend: str | Backend = "auto",
                  seed: int | torch.Generator = 0, *, solver: str = "dopri5", rtol: float = 1e-3,
                  atol: float = 1e-3, time: float = 1.0, adjoint: bool = False,
-                 max_evaluations: int = 1000, options: dict | None = None,
+                 max_evaluations: int = 1000, options: dict[str, Any] | None = None,
                  rectify_state: bool = False, dtype: torch.dtype | None = None, dims: int = 2):
         lookup("solver", solver, _SOLVERS)
         for name, value in {"rtol": rtol, "atol": atol, "time": time,

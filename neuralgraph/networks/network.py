@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .. import backends
+from .._dgl import is_installed
 from ..backends import Backend, Shared
 from ..backends.layout import Layout
 from ..backends.transforms import has_numbers, is_transformed, untransformed, without_transforms
@@ -225,6 +226,10 @@ class NeuralGraph(nn.Module, ABC):
         graph.edata["weight"] = self.weight.cpu()
         graph.edata["real"] = self.selection().real.cpu()
         return graph
+
+    def __dir__(self) -> list[str]:
+        """Without ``graph`` where there is none: ``torch.jit.trace`` looks at everything that a module names."""
+        return [name for name in super().__dir__() if name != "graph" or is_installed()]
 
     def learned_wiring(self) -> Wiring:
         """A :class:`Wiring` of the real edges only, carrying effective weights and the nodes' learned values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ class Scalar:
     function: Callable[..., torch.Tensor]
     slope: float | None = None
     formula: Callable[..., float] | None = None
-    onnx: str | Callable | None = None
+    onnx: str | Callable[..., Any] | None = None
 
     def __call__(self, *arguments: torch.Tensor) -> torch.Tensor:
         return self.function(*arguments)

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import keyword
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,7 @@ ESCAPE, DIGITS = 7, 5  # in the code of steps: this octal digit, then so many fo
 
 def register_activation(name: str, function: Callable[[torch.Tensor], torch.Tensor], *,
                         slope: float | None = None, formula: Callable[[float], float] | None = None,
-                        onnx: str | Callable | None = None, replace: bool = False) -> None:
+                        onnx: str | Callable[..., Any] | None = None, replace: bool = False) -> None:
     """Makes an elementwise function an activation, usable at once in wirings, files and on all backends.
 
     A network with it is compiled if it has a ``slope`` or a ``formula``, and exported if it has an ``onnx``;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ class L1Anneal(Competing, MaskSelector):
         self.groups()
         self.keep(torch.ones(candidates.num, dtype=torch.bool))
 
-    def upgrade(self, state: dict, prefix: str) -> None:
+    def upgrade(self, state: dict[str, Any], prefix: str) -> None:
         if prefix + "finished" in state:  # of a training that knew itself how many steps were done
             state.setdefault(prefix + "clock", torch.zeros(2))
         super().upgrade(state, prefix)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -28,7 +29,7 @@ class Selection:
     real: torch.Tensor
     weight: torch.Tensor
     reaches_all: bool
-    cache: dict = field(default_factory=dict, repr=False)
+    cache: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def threshold(self) -> float:
         """The smallest magnitude of a real edge, the paper's tau; nan without real edges."""

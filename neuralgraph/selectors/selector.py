@@ -136,7 +136,7 @@ class Selector(nn.Module, ABC):
         """The effective weights, of the shape of ``weight``: 0 where not real, differentiable."""
         return self.rule_now.effective(weight, self.candidates.spread(real).view(weight.shape))
 
-    def weighted(self, weight: torch.Tensor, real: torch.Tensor, cache: dict | None = None) -> Selection:
+    def weighted(self, weight: torch.Tensor, real: torch.Tensor, cache: dict[Any, Any] | None = None) -> Selection:
         """These real candidates (n,) with their effective weights, of the shape of ``weight``."""
         return Selection(real, self.effective(weight, real), self.reaches_all, {} if cache is None else cache)
 
@@ -274,7 +274,7 @@ class Selector(nn.Module, ABC):
             self._buffers[name] = value.to(getattr(self, name).device)
         return self
 
-    def upgrade(self, state: dict, prefix: str) -> None:
+    def upgrade(self, state: dict[str, Any], prefix: str) -> None:
         """Gives a state dict that an earlier version wrote the names of this one."""
         for name in self.retired:
             state.pop(prefix + name, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -61,7 +62,7 @@ def similarity(model: nn.Module) -> list[Similarity]:
     return found
 
 
-def parameter_groups(model: nn.Module) -> list[dict]:
+def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """The parameters for an optimizer: coefficients of templates without weight decay, then all others.
 
     >>> from neuralgraph.sharing import share

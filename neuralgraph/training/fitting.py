@@ -35,7 +35,7 @@ def fit(model: nn.Module, loader: Batches, *, folder: str | Path, epochs: int,
         optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
         schedule: str | Schedule = "cosine", steps_per_epoch: int | None = None, seed: int = 0,
         device: str = "cpu", resume: bool = False, accept_changes: bool = False,
-        watcher: Watcher | None = None) -> list[dict]:
+        watcher: Watcher | None = None) -> list[dict[str, Any]]:
     """Trains any model on any data and keeps everything in a folder, as a recipe's run does.
 
     One step minimises

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from .. import growing, models
 from .._version import __version__
@@ -25,7 +26,7 @@ def describe(data: Images) -> dict:
             "fingerprint": data.fingerprint()}
 
 
-def read_recipe(folder: Path) -> tuple[Recipe, dict]:
+def read_recipe(folder: Path) -> tuple[Recipe, dict[str, Any]]:
     """The recipe of the run in ``folder``, and all of its ``recipe.json``.
 
     Raises:

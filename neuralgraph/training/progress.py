@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .._html import table
 from ..errors import CheckpointError
@@ -34,7 +35,7 @@ class Progress:
     loss: float = 0.0
     sums: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-    rows: list[dict] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
 
     def add(self, count: int, loss: float, sums: dict[str, float]) -> None:

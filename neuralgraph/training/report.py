@@ -40,7 +40,7 @@ class Record:
     folder: Path
     recipe: Recipe | None
     epochs: int
-    rows: list[dict]
+    rows: list[dict[str, Any]]
     k: int
 
     @property

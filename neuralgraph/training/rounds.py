@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +100,7 @@ class GrowingRun:
         return facts({"round": self.number, "of": self.rounds}, f"{self.recipe.name}, growing, in {self.folder}") \
             + self.run._repr_html_()
 
-    def train(self, watcher: Watcher | None = None, check_ranks: bool = False) -> list[dict]:
+    def train(self, watcher: Watcher | None = None, check_ranks: bool = False) -> list[dict[str, Any]]:
         """Trains all rounds to the end and returns the metrics of the last; otherwise as :meth:`Run.train`."""
         watcher = watcher or Watcher()
         if self._to_write is not None and self.ranks.is_first:

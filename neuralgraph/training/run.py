@@ -7,6 +7,7 @@ import dataclasses
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ class Run:
     Use :meth:`create` for a new run and :meth:`open` for one that exists.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, data: Images, device: str = "cpu", growth: Sequence[dict] = (),
+    def __init__(self, recipe: Recipe, folder: Path, data: Images, device: str = "cpu", growth: Sequence[dict[str, Any]] = (),
                  source: Path | None = None):
         self.recipe, self.folder, self.data = recipe, folder, data
         self.ranks, self.device = current(), choose_device(device)
@@ -93,7 +94,7 @@ class Run:
         return cls._create(recipe, Path(folder), data, device, workers)
 
     @classmethod
-    def grow_from(cls, run: Run, folder: Path, model: Classifier, growth: dict) -> Run:
+    def grow_from(cls, run: Run, folder: Path, model: Classifier, growth: dict[str, Any]) -> Run:
         """A new run, like another, of a model that has grown from that one's.
 
         Args:
@@ -230,7 +231,7 @@ class Run:
     def is_finished(self) -> bool:
         return self.loop.is_finished
 
-    def train(self, watcher: Watcher | None = None, check_ranks: bool = False) -> list[dict]:
+    def train(self, watcher: Watcher | None = None, check_ranks: bool = False) -> list[dict[str, Any]]:
         """Trains to the end and returns the metrics of all epochs.
 
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm import tqdm
 
@@ -86,7 +86,7 @@ class ProgressBar(Watcher):
             self.bar.set_postfix_str(f"loss {loss:.4g}{right}", refresh=False)
             self.bar.update()
 
-    def finished_epoch(self, run: Watched, row: dict) -> None:
+    def finished_epoch(self, run: Watched, row: dict[str, Any]) -> None:
         if isinstance(self.bar, NotebookBar):
             self.bar.add_row(row)
         else:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import networkx as nx
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from torch import nn
 
 import neuralgraph as ng
@@ -70,6 +70,7 @@ def test_a_table_holds_texts_whatever_is_in_them(rows, title):
 
 
 @given(points=st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6) | st.just(float("nan"))), max_size=20))
+@example(points=[(0.0, 0.0), (0.0, 5e-324)])  # the least difference there is
 @settings(max_examples=40, deadline=None)
 def test_a_curve_stays_in_its_frame_and_rises_where_the_numbers_do(points):
     svg = _html.curve({"</svg>": points}, "epoch", "a < b")

@@ -50,6 +50,8 @@ refused(lambda: setattr(net, "backend", "dgl"), "the backend 'dgl'")
 refused(lambda: __import__("neuralgraph._dgl", fromlist=["dgl"]).dgl, "neuralgraph._dgl.dgl")
 assert ng.backends.available() == ["dense", "sparse", "auto"]
 assert ng.Wiring(wiring.data) == wiring
+x = torch.randn(2, 3, 5, 5)
+torch.testing.assert_close(torch.jit.trace(net.eval(), x, check_trace=False)(x), net(x))  # which looks at everything that dir names
 """, tmp_path)
 
 

@@ -172,7 +172,7 @@ def test_per_node_is_constant_fan_in(seed, fan_in):
 
 def test_per_block_takes_any_block_numbers():
     wiring = ng.wirings.blocks([3, 4, 4, 2])
-    graph = wiring.graph
+    graph = wiring.data
     graph.ndata["block"] = torch.tensor([0, 7, 10**15, 10**12])[wiring.block]
     few, many = ng.TopK(20, per="block"), ng.TopK(20, per="block")
     weight = bound(few, wiring)
