@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import hashlib
 import math
+import os
 import pickle
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -31,6 +32,17 @@ from .record import Packer
 
 HASH = 32  # bytes of a SHA-256
 GRAIN = 2**16  # numbers that are worth another thread: some microseconds
+
+
+_forked = False  # a copy of a process has none of its threads, and OpenMP would wait for them for ever
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Kernel:
@@ -59,7 +71,7 @@ class Kernel:
             return
         run = self._compiled.get(dtype) or self._compile(dtype)
         block = self._packer.block(fields)
-        threads = min(torch.get_num_threads(), units)
+        threads = 1 if _forked else min(torch.get_num_threads(), units)
         if work is not None:
             threads = min(threads, 1 + work // GRAIN)
         if threads == 1:
@@ -169,7 +181,7 @@ def team_size() -> int:
     where its runtime is not known.
     """
     threads, openmp = torch.get_num_threads(), _openmp()
-    if openmp is None or openmp.dynamic():
+    if openmp is None or openmp.dynamic() or _forked:
         return 1
     return min(threads, openmp.thread_limit())
 
@@ -220,6 +232,10 @@ class Crowd:
         threads, openmp = torch.get_num_threads(), _openmp()
         if threads == 1 or openmp is None:
             yield
+            return
+        if _forked:
+            with openmp.alone():
+                yield
             return
         has_room, start = self.has_room(), time.perf_counter()
         with contextlib.nullcontext() if has_room else openmp.alone():

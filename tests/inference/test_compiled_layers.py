@@ -3,6 +3,8 @@
 import copy
 import pickle
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -491,6 +493,32 @@ def test_runs_on_one_thread_where_there_is_no_room(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         fast(x)
     assert torch.get_num_threads() == 2  # whatever happens
+
+
+FORKED = """
+import os, sys
+import torch
+import neuralgraph as ng
+torch.set_num_threads(2)
+torch.manual_seed(0)
+layers = torch.nn.Sequential(torch.nn.Conv2d(16, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3)).eval()
+with torch.no_grad():
+    layers[0].weight.mul_(torch.rand_like(layers[0].weight) < 0.1)
+graph = ng.StaticNeuralGraph(ng.wirings.blocks([16, 32, 32, 10]), ng.TopK(k=900)).eval()
+x = torch.randn(4, 16, 64, 64)
+for fast in (ng.compile(layers, x), ng.compile(graph)):
+    expected = fast(x)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.allclose(fast(x), expected, atol=1e-5) else 1)
+    if os.waitpid(child, 0)[1] != 0:
+        sys.exit("the child failed")
+"""
+
+
+def test_forked_processes():
+    """A copy of a process lacks the threads of the first, for which OpenMP would wait for ever."""
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=300)
 
 
 def test_all_threads_are_tried_again():
