@@ -333,7 +333,7 @@ class _Layout:
         unit = ALIGNMENT // self.plan.dtype.itemsize
         memory = torch.empty(self.size + unit, dtype=self.plan.dtype)
         skip = -memory.data_ptr() % ALIGNMENT // self.plan.dtype.itemsize
-        private = torch.zeros(self.threads, self.private + unit, dtype=self.plan.dtype)
+        private = torch.empty(self.threads, self.private + unit, dtype=self.plan.dtype)
         code, values = self.code.copy(), {}
         for record, (step, native) in zip(code, self.native.items()):
             source, added = native.step.source, getattr(step, "added", None)
