@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch._C import _functorch
 from torch._subclasses import FakeTensor
@@ -9,6 +12,17 @@ from torch._subclasses import FakeTensor
 from ..errors import InputError
 
 without_transforms = torch._C._DisableFuncTorch  # a context in which operations run as they are
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """What is computed here is a constant to ``torch.jit.trace``."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def is_transformed(tensor: torch.Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from .. import backends
 from .._dgl import is_installed
 from ..backends import Backend, Shared
 from ..backends.layout import Layout
-from ..backends.transforms import has_numbers, is_transformed, untransformed, without_transforms
+from ..backends.transforms import has_numbers, is_transformed, untraced, untransformed, without_transforms
 from ..errors import InputError, SelectionError, whole
 from ..selectors import Edges, Selection, Selector, check_finite, hold, let_go
 from ..wiring import Stage, Wiring
@@ -145,7 +146,8 @@ class NeuralGraph(nn.Module, ABC):
         fingerprint = type(self.selector), self.selector.fingerprint()
         weight = untransformed(self.weight)
         if self._chosen is None or not self._chosen.still_holds(weight, fingerprint):
-            self._chosen = _Chosen(self._mask(self.selector.select), weight.detach().clone(), fingerprint)
+            with untraced() if torch.jit.is_tracing() else contextlib.nullcontext():  # kept, and not chosen by the trace
+                self._chosen = _Chosen(self._mask(self.selector.select), weight.detach().clone(), fingerprint)
         return self._chosen
 
     @torch.inference_mode(False)  # what is chosen while evaluating must serve training too

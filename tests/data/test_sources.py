@@ -76,7 +76,7 @@ def official(tmp_path, monkeypatch, size=4):
     sums = {}
     for name in [name for name in sources.CIFAR10_MD5 if not name.endswith("gz")]:
         content = pickle.dumps({b"data": rng.integers(0, 256, (size, 3072), dtype=np.uint8),
-                                b"labels": rng.integers(0, 10, size).tolist(), b"batch_label": b"x"})
+                                b"labels": rng.integers(0, 10, size).tolist(), b"batch_label": b"x"}, protocol=4)
         (folder / name).write_bytes(content)
         sums[name] = hashlib.md5(content).hexdigest()
     archive = tmp_path / "cifar-10-python.tar.gz"

@@ -51,7 +51,7 @@ refused(lambda: __import__("neuralgraph._dgl", fromlist=["dgl"]).dgl, "neuralgra
 assert ng.backends.available() == ["dense", "sparse", "auto"]
 assert ng.Wiring(wiring.data) == wiring
 x = torch.randn(2, 3, 5, 5)
-torch.testing.assert_close(torch.jit.trace(net.eval(), x, check_trace=False)(x), net(x))  # which looks at everything that dir names
+torch.testing.assert_close(torch.jit.trace(net.eval(), x)(x), net(x))  # which looks at everything that dir names
 """, tmp_path)
 
 
