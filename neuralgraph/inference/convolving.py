@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..kernels import layers as program
 from ..plan.layers import Convolution, Pool
 
@@ -146,6 +147,9 @@ class Convolving:
             in_block = (within - block_of * self.per_block)[place]
             index = (in_block * len(self.phases) + self.phase_of) * self.row + \
                 (self.shift[:, 0] * self.pitch + self.shift[:, 1]) * self.pixel
+        if index.max(initial=0) >= 2**31:
+            raise InputError(f"the maps of {self.step.name!r} are too large to be compiled: {self.channels} channels of "
+                             f"{self.space[0]} x {self.space[1]} pixels, of at most 2^31 numbers.")
         sizes = np.diff(bounds)
         row = bounds[share] * self.blocks + block * sizes[share] + self.output - bounds[share]
         self.first = np.concatenate([[0], np.bincount(row, minlength=self.rows * self.blocks).cumsum()]).astype(np.int32)

@@ -486,6 +486,14 @@ def test_wrong_inputs():
         ng.inference.save(fast, "never.safetensors")
 
 
+def test_maps_whose_places_are_no_small_numbers():
+    from neuralgraph.inference.convolving import Convolving
+
+    step = Convolution("big", (1, 2, 2**16, 2**16), None, torch.ones(2, 2, 1, 1).numpy(), torch.zeros(2).numpy())
+    with pytest.raises(InputError, match=r"maps of 'big' are too large .* 2 channels of 65536 x 65536 pixels"):
+        Convolving(step, (1, 2, 2**16, 2**16), (1, 2, 2**16, 2**16), torch.float32, 1)
+
+
 def test_what_does_not_repeat_is_refused():
     class Drawn(nn.Module):
         def __init__(self):
