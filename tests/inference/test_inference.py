@@ -152,7 +152,7 @@ def test_dense_blocks(seed, share, batch, size, nodes, discrete):
                            dtype=torch.float64, **options), seed)
     fast = ng.compile(network)
     same(network, fast, (batch, len(wiring.inputs), *size), seed)
-    (found,) = fast._layouts.values()
+    found = next(iter(fast._layouts.values()))  # of all threads; the second run is on one
     fours = (found.layouts[0].code["kind"] == FOUR_SUMS).sum()
     assert fours or share < 1 or nodes < 4 * torch.get_num_threads()
 

@@ -292,5 +292,5 @@ def test_bad_tiny_convnets(options, message):
 
 def test_a_model_without_graphs_is_refused_by_name(tmp_path):
     model = ng.models.create("tiny-convnet", k=2000, in_channels=1, image_size=8)
-    with pytest.raises(InputError, match="no neural graph: nothing to compile"):
+    with pytest.raises(InputError, match="no neural graph: to compile"):
         ng.compile(model)
