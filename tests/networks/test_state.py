@@ -58,6 +58,14 @@ def test_sequences_are_the_recurrence(backend, seed, dims, training):
             torch.testing.assert_close(actual[1][real], wanted[1][real], rtol=1e-9, atol=1e-9)
 
 
+def alike(backend, first, second):
+    """The same bits; of the dense backend to rounding, for the products of torch's libraries may depend on where numbers lie."""
+    if backend == "dense":
+        torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-12)
+    else:
+        assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @given(seed=seeds, dims=all_dims, first=st.integers(1, 4), untied=st.booleans())
 @settings(max_examples=12)
@@ -68,8 +76,8 @@ def test_a_sequence_in_pieces_is_the_whole(backend, seed, dims, first, untied):
         whole, end = network(x, return_state=True)
         head, state = network.trajectory(x[:, :first], return_state=True)
         tail, last = network.trajectory(x[:, first:], state=state, return_state=True)
-        assert torch.equal(torch.cat([head, tail], dim=1), network.trajectory(x))
-        assert torch.equal(tail[:, -1], whole) and torch.equal(last.values, end.values) and last.steps == 5
+        alike(backend, torch.cat([head, tail], dim=1), network.trajectory(x))
+        alike(backend, tail[:, -1], whole) and torch.equal(last.values, end.values) and last.steps == 5
         gradient, = torch.autograd.grad(whole.sum(), network.weight)
         pieces, = torch.autograd.grad(tail[:, -1].sum(), network.weight)
         torch.testing.assert_close(pieces, gradient, rtol=1e-12, atol=1e-12)
@@ -84,10 +92,10 @@ def test_steps_in_pieces_are_the_whole(backend, seed, dims, first, untied):
         network = discrete(seed, dims, backend, steps=5, tied=not untied)
         x = draw(network, seed, 2)
         _, state = network(x, steps=first, return_state=True)
-        assert torch.equal(network(state=state, steps=5 - first), network(x))
+        alike(backend, network(state=state, steps=5 - first), network(x))
         if untied:
-            assert torch.equal(network(state=state), network(x))
-        assert torch.equal(network.trajectory(state=state, steps=5 - first), network.trajectory(x)[:, first:])
+            alike(backend, network(state=state), network(x))
+        alike(backend, network.trajectory(state=state, steps=5 - first), network.trajectory(x)[:, first:])
 
 
 def test_one_x_beside_a_state_is_the_first_of_a_sequence(float64):
