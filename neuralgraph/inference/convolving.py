@@ -41,7 +41,7 @@ class Convolving:
             self.channels = source[-1]
         else:
             self.batch, self.channels = source[:2]
-            self.space, self.out_space = _sides(source), _sides(shape)
+            self.space, self.out_space = sides_of(source), sides_of(shape)
         weight = step.weight
         self.order = np.arange(self.outputs) if step.fours is None else step.fours
         self.together = 1 if step.fours is None else 4
@@ -207,7 +207,7 @@ class Pooling:
         c["out_sample"], c["out_channel"] = self.channels * out_pixels * self.bytes, out_pixels * self.bytes
 
 
-def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
+def sides_of(shape: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of maps (B, C, *sides); a signal is one line."""
     height, width = (1, *shape[2:])[-2:]
     return height, width

@@ -21,7 +21,7 @@ from ..plan.layers import Call, Convolution, LayerPlan, Pool, Size, Step, leaves
 if kernels.AVAILABLE:
     from ..kernels import layers as program
     from ..kernels.launch import GRAIN, Crowds, team_size
-    from .convolving import Convolving, Pooling
+    from .convolving import Convolving, Pooling, sides_of
     from .layout import popped
 
 KEPT = 16  # numbers of samples and threads whose layouts are kept
@@ -379,7 +379,7 @@ def _after(step: Convolution, source: tuple[int, ...], shape: tuple[int, ...]) -
     """Padding for torch where it is not the same on both sides: left, right, top, bottom; otherwise None."""
     if step.is_linear:
         return None
-    sides, results = (1, *source[2:])[-2:], (1, *shape[2:])[-2:]
+    sides, results = sides_of(source), sides_of(shape)
     ends = [(result - 1) * stride + dilation * (kernel - 1) + 1 - side - before for result, stride, dilation, kernel, side,
             before in zip(results, step.stride, step.dilation, step.weight.shape[2:], sides, step.padding)]
     if all(end <= before for end, before in zip(ends, step.padding)):
