@@ -23,6 +23,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="DGL is not installed"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Each test draws the same numbers alone and among others; hypothesis goes on with new ones between its examples."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def two_threads(monkeypatch):
     """Two threads of torch, for what works in a team, however little work there is."""
