@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from pathlib import Path
 
 import torch
@@ -12,16 +10,18 @@ from torch import nn
 
 from .. import kernels
 from ..errors import InputError
-from ..plan import Plan, check_space, joined, reduced
+from ..plan import Plan, check_space, joined
 from .parts import check_compiles
 
 if kernels.AVAILABLE:
     from ..kernels.launch import Crowds, team_size
-    from .layout import Layout, popped
+    from ..kernels.program import LANES
+    from .layout import Layout, largest_level
 
 SIDES = ((), ("length",), ("height", "width"), ("depth", "height", "width"))
 KEPT = 16  # sizes of maps and batches whose layouts are kept
-ROW = 64  # numbers that a row of the workspace has at least, where the batch is large enough
+WORKSPACE = 2**21  # bytes that the maps of a tile have at most, if they are of several samples: the second cache
+PADDED = 1.25  # how many times as many samples are computed at most as there are, to fill the last tile
 
 
 class CompiledNetwork(nn.Module):
@@ -47,7 +47,8 @@ class CompiledNetwork(nn.Module):
                              "pip install numba.")
         self.plans = plans
         self._crowds = Crowds()
-        self._layouts: dict[tuple, _Layouts] = {}  # the least recently used first
+        self._layouts: dict[tuple, Layout] = {}  # the least recently used first
+        self._needed: dict[tuple[int, ...], int] = {}  # bytes of a sample, for sizes of maps
         if not plans:
             raise InputError("a compiled network needs at least one plan.")
         if len(plans[-1].written) != plans[-1].num_outputs:
@@ -83,32 +84,31 @@ class CompiledNetwork(nn.Module):
             return x.new_empty(0, self.plans[-1].num_outputs, *space)
         if not x[0, 0].is_contiguous():
             x = x.contiguous()
-        return self._laid_out(x.shape).run(x)
+        layout = self._laid_out(x.shape)
+        return layout.run(x, x.new_empty(layout.output_shape(len(x))))
 
     def _shape(self) -> list[str]:
         return ["batch", str(self.plans[0].num_inputs), *SIDES[self.plans[0].dims]]
 
-    def _laid_out(self, shape: tuple[int, ...]) -> _Layouts:
-        """The networks for maps of a shape; neighbours that are best run in the same tiles are one."""
-        batch, space = shape[0], tuple(shape[2:])
-        threads, sizes, tiles = torch.get_num_threads(), [], []
-        for plan in self.plans:
-            samples = _samples(plan, batch, space, threads)
-            team = 1 if -(-batch // samples) >= threads else team_size()
-            sizes.append(space)
-            tiles.append((samples, team))
-            space = plan.output_space(space)
-        key = sizes[0], threads, *tiles
+    @functools.cached_property
+    def _whole(self) -> Plan:
+        """All plans as one."""
+        return functools.reduce(joined, self.plans)
+
+    def _laid_out(self, shape: tuple[int, ...]) -> Layout:
+        batch, space, threads = shape[0], tuple(shape[2:]), torch.get_num_threads()
+        if space not in self._needed:
+            self._needed[space] = largest_level(self._whole, space) * self._whole.weight.itemsize
+        samples = _samples(batch, threads, self._needed[space])
+        team = 1 if -(-batch // samples) >= threads else team_size()
+        key = space, samples, team, threads
         found = self._layouts.pop(key, None)
         if found is None:
-            found, first = _Layouts(), 0
-            for plan, size in zip(self.plans, sizes):
-                check_space(plan, size)
-            for (samples, team), alike in itertools.groupby(tiles):
-                last = first + len(list(alike))
-                whole = functools.reduce(joined, self.plans[first:last])
-                found.layouts.append(Layout(whole, sizes[first], samples, team, threads))
-                first = last
+            side = space
+            for plan in self.plans:
+                check_space(plan, side)
+                side = plan.output_space(side)
+            found = Layout(self._whole, space, samples, team, threads)
         self._layouts[key] = found
         if len(self._layouts) > KEPT:
             self._layouts.pop(next(iter(self._layouts)), None)
@@ -125,34 +125,18 @@ class CompiledNetwork(nn.Module):
                 f"{sum(len(plan.src) for plan in self.plans)} edges")
 
     def __getstate__(self):
-        return {**self.__dict__, "_layouts": {}}  # addresses mean nothing elsewhere
+        state = {**self.__dict__, "_layouts": {}}  # addresses mean nothing elsewhere
+        state.pop("_whole", None)
+        return state
 
     def __deepcopy__(self, memo) -> CompiledNetwork:
         return CompiledNetwork(*self.plans).train(self.training)  # nothing changes the plans
 
 
-class _Layouts:
-    """The networks for one size of maps, and the maps between them, kept for the next time."""
-
-    def __init__(self) -> None:
-        self.layouts: list[Layout] = []
-        self.free: list[tuple[int, list[torch.Tensor]]] = []  # with their batch
-
-    def run(self, x: torch.Tensor) -> torch.Tensor:
-        batch, between = popped(self.free) or (0, [])
-        if batch != len(x):
-            batch, between = len(x), [x.new_empty(layout.output_shape(len(x)))
-                                      for layout in self.layouts[:-1]]
-        for layout, maps in zip(self.layouts, between):
-            x = layout.run(x, maps)
-        last = self.layouts[-1]
-        y = last.run(x, x.new_empty(last.output_shape(batch)))
-        self.free.append((batch, between))
-        return y
-
-
-def _samples(plan: Plan, batch: int, space: tuple[int, ...], threads: int) -> int:
-    """Samples per tile: as many as fill a row of the smallest maps, and leave work for all threads."""
-    smallest = min((math.prod(reduced(space, group.scale)) for group in plan.groups
-                    if group.kind != "input"), default=ROW)
-    return max(1, min(ROW // smallest, batch // threads))
+def _samples(batch: int, threads: int, needed: int) -> int:
+    """Samples per tile: as many as leave work for all threads and fit the cache, of which each needs so many bytes."""
+    samples = LANES
+    while samples > 1 and (samples > batch // threads or samples * needed > WORKSPACE
+                           or -(-batch // samples) * samples > PADDED * batch):
+        samples //= 2
+    return samples

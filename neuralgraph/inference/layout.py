@@ -24,7 +24,7 @@ class Layout:
     Args:
         plan: of the network.
         space: the sides of the data's maps.
-        samples: in a tile.
+        samples: in a tile, a power of two up to 16. They share rows, pixel by pixel.
         team: how many threads work on one tile.
         threads: in all.
     """
@@ -115,29 +115,32 @@ class Layout:
                 leaving.setdefault(max(at, group.level), []).append((size, some))
 
     def _private(self) -> int:
-        """The memory a thread needs for itself: six rows, three maps, and a bordered map per kind of convolution."""
+        """The memory a thread needs for itself: ten rows, and a bordered map per kind of convolution."""
         groups = [*self.plan.groups, *self.plan.before]
         longest = max((math.prod(self._map(group.scale)) for group in groups), default=1)
         row = -(-self.samples * longest // program.LANES) * program.LANES
-        self.between = 6 * row
-        size = self.between + 3 * longest
-        self.small, self.term = self.between + longest, self.between + 2 * longest
+        self.between = 7 * row
+        size = self.between + 3 * row
+        self.small, self.term = self.between + row, self.between + 2 * row
         for group in groups:
             for part, space in self._parts(group):
                 if part.convolution is not None:
-                    key = self._convolution(part.convolution, space)
-                    if key not in self.scratch:
-                        _, height, width, side, stride = key
-                        self.scratch[key] = size
-                        size += (height + 2 * (side // 2)) * stride * _pitch(width, side, stride) + program.LANES
+                    side, _ = self._convolution(part.convolution, space)
+                    if (space, side) not in self.scratch:
+                        _, height, width = space
+                        self.scratch[space, side] = size
+                        size += (height + 2 * (side // 2)) * self._pitch(width, side) + program.LANES
         return size
 
     @staticmethod
-    def _convolution(convolution: Convolve, space: tuple[int, int, int]) -> tuple[int, ...]:
-        """Depth, height and width of the maps, the kernel's side and the stride, as far as they can matter."""
+    def _convolution(convolution: Convolve, space: tuple[int, int, int]) -> tuple[int, int]:
+        """The kernel's side and the stride, as far as they can matter for maps of this depth, height and width."""
         longest = max(space)
-        side = min(convolution.kernel.shape[-1], 2 * longest - 1)
-        return *space, side, min(convolution.stride, longest)
+        return min(convolution.kernel.shape[-1], 2 * longest - 1), min(convolution.stride, longest)
+
+    def _pitch(self, width: int, side: int) -> int:
+        """Numbers from one row of a bordered map to the next."""
+        return self.samples * (width + 2 * (side // 2)) + program.LANES
 
     def _parts(self, group: Group) -> Iterator[tuple[Part, tuple[int, int, int]]]:
         """Each part with the depth, height and width of the maps it gets."""
@@ -229,7 +232,7 @@ class Layout:
         word["depth"], word["height"], word["width"] = space
         word["between"], word["small"], word["term"] = self.between, self.small, self.term
         if part.convolution is not None:
-            *_, side, stride = key = self._convolution(part.convolution, space)
+            side, stride = self._convolution(part.convolution, space)
             kernel = cropped(part.convolution.kernel, max(space))
             if self.plan.dims == 1:  # in the middle row of a square
                 square = np.zeros((len(kernel), side, side), kernel.dtype)
@@ -238,7 +241,7 @@ class Layout:
             word["side"], word["stride"], word["kernel"] = side, stride, self._number(kernel)
             word["depth_side"] = side if self.plan.dims == 3 else 1
             word["out_depth"], word["out_height"], word["out_width"] = (-(-s // stride) for s in space)
-            word["pitch"], word["scratch"] = _pitch(space[2], side, stride), self.scratch[key]
+            word["pitch"], word["scratch"] = self._pitch(space[2], side), self.scratch[space, side]
             word["padded"] = part.convolution.zero_pad and stride > 1
 
     def _activation(self, word, activation: Pointwise) -> None:
@@ -261,13 +264,25 @@ class Layout:
         return values.ctypes.data
 
 
-def _pitch(width: int, side: int, stride: int) -> int:
-    return -(-(width + 2 * (side // 2)) // stride) + program.LANES
-
-
 def _shares(work: np.ndarray, team: int) -> np.ndarray:
     """Where the shares of all threads but the first begin."""
     return np.searchsorted(work.cumsum(), work.sum() * np.arange(1, team) / team, side="right")
+
+
+def largest_level(plan: Plan, space: tuple[int, ...]) -> int:
+    """Numbers, per sample, of all maps that are needed at the same time, where they are most."""
+    count = 1 + max((int(group.nodes.max()) for group in (*plan.groups, *plan.before)), default=0)
+    level, last = np.zeros(count, int), np.zeros(count, int)
+    size = np.zeros(count)
+    for group in plan.groups:
+        level[group.nodes] = group.level
+        if group.outputs is None:
+            size[group.nodes] = math.prod(reduced(space, group.scale * group.stride))
+    np.maximum.at(last, plan.src, level[plan.dst])
+    change = np.zeros(2 + level.max(initial=0))
+    np.add.at(change, level, size)
+    np.subtract.at(change, np.maximum(last, level) + 1, size)
+    return max(1, int(change.cumsum().max()))
 
 
 def popped(free: list) -> Any:

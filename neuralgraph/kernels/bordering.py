@@ -26,7 +26,7 @@ def _copy(like, source, step, target, count):
     elif step == 2:
         while done + LANES < count:  # never the last, whose neighbour may be outside
             left = source + 2 * done * s
-            store(evens(load(like, left), load(like, left + LANES * s)), target + done * s)
+            store(evens(like, load(like, left), load(like, left + LANES * s), 1), target + done * s)
             done += LANES
     for i in range(done, count):
         store_scalar(like, target + i * s, load_scalar(like, source + i * step * s))

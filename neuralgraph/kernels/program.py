@@ -1,6 +1,6 @@
 """Runs a compiled network: a list of instructions, each for some nodes of one level.
 
-A sample's maps are rows of one workspace; small maps of several samples, a tile, share a row. For each
+A node's map is a row of one workspace; small maps of several samples, a tile, share a row, pixel by pixel. For each
 node the weighted rows of its parents are summed, and what the sum goes through follows at once, while
 it is in the cache. Either every thread takes whole tiles, or, where there are fewer tiles than threads,
 all work on one and wait for each other after each level.
@@ -12,7 +12,7 @@ import numpy as np
 from numba import carray
 
 from .launch import Kernel
-from .one_map import affine, affine_bordered, convolve, moments, number
+from .one_map import affine, affine_bordered, convolve, moments_of_each, number, sweep
 from .record import record
 from .sums import four_narrow_sums, four_sums, sum_piece
 from .vector import (
@@ -30,7 +30,9 @@ from .vector import (
     splat,
     store,
     store_scalar,
+    sub,
     take_number,
+    transpose,
     wait_for_all,
 )
 
@@ -59,19 +61,19 @@ INSTRUCTION_BYTES, PART_BYTES = INSTRUCTION.itemsize, PART.itemsize
 
 
 @inline
-def _part(like, address, node, source, target, private):
-    """norm, activation, convolution of one map, from ``source`` to ``target``, both contiguous."""
+def _part(like, address, node, source, target, private, samples):
+    """norm, activation, convolution of the maps of one node, from ``source`` to ``target``, both contiguous."""
     p = carray(at(address), 1, PART)[0]
     s = size_of(narrow(like, 1))
-    length = p.depth * p.height * p.width
-    scale, shift = number(like, 1.0), number(like, 0.0)
+    length = p.depth * p.height * p.width * samples
+    scale, shift = fill(like, 1.0), fill(like, 0.0)
     if p.norm != PLAIN:
-        scale = load_scalar(like, p.scale + node * s)
-        shift = load_scalar(like, p.shift + node * s)
+        scale = fill(like, load_scalar(like, p.scale + node * s))
+        shift = fill(like, load_scalar(like, p.shift + node * s))
         if p.norm == INSTANCE:
-            mean, rstd = moments(like, source, length, p.epsilon)
-            scale *= rstd
-            shift -= mean * scale
+            mean, rstd = moments_of_each(like, source, length, samples, p.epsilon)
+            scale = mul(scale, rstd)
+            shift = sub(shift, mul(mean, scale))
     slope = p.slope
     if p.function != 0:
         between = target
@@ -80,7 +82,7 @@ def _part(like, address, node, source, target, private):
         affine(like, source, between, length, scale, shift, 1.0)
         call(p.function, between, between, length, p.values + node * p.num_values * s)
         source = between
-        scale, shift, slope = number(like, 1.0), number(like, 0.0), 1.0
+        scale, shift, slope = fill(like, 1.0), fill(like, 0.0), 1.0
     if p.side == 0:
         if p.function == 0:
             affine(like, source, target, length, scale, shift, slope)
@@ -89,30 +91,36 @@ def _part(like, address, node, source, target, private):
     if p.padded:
         result = private + p.small * s
     if p.depth_side == 1:
-        _slice(like, address, node, 0, source, result, private, scale, shift, slope)
+        _slice(like, address, node, 0, source, result, private, samples, scale, shift, slope)
     else:
-        _volume(like, address, node, source, result, private, scale, shift, slope)
+        _volume(like, address, node, source, result, private, samples, scale, shift, slope)
     if p.padded:
-        _surrounded(like, address, result, target)
+        _surrounded(like, address, result, target, samples)
 
 
 @inline
-def _slice(like, address, node, tap, source, target, private, scale, shift, slope):
+def _slice(like, address, node, tap, source, target, private, samples, scale, shift, slope):
     """The convolution of one image with slice ``tap`` of the node's kernel."""
     p = carray(at(address), 1, PART)[0]
     s = size_of(narrow(like, 1))
-    bordered = private + p.scratch * s
-    affine_bordered(like, source, bordered, p.pitch, p.side // 2, p.height, p.width, p.stride, scale, shift, slope)
+    room = private + p.scratch * s
     kernel = p.kernel + (node * p.depth_side + tap) * p.side * p.side * s
-    convolve(like, bordered, p.pitch, p.side, p.stride, kernel, target, p.out_height, p.out_width)
+    width, out_width = p.width * samples, p.out_width * samples
+    if p.side == 3 and p.stride <= 2:
+        room += LANES * s
+        affine(like, source, room, p.height * width, scale, shift, slope)
+        sweep(like, room, samples, p.stride, kernel, target, p.height, width, p.out_height, out_width)
+    else:
+        affine_bordered(like, source, room, p.pitch, p.side // 2, samples, p.height, width, scale, shift, slope)
+        convolve(like, room, p.pitch, p.side, samples, p.stride, kernel, target, p.out_height, out_width)
 
 
 @inline
-def _volume(like, address, node, source, target, private, scale, shift, slope):
+def _volume(like, address, node, source, target, private, samples, scale, shift, slope):
     """The convolution of a volume: a sum over slices of it and of the kernel."""
     p = carray(at(address), 1, PART)[0]
     s = size_of(narrow(like, 1))
-    area, out_area = p.height * p.width, p.out_height * p.out_width
+    area, out_area = p.height * p.width * samples, p.out_height * p.out_width * samples
     term = private + p.term * s
     for z in range(p.out_depth):
         rolled()
@@ -123,28 +131,28 @@ def _volume(like, address, node, source, target, private, scale, shift, slope):
             rolled()
             place = z * p.stride + tap - p.depth_side // 2
             if 0 <= place < p.depth:
-                _slice(like, address, node, tap, source + place * area * s, term, private, scale, shift, slope)
+                _slice(like, address, node, tap, source + place * area * s, term, private, samples, scale, shift, slope)
                 for i in range(out_area):
                     store_scalar(like, out + i * s, load_scalar(like, out + i * s) + load_scalar(like, term + i * s))
 
 
 @inline
-def _surrounded(like, address, source, target):
+def _surrounded(like, address, source, target, samples):
     """A smaller map with zeros around it, the odd one out at the end."""
     p = carray(at(address), 1, PART)[0]
     s = size_of(narrow(like, 1))
     front = (p.depth - p.out_depth) // 2
     top, left = (p.height - p.out_height) // 2, (p.width - p.out_width) // 2
-    for i in range(p.depth * p.height * p.width):
+    for i in range(p.depth * p.height * p.width * samples):
         store_scalar(like, target + i * s, number(like, 0.0))
     for z in range(p.out_depth):
         rolled()
         for y in range(p.out_height):
             rolled()
-            row = ((z + front) * p.height + y + top) * p.width + left
-            for i in range(p.out_width):
-                store_scalar(like, target + (row + i) * s, load_scalar(
-                    like, source + ((z * p.out_height + y) * p.out_width + i) * s))
+            row = (((z + front) * p.height + y + top) * p.width + left) * samples
+            line = (z * p.out_height + y) * p.out_width * samples
+            for i in range(p.out_width * samples):
+                store_scalar(like, target + (row + i) * s, load_scalar(like, source + (line + i) * s))
 
 
 @inline
@@ -199,49 +207,114 @@ def _product_row(like, space, instruction, node, row, length):
 
 
 @inline
+def _gather(like, x, x_sample, samples, step, target, pixels):
+    """Maps of ``samples`` samples as one, pixel by pixel; of ``step`` samples those that are missing are 0.
+
+    ``like`` has ``step`` lanes.
+    """
+    s, wide = size_of(narrow(like, 1)), size_of(like)
+    done = 0
+    if samples == step:
+        done = pixels // step * step
+        for i in range(0, done, step):
+            rolled()
+            transpose(like, x + i * s, x_sample, target + i * wide, wide)
+    for i in range(done, pixels):
+        rolled()
+        store(fill(like, 0.0), target + i * wide)
+        for sample in range(samples):
+            store_scalar(like, target + i * wide + sample * s, load_scalar(like, x + sample * x_sample + i * s))
+
+
+@inline
+def _scatter(like, source, out, out_sample, samples, step, pixels):
+    """The other way round."""
+    s, wide = size_of(narrow(like, 1)), size_of(like)
+    done = 0
+    if samples == step:
+        done = pixels // step * step
+        for i in range(0, done, step):
+            rolled()
+            transpose(like, source + i * wide, wide, out + i * s, out_sample)
+    for i in range(done, pixels):
+        rolled()
+        for sample in range(samples):
+            store_scalar(like, out + sample * out_sample + i * s, load_scalar(like, source + i * wide + sample * s))
+
+
+@inline
+def _gathered(like, x, x_sample, samples, step, target, pixels):
+    if step == 1:
+        _gather(narrow(like, 1), x, x_sample, samples, step, target, pixels)
+    elif step == 2:
+        _gather(narrow(like, 2), x, x_sample, samples, step, target, pixels)
+    elif step == 4:
+        _gather(narrow(like, 4), x, x_sample, samples, step, target, pixels)
+    elif step == 8:
+        _gather(narrow(like, 8), x, x_sample, samples, step, target, pixels)
+    else:
+        _gather(like, x, x_sample, samples, step, target, pixels)
+
+
+@inline
+def _scattered(like, source, out, out_sample, samples, step, pixels):
+    if step == 2:
+        _scatter(narrow(like, 2), source, out, out_sample, samples, step, pixels)
+    elif step == 4:
+        _scatter(narrow(like, 4), source, out, out_sample, samples, step, pixels)
+    elif step == 8:
+        _scatter(narrow(like, 8), source, out, out_sample, samples, step, pixels)
+    else:
+        _scatter(like, source, out, out_sample, samples, step, pixels)
+
+
+@inline
 def _instruction(like, job, code, me, space, private, tile):
     """One instruction for this thread's share of its nodes."""
     c = carray(at(code), 1, INSTRUCTION)[0]
     s = size_of(narrow(like, 1))
-    samples = min(job.samples, job.batch - tile * job.samples)
+    step = job.samples
+    samples = min(step, job.batch - tile * step)
     pixels, parts = c.pixels, c.parts
-    length = (job.samples * pixels + LANES - 1) // LANES * LANES
+    length = (step * pixels + LANES - 1) // LANES * LANES
     other = private + 4 * length * s
+    x = job.x + tile * step * job.x_sample
+    out = job.out + tile * step * job.out_sample
     for node in range(load_index(c.bounds + 4 * me), load_index(c.bounds + 4 * me + 4)):
         rolled()
-        row = private
+        source = private
         if c.kind == SUM:
-            _sum_row(like, space, c, node, row, length)
+            _sum_row(like, space, c, node, source, length)
         elif c.kind == PRODUCT:
-            _product_row(like, space, c, node, row, length)
+            _product_row(like, space, c, node, source, length)
         elif c.kind == FOUR_SUMS:
             if node % 4 == 0:
-                _four_rows(like, space, c, node // 4, row, length)
-            row += node % 4 * length * s
-        place = load_index(c.targets + 4 * node)
-        for sample in range(samples):
-            rolled()
-            if c.to_output:
-                target = job.out + (tile * job.samples + sample) * job.out_sample \
-                    + place * c.out_pixels * s
+                _four_rows(like, space, c, node // 4, source, length)
+            source += node % 4 * length * s
+        else:
+            channel = x + load_index(c.channels + 4 * node) * job.x_row
+            if step == 1 and pixels >= LANES:
+                source = channel
             else:
-                target = space + (place * LANES + sample * c.out_pixels) * s
-            source = row + sample * pixels * s
-            if c.kind == INPUT:
-                source = job.x + (tile * job.samples + sample) * job.x_sample \
-                    + load_index(c.channels + 4 * node) * job.x_row
-            if parts == 0:
-                affine(like, source, target, pixels, number(like, 1.0), number(like, 0.0), 1.0)
-            # parts before the last go from one private map to the other and back
-            for part in range(parts):
-                rolled()
-                to = target
-                if part < parts - 1:
-                    to = other
-                    if part % 2:
-                        to = other + length * s
-                _part(like, c.parts_at + part * PART_BYTES, node, source, to, private)
-                source = to
+                _gathered(like, channel, job.x_sample, samples, step, source, pixels)
+        place = load_index(c.targets + 4 * node)
+        target = space + place * LANES * s
+        if c.to_output:
+            target = out + place * c.out_pixels * s
+            if step > 1:
+                target = other + 2 * length * s
+        if parts == 0:
+            affine(like, source, target, pixels * step, fill(like, 1.0), fill(like, 0.0), 1.0)
+        # parts before the last go from one private map to the other and back
+        for part in range(parts):
+            rolled()
+            to = target
+            if part < parts - 1:
+                to = other + part % 2 * length * s
+            _part(like, c.parts_at + part * PART_BYTES, node, source, to, private, step)
+            source = to
+        if c.to_output and step > 1:
+            _scattered(like, target, out + place * c.out_pixels * s, job.out_sample, samples, step, c.out_pixels)
 
 
 @inline

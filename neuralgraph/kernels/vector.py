@@ -125,6 +125,7 @@ def _binary(name, emit):
 add = _binary("a + b", lambda builder, a, b: builder.fadd(a, b))
 sub = _binary("a - b", lambda builder, a, b: builder.fsub(a, b))
 mul = _binary("a b", lambda builder, a, b: builder.fmul(a, b))
+div = _binary("a / b", lambda builder, a, b: builder.fdiv(a, b))
 
 
 @intrinsic
@@ -212,31 +213,91 @@ def total(typingctx, vector):
     return vector.dtype(vector), codegen
 
 
-def _every_second(first):
-    @intrinsic
-    def operation(typingctx, a, b):
-        def codegen(context, builder, signature, args):
-            places = [first + 2 * lane for lane in range(a.lanes)]
-            order = ir.Constant(ir.VectorType(ir.IntType(32), a.lanes), places)
-            return builder.shuffle_vector(args[0], args[1], order)
-        return a(a, a), codegen
-    operation.__doc__ = f"Every second number of a and then b, from number {first} on."
-    return operation
+@intrinsic
+def repeated(typingctx, like, vector):
+    """The numbers of a vector over and over, or as many of the first as ``like`` has lanes."""
+    def codegen(context, builder, signature, args):
+        order = [lane % vector.lanes for lane in range(like.lanes)]
+        index = ir.Constant(ir.VectorType(ir.IntType(32), like.lanes), order)
+        return builder.shuffle_vector(args[1], ir.Constant(args[1].type, ir.Undefined), index)
+    return like(like, vector), codegen
 
 
-evens = _every_second(0)
-odds = _every_second(1)
+@intrinsic(prefer_literal=True)
+def rotated(typingctx, vector, places):
+    """Each number so many ``places`` (a literal) before, the first at the end."""
+    number = places.literal_value
+
+    def codegen(context, builder, signature, args):
+        order = [(lane + number) % vector.lanes for lane in range(vector.lanes)]
+        index = ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), order)
+        return builder.shuffle_vector(args[0], ir.Constant(args[0].type, ir.Undefined), index)
+    return vector(vector, places), codegen
+
+
+@intrinsic(prefer_literal=True)
+def _every_second(typingctx, a, b, size, first):
+    number, begin = size.literal_value, first.literal_value
+
+    def codegen(context, builder, signature, args):
+        # a size above the lanes never comes, but is compiled
+        places = [((lane // number * 2 + begin) * number + lane % number) % (2 * a.lanes) for lane in range(a.lanes)]
+        order = ir.Constant(ir.VectorType(ir.IntType(32), a.lanes), places)
+        return builder.shuffle_vector(args[0], args[1], order)
+    return a(a, a, size, first), codegen
+
+
+@inline
+def evens(like, a, b, size):
+    """Every second group of ``size`` numbers, a power of two up to the lanes, of a and then b."""
+    if size == 1:
+        return _every_second(a, b, 1, 0)
+    if size == 2:
+        return _every_second(a, b, 2, 0)
+    if size == 4:
+        return _every_second(a, b, 4, 0)
+    if size == 8:
+        return _every_second(a, b, 8, 0)
+    return a
+
+
+@inline
+def odds(like, a, b, size):
+    """The groups between those of :func:`evens`."""
+    if size == 1:
+        return _every_second(a, b, 1, 1)
+    if size == 2:
+        return _every_second(a, b, 2, 1)
+    if size == 4:
+        return _every_second(a, b, 4, 1)
+    if size == 8:
+        return _every_second(a, b, 8, 1)
+    return b
 
 
 @intrinsic
-def magnitude(typingctx, a):
-    """abs(a)."""
+def lane_numbers(typingctx, like):
+    """0, 1, 2, ..."""
     def codegen(context, builder, signature, args):
-        kind = args[0].type
-        name = f"llvm.fabs.v{a.lanes}f{a.dtype.bitwidth}"
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
-        return builder.call(function, args)
-    return a(a), codegen
+        return ir.Constant(_llvm(like), [float(lane) for lane in range(like.lanes)])
+    return like(like), codegen
+
+
+def _unary(name, described):
+    @intrinsic
+    def operation(typingctx, a):
+        def codegen(context, builder, signature, args):
+            kind = args[0].type
+            whole = f"llvm.{name}.v{a.lanes}f{a.dtype.bitwidth}"
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), whole)
+            return builder.call(function, args)
+        return a(a), codegen
+    operation.__doc__ = described
+    return operation
+
+
+magnitude = _unary("fabs", "abs(a)")
+square_root = _unary("sqrt", "The square root of a")
 
 
 @intrinsic
