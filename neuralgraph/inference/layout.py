@@ -125,11 +125,12 @@ class Layout:
         for group in groups:
             for part, space in self._parts(group):
                 if part.convolution is not None:
-                    side, _ = self._convolution(part.convolution, space)
-                    if (space, side) not in self.scratch:
+                    side, stride = key = self._convolution(part.convolution, space)
+                    if (space, key) not in self.scratch:
                         _, height, width = space
-                        self.scratch[space, side] = size
-                        size += (height + 2 * (side // 2)) * self._pitch(width, side) + program.LANES
+                        self.scratch[space, key] = size
+                        lines = (height + 2 * (side // 2)) * (stride if self.samples == 1 else 1)
+                        size += lines * self._pitch(width, side, stride) + program.LANES
         return size
 
     @staticmethod
@@ -138,9 +139,10 @@ class Layout:
         longest = max(space)
         return min(convolution.kernel.shape[-1], 2 * longest - 1), min(convolution.stride, longest)
 
-    def _pitch(self, width: int, side: int) -> int:
-        """Numbers from one row of a bordered map to the next."""
-        return self.samples * (width + 2 * (side // 2)) + program.LANES
+    def _pitch(self, width: int, side: int, stride: int) -> int:
+        """Numbers from one row of a bordered map to the next; of one sample, a row is ``stride`` rows of every such pixel."""
+        columns = width + 2 * (side // 2)
+        return program.LANES + (-(-columns // stride) if self.samples == 1 else self.samples * columns)
 
     def _parts(self, group: Group) -> Iterator[tuple[Part, tuple[int, int, int]]]:
         """Each part with the depth, height and width of the maps it gets."""
@@ -232,7 +234,7 @@ class Layout:
         word["depth"], word["height"], word["width"] = space
         word["between"], word["small"], word["term"] = self.between, self.small, self.term
         if part.convolution is not None:
-            side, stride = self._convolution(part.convolution, space)
+            side, stride = key = self._convolution(part.convolution, space)
             kernel = cropped(part.convolution.kernel, max(space))
             if self.plan.dims == 1:  # in the middle row of a square
                 square = np.zeros((len(kernel), side, side), kernel.dtype)
@@ -241,7 +243,7 @@ class Layout:
             word["side"], word["stride"], word["kernel"] = side, stride, self._number(kernel)
             word["depth_side"] = side if self.plan.dims == 3 else 1
             word["out_depth"], word["out_height"], word["out_width"] = (-(-s // stride) for s in space)
-            word["pitch"], word["scratch"] = self._pitch(space[2], side), self.scratch[space, side]
+            word["pitch"], word["scratch"] = self._pitch(space[2], side, stride), self.scratch[space, key]
             word["padded"] = part.convolution.zero_pad and stride > 1
 
     def _activation(self, word, activation: Pointwise) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .lanes import evens, transpose
 from .one_map import number
-from .vector import evens, fill, inline, load, load_index, load_scalar, narrow, rolled, size_of, store, store_scalar, transpose
+from .vector import fill, inline, load, load_index, load_scalar, narrow, rolled, size_of, store, store_scalar
 
 LANES = 16
 

@@ -17,6 +17,7 @@ import numpy as np
 from numba import carray
 
 from .bordering import LANES, gather, gather_tokens, turned
+from .lanes import transpose
 from .launch import Kernel
 from .one_map import activate, number
 from .record import record
@@ -38,7 +39,6 @@ from .vector import (
     store,
     take_number,
     total,
-    transpose,
     wait_for_all,
 )
 

@@ -14,7 +14,7 @@ from .launch import Kernel
 from .map_gradients import correlate, correlation_lanes, through_activation, through_norm
 from .one_map import affine, affine_bordered, clear, convolve, moments, number, squares_of, total_from
 from .record import record
-from .vector import at, fill, inline, load_scalar, narrow, rolled, size_of, splat, store_scalar, take_number
+from .vector import at, inline, load_scalar, narrow, rolled, size_of, splat, store_scalar, take_number
 
 NO_NORM, FIXED, INSTANCE, BATCH = range(4)  # where mean and rstd come from
 # addresses, and distances of samples and rows in bytes
@@ -60,12 +60,12 @@ def _forward(like, address):
                     store_scalar(like, rstd + place, r)
                 scale = load_scalar(like, weight + v * s) * load_scalar(like, rstd + place)
                 shift = load_scalar(like, bias + v * s) - load_scalar(like, mean + place) * scale
-            scales, shifts = fill(like, scale), fill(like, shift)
             if side == 0:
-                affine(like, source, target, height * width, scales, shifts, slope)
+                affine(like, source, target, height * width, scale, shift, slope)
             else:
-                affine_bordered(like, source, scratch, pitch, side // 2, 1, height, width, scales, shifts, slope)
-                convolve(like, scratch, pitch, side, 1, stride, kernel + v * side * side * s,
+                affine_bordered(like, source, scratch, pitch, side // 2, height, width, stride,
+                                scale, shift, slope)
+                convolve(like, scratch, pitch, side, stride, kernel + v * side * side * s,
                          target, out_height, out_width)
 
 
@@ -170,11 +170,11 @@ def _backward(like, address):
                     shift = load_scalar(like, bias + v * s) - middle * scale
                 arriving = gradient + sample * gradient_sample + v * gradient_row
                 if side:
-                    affine_bordered(like, source, bordered, pitch, border, 1, height, width, fill(like, scale),
-                                    fill(like, shift), slope)
+                    affine_bordered(like, source, bordered, pitch, border, height, width, 1, scale,
+                                    shift, slope)
                     if stride == 1:
-                        affine_bordered(like, arriving, spaced, pitch, border, 1, height, width,
-                                        fill(like, 1.0), fill(like, 0.0), 1.0)
+                        affine_bordered(like, arriving, spaced, pitch, border, height, width, 1,
+                                        number(like, 1.0), number(like, 0.0), 1.0)
                     else:
                         for y in range(out_height):
                             rolled()
@@ -183,7 +183,7 @@ def _backward(like, address):
                                 store_scalar(like, spaced + place * s, load_scalar(
                                     like, arriving + (y * out_width + i) * s))
                     correlate(like, bordered, spaced, pitch, side, sums, height, width)
-                    convolve(like, spaced, pitch, side, 1, 1, flipped, between, height, width)
+                    convolve(like, spaced, pitch, side, 1, flipped, between, height, width)
                     arriving = between
                 if length >= 16:
                     plain, normed = through_activation(like, source, arriving, target, length, scale,
@@ -270,8 +270,8 @@ def map_forward(out, x, weight, bias, mean, rstd, kernel, norm: int, slope: floa
     if norm == INSTANCE:
         mean, rstd = own_mean, own_rstd
     border = side // 2
-    pitch = width + 2 * border + 16
-    room = ((height + 2 * border) * pitch + 16) if side else 0
+    pitch = -(-(width + 2 * border) // stride) + 16
+    room = ((height + 2 * border) * stride * pitch + 16) if side else 0
     threads = torch.get_num_threads()
     scratch = x.new_empty(threads * room)
     grabs = min(batch * channels, 8 * threads)

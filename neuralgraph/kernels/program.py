@@ -11,10 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
+from .lanes import first, transpose
 from .launch import Kernel
-from .one_map import affine, affine_bordered, convolve, moments_of_each, number, sweep
+from .one_map import affine_bordered, convolve, number
 from .record import record
 from .sums import four_narrow_sums, four_sums, sum_piece
+from .tile_maps import affine, convolve_rows, is_swept, moments_of_each, sweep
 from .vector import (
     at,
     call,
@@ -32,7 +34,6 @@ from .vector import (
     store_scalar,
     sub,
     take_number,
-    transpose,
     wait_for_all,
 )
 
@@ -106,13 +107,16 @@ def _slice(like, address, node, tap, source, target, private, samples, scale, sh
     room = private + p.scratch * s
     kernel = p.kernel + (node * p.depth_side + tap) * p.side * p.side * s
     width, out_width = p.width * samples, p.out_width * samples
-    if p.side == 3 and p.stride <= 2:
+    if is_swept(p.side, p.stride, out_width):
         room += LANES * s
         affine(like, source, room, p.height * width, scale, shift, slope)
         sweep(like, room, samples, p.stride, kernel, target, p.height, width, p.out_height, out_width)
+    elif samples == 1:
+        affine_bordered(like, source, room, p.pitch, p.side // 2, p.height, width, p.stride, first(scale), first(shift), slope)
+        convolve(like, room, p.pitch, p.side, p.stride, kernel, target, p.out_height, out_width)
     else:
-        affine_bordered(like, source, room, p.pitch, p.side // 2, samples, p.height, width, scale, shift, slope)
-        convolve(like, room, p.pitch, p.side, samples, p.stride, kernel, target, p.out_height, out_width)
+        convolve_rows(like, source, room, samples, p.side, p.stride, kernel, target, p.height, width, p.out_height, out_width,
+                      scale, shift, slope)
 
 
 @inline
