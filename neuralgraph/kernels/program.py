@@ -11,11 +11,12 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
+from .four_sums import four_narrow_sums, four_sums, four_wide_sums
 from .lanes import first, transpose
 from .launch import Kernel
 from .one_map import affine_bordered, convolve, number
 from .record import record
-from .sums import four_narrow_sums, four_sums, sum_piece
+from .sums import sum_piece
 from .tile_maps import affine, convolve_rows, is_swept, moments_of_each, sweep
 from .vector import (
     at,
@@ -184,7 +185,11 @@ def _four_rows(like, space, instruction, four, row, length):
     done = 0
     while done < length:
         rolled()
-        if length - done >= 2 * LANES:
+        if length - done >= 4 * LANES:
+            four_wide_sums(like, space + done * s, LANES * s, instruction.index, instruction.weight,
+                           row + done * s, length * s, begin, end)
+            done += 4 * LANES
+        elif length - done >= 2 * LANES:
             four_sums(like, space + done * s, LANES * s, instruction.index, instruction.weight,
                       row + done * s, length * s, begin, end)
             done += 2 * LANES

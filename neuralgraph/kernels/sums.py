@@ -166,54 +166,6 @@ def sum_piece(like, width, x, stride, first, index, weight, out, out_stride, beg
 
 
 @inline
-def four_sums(like, x, stride, index, weight, out, out_stride, begin, end):
-    """Four sums over the same rows, two vectors wide; edge e has four weights, one after the other."""
-    wide = size_of(like)
-    scalar = size_of(narrow(like, 1))
-    a = fill(like, 0.0)
-    b, c, d, e, f, g, h = a, a, a, a, a, a, a
-    for edge in range(begin, end):
-        row = x + load_index(index + 4 * edge) * stride
-        left, right = load(like, row), load(like, row + wide)
-        place = weight + 4 * edge * scalar
-        w = fill(like, load_scalar(like, place))
-        a, b = fma(w, left, a), fma(w, right, b)
-        w = fill(like, load_scalar(like, place + scalar))
-        c, d = fma(w, left, c), fma(w, right, d)
-        w = fill(like, load_scalar(like, place + 2 * scalar))
-        e, f = fma(w, left, e), fma(w, right, f)
-        w = fill(like, load_scalar(like, place + 3 * scalar))
-        g, h = fma(w, left, g), fma(w, right, h)
-    store(a, out)
-    store(b, out + wide)
-    store(c, out + out_stride)
-    store(d, out + out_stride + wide)
-    store(e, out + 2 * out_stride)
-    store(f, out + 2 * out_stride + wide)
-    store(g, out + 3 * out_stride)
-    store(h, out + 3 * out_stride + wide)
-
-
-@inline
-def four_narrow_sums(like, x, stride, index, weight, out, out_stride, begin, end):
-    """As :func:`four_sums`, one vector wide."""
-    scalar = size_of(narrow(like, 1))
-    a = fill(like, 0.0)
-    b, c, d = a, a, a
-    for edge in range(begin, end):
-        value = load(like, x + load_index(index + 4 * edge) * stride)
-        place = weight + 4 * edge * scalar
-        a = fma(fill(like, load_scalar(like, place)), value, a)
-        b = fma(fill(like, load_scalar(like, place + scalar)), value, b)
-        c = fma(fill(like, load_scalar(like, place + 2 * scalar)), value, c)
-        d = fma(fill(like, load_scalar(like, place + 3 * scalar)), value, d)
-    store(a, out)
-    store(b, out + out_stride)
-    store(c, out + 2 * out_stride)
-    store(d, out + 3 * out_stride)
-
-
-@inline
 def _sums(like, address):
     a = carray(at(address), 1, SUMS)[0]
     scalar = size_of(narrow(like, 1))

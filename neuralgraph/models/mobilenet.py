@@ -74,7 +74,8 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
         num_classes: of the classifier.
         in_channels: of the images.
         selector: a key of :data:`neuralgraph.selectors.SELECTORS`.
-        selector_options: further arguments of the selector.
+        selector_options: further arguments of the selector. With ``per="node"`` or ``per="group"`` all nodes of a
+            graph have as many in-edges: k is then the nearest number that is so divided.
         small: the classifier too is a set of edges of which only MobileNetV1's number is real
             (MobileNetV1-DNW-Small): n - floor((1 - d) n) with n = 1024 classes, whatever ``nodes``
             is, without bias.
@@ -109,12 +110,15 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
                          "give more nodes.")
     generator = as_generator(seed)
 
-    def choose(k):
+    def choose(k, targets):
+        if k is not None and (selector_options or {}).get("per") in ("node", "group"):
+            k = max(1, round(k / targets)) * targets
         return make_selector(selector, k, selector_options)
 
     networks = [StaticNeuralGraph(blocks([nodes * n for n in stage.sizes], NODE,
                                          input_stride=stage.stride),
-                                  choose(stage.budget(width) if counts else None), backend, generator)
+                                  choose(stage.budget(width) if counts else None, nodes * sum(stage.sizes[1:])),
+                                  backend, generator)
                 for stage in stages]
     features = nodes * stages[-1].outputs
     head = OrderedDict(norm=nn.BatchNorm2d(features), relu=nn.ReLU(), pool=nn.AdaptiveAvgPool2d(1))
@@ -122,7 +126,7 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
         full = stages[-1].outputs * num_classes
         k = full - math.floor((1 - width) * full + 1e-9) if counts else None
         k = k if head_edges is None else head_edges
-        head["edges"] = StaticNeuralGraph(chain([features, num_classes], NodeFunction()), choose(k),
+        head["edges"] = StaticNeuralGraph(chain([features, num_classes], NodeFunction()), choose(k, num_classes),
                                           backend, generator)
         head["flatten"] = nn.Flatten()
     else:

@@ -1,0 +1,91 @@
+"""Sums of four rows over the same sources: each number that is read is multiplied four times."""
+
+from __future__ import annotations
+
+from .vector import fill, fma, inline, load, load_index, load_scalar, narrow, size_of, store
+
+
+@inline
+def four_sums(like, x, stride, index, weight, out, out_stride, begin, end):
+    """Four sums over the same rows, two vectors wide; edge e has four weights, one after the other."""
+    wide = size_of(like)
+    scalar = size_of(narrow(like, 1))
+    a = fill(like, 0.0)
+    b, c, d, e, f, g, h = a, a, a, a, a, a, a
+    for edge in range(begin, end):
+        row = x + load_index(index + 4 * edge) * stride
+        left, right = load(like, row), load(like, row + wide)
+        place = weight + 4 * edge * scalar
+        w = fill(like, load_scalar(like, place))
+        a, b = fma(w, left, a), fma(w, right, b)
+        w = fill(like, load_scalar(like, place + scalar))
+        c, d = fma(w, left, c), fma(w, right, d)
+        w = fill(like, load_scalar(like, place + 2 * scalar))
+        e, f = fma(w, left, e), fma(w, right, f)
+        w = fill(like, load_scalar(like, place + 3 * scalar))
+        g, h = fma(w, left, g), fma(w, right, h)
+    store(a, out)
+    store(b, out + wide)
+    store(c, out + out_stride)
+    store(d, out + out_stride + wide)
+    store(e, out + 2 * out_stride)
+    store(f, out + 2 * out_stride + wide)
+    store(g, out + 3 * out_stride)
+    store(h, out + 3 * out_stride + wide)
+
+
+@inline
+def four_wide_sums(like, x, stride, index, weight, out, out_stride, begin, end):
+    """As :func:`four_sums`, four vectors wide."""
+    wide = size_of(like)
+    scalar = size_of(narrow(like, 1))
+    a0 = fill(like, 0.0)
+    a1, a2, a3 = a0, a0, a0
+    b0, b1, b2, b3 = a0, a0, a0, a0
+    c0, c1, c2, c3 = a0, a0, a0, a0
+    d0, d1, d2, d3 = a0, a0, a0, a0
+    for edge in range(begin, end):
+        row = x + load_index(index + 4 * edge) * stride
+        x0, x1 = load(like, row), load(like, row + wide)
+        x2, x3 = load(like, row + 2 * wide), load(like, row + 3 * wide)
+        place = weight + 4 * edge * scalar
+        w = fill(like, load_scalar(like, place))
+        a0, a1, a2, a3 = fma(w, x0, a0), fma(w, x1, a1), fma(w, x2, a2), fma(w, x3, a3)
+        w = fill(like, load_scalar(like, place + scalar))
+        b0, b1, b2, b3 = fma(w, x0, b0), fma(w, x1, b1), fma(w, x2, b2), fma(w, x3, b3)
+        w = fill(like, load_scalar(like, place + 2 * scalar))
+        c0, c1, c2, c3 = fma(w, x0, c0), fma(w, x1, c1), fma(w, x2, c2), fma(w, x3, c3)
+        w = fill(like, load_scalar(like, place + 3 * scalar))
+        d0, d1, d2, d3 = fma(w, x0, d0), fma(w, x1, d1), fma(w, x2, d2), fma(w, x3, d3)
+    _store4(like, a0, a1, a2, a3, out)
+    _store4(like, b0, b1, b2, b3, out + out_stride)
+    _store4(like, c0, c1, c2, c3, out + 2 * out_stride)
+    _store4(like, d0, d1, d2, d3, out + 3 * out_stride)
+
+
+@inline
+def _store4(like, a, b, c, d, target):
+    wide = size_of(like)
+    store(a, target)
+    store(b, target + wide)
+    store(c, target + 2 * wide)
+    store(d, target + 3 * wide)
+
+
+@inline
+def four_narrow_sums(like, x, stride, index, weight, out, out_stride, begin, end):
+    """As :func:`four_sums`, one vector wide."""
+    scalar = size_of(narrow(like, 1))
+    a = fill(like, 0.0)
+    b, c, d = a, a, a
+    for edge in range(begin, end):
+        value = load(like, x + load_index(index + 4 * edge) * stride)
+        place = weight + 4 * edge * scalar
+        a = fma(fill(like, load_scalar(like, place)), value, a)
+        b = fma(fill(like, load_scalar(like, place + scalar)), value, b)
+        c = fma(fill(like, load_scalar(like, place + 2 * scalar)), value, c)
+        d = fma(fill(like, load_scalar(like, place + 3 * scalar)), value, d)
+    store(a, out)
+    store(b, out + out_stride)
+    store(c, out + 2 * out_stride)
+    store(d, out + 3 * out_stride)
