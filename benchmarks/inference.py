@@ -17,12 +17,15 @@ from torch import nn
 
 import neuralgraph as ng
 
+SHARED = {"per": "group", "group": 16}  # sixteen nodes in a row have the same parents
 CASES = {  # name: model, options, pixels, classes, batch
     "tiny-static": ("tiny-static", {}, 32, 10, 128),
     "tiny-discrete": ("tiny-discrete", {}, 32, 10, 128),
     "mobilenet-32": ("mobilenet-dnw", dict(width=0.225), 32, 10, 64),
+    "mobilenet-32-shared": ("mobilenet-dnw", dict(width=0.225, selector_options=SHARED), 32, 10, 64),
     "mobilenet-224": ("mobilenet-dnw", dict(width=0.225), 224, 1000, 1),
     "mobilenet-224-batch-8": ("mobilenet-dnw", dict(width=0.225), 224, 1000, 8),
+    "mobilenet-224-batch-8-shared": ("mobilenet-dnw", dict(width=0.225, selector_options=SHARED), 224, 1000, 8),
 }
 
 
@@ -78,7 +81,7 @@ if __name__ == "__main__":
     for case in arguments.cases:
         name, options, pixels, classes, batch = CASES[case]
         model = ng.models.create(name, num_classes=classes, image_size=pixels, **options).eval()
-        if pixels == 224:
+        if pixels == 224 and "selector_options" not in options:
             kill_half(model)
         images = torch.randn(batch, 3, pixels, pixels)
         fast = ng.compile(model)
