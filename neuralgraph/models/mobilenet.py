@@ -111,7 +111,8 @@ def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_clas
     generator = as_generator(seed)
 
     def choose(k, targets):
-        if k is not None and (selector_options or {}).get("per") in ("node", "group"):
+        per = selector_options.get("per") if isinstance(selector_options, dict) else None
+        if k is not None and per in ("node", "group"):
             k = max(1, round(k / targets)) * targets
         return make_selector(selector, k, selector_options)
 
