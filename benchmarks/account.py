@@ -112,8 +112,8 @@ if __name__ == "__main__":
                   f" {row['sums_mflop'] / sums:13.0f} {row['convolutions_mflop'] / rest:5.0f}")
         sums = sum(row["ms"] - row["ms_without_edges"] for row in rows)
         rest = sum(row["ms_without_edges"] for row in rows)
-        print(f"in all: sums {sums:.2f} ms, at {sum(row['sums_mflop'] for row in rows) / sums:.0f} GFLOP/s; the rest {rest:.2f} "
-              f"ms, its convolutions at {sum(row['convolutions_mflop'] for row in rows) / rest:.0f}")
+        print(f"in all: sums {sums:.2f} ms, at {sum(row['sums_mflop'] for row in rows) / sums:.0f} GFLOP/s; the rest "
+              f"{rest:.2f} ms, its convolutions at {sum(row['convolutions_mflop'] for row in rows) / rest:.0f}")
         results.append({"case": case, "batch": batch, "samples": samples, "ms": 1e3 * whole, "ms_stem": 1e3 * stem,
                         "ms_network": 1e3 * network, "instructions": rows})
     save(arguments.json, results)
