@@ -17,10 +17,11 @@ from ..networks import NeuralGraph
 from ..rewiring import History, Observed
 from ..rewiring.recording import observed_in, state_of
 from ..rewiring.records import first_record, step_record
-from ..training import history, open_model, read_recipe, read_wirings
+from ..training import history, read_wirings
 from ..training.checkpoint import RECIPE, read_json
 from ..training.folder import HISTORY, WIRINGS, last_round
 from ..training.log import read_metrics
+from ..training.opening import recipe_in, trained
 from ..wiring import Wiring
 from ..wiring.layout import places
 
@@ -129,14 +130,15 @@ def _of_run(folder: Path) -> Source:
     description = read_json(folder / RECIPE)
     steps = _steps_per_epoch(folder, description)
     try:
-        metrics = metrics_of(folder)
+        metrics = _metrics(folder, steps)
     except CheckpointError as error:
         metrics, notes = [], [f"metrics are missing: {error}"]
     if "fit" in description:  # the model is in somebody's program
         source = _of_history(history(folder), printable(folder), {})
         source.metrics, source.notes = metrics, [*source.notes, *notes]
         return source
-    recipe, model, _ = open_model(folder)
+    recipe = recipe_in(description, folder)
+    model, _ = trained(recipe, description, folder)
     parts = list(observed_in(model))
     title = f"{recipe.name} ({printable(folder)})"
     path = folder / HISTORY
@@ -168,13 +170,16 @@ def _of_run(folder: Path) -> Source:
 
 def metrics_of(folder: Path) -> list[dict]:
     """The rows of a run's metrics, each with the number of steps that were done."""
-    steps = _steps_per_epoch(folder, read_json(folder / RECIPE))
+    return _metrics(folder, _steps_per_epoch(folder, read_json(folder / RECIPE)))
+
+
+def _metrics(folder: Path, steps: int) -> list[dict]:
     return [{**row, "step": row["epoch"] * steps} for row in read_metrics(folder)]
 
 
 def _steps_per_epoch(folder: Path, description: dict) -> int:
     if "fit" not in description:
-        recipe, description = read_recipe(folder)
+        recipe = recipe_in(description, folder)
         return math.ceil(description["data"]["train"] / recipe.batch_size)
     try:
         return int(description["fit"]["steps_per_epoch"])
