@@ -37,7 +37,7 @@ class Graph:
 
     Args:
         name: in the model.
-        place: of every node, (V, 2), each from 0 to 1.
+        place: position of every node, (V, 2), each from 0 to 1.
         role, block: of every node, (V,).
         label: of every node.
         function: what every node computes, as text; empty where that is not known.

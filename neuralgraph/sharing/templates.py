@@ -75,7 +75,7 @@ class Assembled(nn.Module):
 
     Args:
         parts: modules that are called without arguments.
-        places: where the numbers that each part gives stand, int64.
+        places: the indices of the numbers that each part gives, int64.
         size: n.
     """
 

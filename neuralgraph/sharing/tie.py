@@ -19,7 +19,7 @@ THROUGH = {"identity": (lambda x: x, lambda y: y), "sigmoid": (torch.sigmoid, to
 
 def tie(network: Network, groups: torch.Tensor, *, fixed: torch.Tensor | None = None, through: str = "identity",
         inplace: bool = False) -> Network:
-    """Gives the edges of each group one weight, which is learned as one number.
+    """Ties edges: those of a group share one weight, which is learned as one number.
 
         w_e = f(alpha_g)  for the edges e of group g,   f the identity or a sigmoid
 

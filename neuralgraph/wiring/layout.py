@@ -14,7 +14,7 @@ LIVE, DEAD = (0.0, 0.9), (0.95, 1.0)  # heights of nodes with edges and without,
 
 
 def layout(wiring: Wiring, strength: torch.Tensor | None = None) -> torch.Tensor:
-    """A place for every node, (V, 2): x to the right and y down, each from 0 to 1.
+    """A position for every node, (V, 2): x to the right and y down, each from 0 to 1.
 
     Where all edges lead to later blocks, blocks are columns from left to right, and the nodes of a block are ordered so
     that edges are short and cross little (repeated barycentres: "Methods for Visual Understanding of

@@ -27,8 +27,8 @@ class Stage:
         nodes: destinations in the order in which their sums are computed, (n_dst,).
         sources: in the order in which their messages are laid out, (n_src,).
         which: the numbers of the candidate edges in the wiring, (E_s,), or a slice of them.
-        src: place of each edge's source in ``sources``, (E_s,) int32.
-        dst: place of each edge's destination in ``nodes``, (E_s,) int32.
+        src: index of each edge's source in ``sources``, (E_s,) int32.
+        dst: index of each edge's destination in ``nodes``, (E_s,) int32.
         scale: how many times smaller than the network's input the maps are.
         aggregate: "sum" or "product", how the weighted messages become one.
         chunks: the nodes by function; their concatenation is ``nodes``.
@@ -140,7 +140,7 @@ class _Schedule:
         key = key + (self.is_product & ~holds_data).long()
         keys = key.unique()  # sorted by level, then scale, then aggregate
         self.stage_of = torch.searchsorted(keys, key)
-        self.local = torch.empty(wiring.num_nodes, dtype=torch.long)  # place in own stage
+        self.local = torch.empty(wiring.num_nodes, dtype=torch.long)  # index in own stage
         self.members = [self._chunks(number) for number in range(len(keys))]
         by_stage = self.stage_of[wiring.dst].argsort(stable=True)
         counts = torch.bincount(self.stage_of[wiring.dst], minlength=len(keys)).tolist()

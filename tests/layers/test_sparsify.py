@@ -161,7 +161,7 @@ def test_every_selector_in_layers(selector, granularity, per):
     make = lambda: ng.sparsify(Branches(), 0.25, selector=selector, per=per, granularity=granularity,
                                selector_options=options)
     if per == "node" and "per" not in known:
-        with pytest.raises(InputError, match="knows no groups"):
+        with pytest.raises(InputError, match="does not let weights compete within nodes"):
             make()
         return
     model = make()

@@ -242,7 +242,7 @@ def rewired_with_infinite_gradients():
        SelectionError, "group=4 does not divide the 6") for name in [*REGROWING, "snip"] if name != "srigl"],
     (lambda: ng.selectors.SNFS(3, window=0), SelectionError, "integer window >= 1, got 0"),
     (lambda: ng.selectors.create("srigl", 3, per="node"), UnknownNameError, "per"),
-    (lambda: ng.sparsify(Net(), 0.2, selector="srigl", per="group"), InputError, "knows no groups"),
+    (lambda: ng.sparsify(Net(), 0.2, selector="srigl", per="group"), InputError, "does not let weights compete within nodes"),
     (lambda: ng.selectors.create("set", 3, per="nodes"), UnknownNameError, "did you mean 'node'"),
     (lambda: bind(ng.selectors.CHT(3, chains=True), Weights((2, 4)), torch.zeros(8)), SelectionError,
      "chains=True needs a graph"),
