@@ -224,7 +224,7 @@ class _ForTest:
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeImage:
     """The whole image, of one channel if it is grey, resized to a square or as it is."""
 
     size: int | None
@@ -329,7 +329,7 @@ def decode(files: FileList, image_size: int | None, workers: int, most: int) -> 
         workers = 0
     images: np.ndarray | None = None
     grey, done = True, 0
-    for part in read_batches(Reader(files, Whole(image_size)), chunks, workers):
+    for part in read_batches(Reader(files, WholeImage(image_size)), chunks, workers):
         for array in part:
             array = np.asarray(array)
             if images is None:

@@ -23,7 +23,7 @@ from ..training.folder import HISTORY, WIRINGS, last_round
 from ..training.log import read_metrics
 from ..training.opening import recipe_in, trained
 from ..wiring import Wiring
-from ..wiring.layout import places
+from ..wiring.layout import positions
 
 MOST_EDGES = 3_000_000  # that were ever real
 LONGEST = 200  # characters of a name
@@ -32,12 +32,12 @@ Shown = str | Path | nn.Module | Wiring | History
 
 
 @dataclass(eq=False)
-class Graph:
+class DrawnGraph:
     """One neural graph as it is drawn.
 
     Args:
         name: in the model.
-        place: position of every node, (V, 2), each from 0 to 1.
+        position: of every node, (V, 2), each from 0 to 1.
         role, block: of every node, (V,).
         label: of every node.
         function: what every node computes, as text; empty where that is not known.
@@ -47,7 +47,7 @@ class Graph:
     """
 
     name: str
-    place: torch.Tensor
+    position: torch.Tensor
     role: torch.Tensor
     block: torch.Tensor
     label: list[str]
@@ -57,7 +57,7 @@ class Graph:
     kernel: dict[int, list] = field(default_factory=dict)
 
     def to_json(self) -> dict:
-        return {"name": self.name, "x": self.place[:, 0].tolist(), "y": self.place[:, 1].tolist(),
+        return {"name": self.name, "x": self.position[:, 0].tolist(), "y": self.position[:, 1].tolist(),
                 "role": self.role.tolist(), "block": self.block.tolist(), "label": self.label,
                 "function": self.function, "kernel": self.kernel}
 
@@ -77,7 +77,7 @@ class Source:
     """
 
     title: str
-    graphs: list[Graph]
+    graphs: list[DrawnGraph]
     history: bytes
     unit: str = "step"
     metrics: list[dict] = field(default_factory=list)
@@ -255,7 +255,7 @@ def _observed(name: str, wiring: Wiring) -> Observed:
     return Observed(name, wiring.num_edges, wiring.role, wiring.block, wiring.src, wiring.dst, wiring.labels)
 
 
-def _drawn(part: Observed, ever: Observed, edges: torch.Tensor, strength: torch.Tensor, wiring: Wiring | None) -> Graph:
+def _drawn(part: Observed, ever: Observed, edges: torch.Tensor, strength: torch.Tensor, wiring: Wiring | None) -> DrawnGraph:
     role, block, _, _ = part.graph()
     number = len(role)
     labels = [printable(str(label))[:LONGEST] for label in (part.labels or range(number))]
@@ -264,7 +264,7 @@ def _drawn(part: Observed, ever: Observed, edges: torch.Tensor, strength: torch.
         texts = [_text(function) for function in wiring.functions]
         functions = [texts[which] for which in wiring.function.tolist()]
         kernels = _kernels(wiring)
-    return Graph(part.name, places(*ever.graph()[1:], strength), role, block, labels, functions,
+    return DrawnGraph(part.name, positions(*ever.graph()[1:], strength), role, block, labels, functions,
                  edges, part.candidates, kernels)
 
 
