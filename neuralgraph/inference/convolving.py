@@ -82,12 +82,13 @@ class Convolving:
         """Into tiles of samples, bands of lines and shares of outputs; channels into blocks."""
         height, width = self.out_space
         pixels = height * width
-        is_pixel = pixels == 1 and self.space == (1, 1) and self.step.weight.shape[2:] == (1, 1)
+        is_1x1 = self.step.weight.shape[2:] == (1, 1) and self.step.padding == (0, 0)
+        self.tokens = is_1x1 and pixels == 1 and self.space == (1, 1)
         self.samples, self.pixel = 1, 1
-        if is_pixel and (self.batch > 1 or self.step.is_linear):
+        if self.tokens and (self.batch > 1 or self.step.is_linear):
             most = max(1, min(64, -(-self.batch // threads)))
             self.samples = self.pixel = -(-self.batch // -(-self.batch // most))
-        elif self.step.weight.shape[2:] == (1, 1) and self.step.padding == (0, 0) and pixels <= ROW // 2 and self.batch > 1:
+        elif is_1x1 and pixels <= ROW // 2 and self.batch > 1:
             self.samples = -(-self.batch // -(-self.batch // max(1, ROW // pixels)))
         elif self.step.weight.shape[2:] != (1, 1) and pixels <= SMALL and self.batch >= 4:
             self.samples = self.pixel = -(-self.batch // -(-self.batch // LANES))
@@ -166,7 +167,7 @@ class Convolving:
         step, size = self.step, self.bytes
         for name in ("batch", "samples", "bands", "band", "shares", "outputs", "lines", "pitch", "tail", "pixel", "sample",
                      "row", "direct", "blocks", "sums", "together",
-                     "sixteen", "room"):
+                     "sixteen", "room", "tokens"):
             c[name] = getattr(self, name)
         c["kind"], c["units"] = program.CONVOLVE, self.tiles * self.bands * self.shares
         (c["height"], c["width"]), (c["out_height"], c["out_width"]) = self.space, self.out_space

@@ -57,13 +57,14 @@ JOB = record("team code begin end private private_size barrier taken")
 #   together, order     1, or 4 outputs that read the same; the channels of the outputs in the order of their rows
 #   first, index, weight  where the edges of each row of each block of each share begin; their sources, their weights
 #   sums, room          where the scratch, and memory for turning maps, begin in the memory of a thread
+#   tokens              1: all maps that are read and made are of one pixel, and no border is
 #   sixteen             1: sixteen outputs at a time are turned from rows to lines of tokens
 INSTRUCTION = np.dtype([(name, np.int64) for name in (
     "kind", "batch", "units", "x", "x_sample", "x_channel", "out", "out_sample", "out_channel", "other", "other_sample",
     "other_channel", "bias", "samples", "bands", "band", "shares", "outputs", "height", "width",
     "out_height", "out_width", "stride_y", "stride_x", "top", "left", "phases", "phase", "lines", "pitch", "tail",
     "pixel", "sample", "row", "direct", "channels", "channel", "first", "index", "weight", "kernel_y", "kernel_x",
-    "divisor", "sums", "blocks", "together", "order", "sixteen", "room")]
+    "divisor", "sums", "blocks", "together", "order", "sixteen", "room", "tokens")]
     + [("slope", np.float64), ("limit", np.float64)])
 INSTRUCTION_BYTES = INSTRUCTION.itemsize
 
@@ -199,7 +200,7 @@ def _convolve(like, c, unit, private):
         rolled()
         if c.direct:
             x = c.x + tile * c.x_sample + band * c.band * c.width * s
-        elif c.height * c.width == 1 and c.sample == 1:
+        elif c.tokens:
             gather_tokens(like, c, tile, share * c.blocks + block, samples, x)
         else:
             gather(like, c, tile, band, share * c.blocks + block, samples, x, private + c.room * s)

@@ -138,6 +138,18 @@ def test_sixteen_samples_number_by_number(space, stride):
         same(model, fast, x[:21])
 
 
+@pytest.mark.parametrize("side, stride, padding", [(3, 1, 1), (3, 2, 1), (1, 3, 1), (5, 1, 2), (5, 4, 2)])
+def test_borders_of_maps_of_one_pixel(side, stride, padding):
+    for tap in range(side):
+        layer = nn.Conv1d(2, 3, side, stride, padding).double()
+        with torch.no_grad():
+            layer.weight[..., [other for other in range(side) if other != tap]] = 0
+        model = nn.Sequential(layer, nn.ReLU())
+        for batch in (1, 2, 4, 16, 20):
+            x = torch.randn(batch, 2, 1, dtype=torch.float64)
+            same(model, ng.compile(model, x), x)
+
+
 @pytest.mark.parametrize("outputs", [12, 13, 18])
 def test_outputs_that_read_the_same_in_any_order(outputs):
     model = thinned(nn.Sequential(nn.Conv2d(6, outputs, 3, 2, 1), nn.ReLU(), nn.Conv2d(outputs, 5, 1)).double(), 1.0)
