@@ -103,7 +103,7 @@ def main() -> None:
     random_moment = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as root:
         whole = Path(root, "whole")
-        undisturbed(Path(root, "first"))  # compiles and loads what every later one finds ready
+        train(Path(root, "first"))  # compiles and loads what every later one, a fork of this process, finds ready
         made, seconds = undisturbed(whole)
         expected = digest(read_checkpoint(whole / "checkpoint.safetensors")[0])
         runs, killed, equal, where = 0, 0, 0, {}

@@ -1,7 +1,23 @@
 """Neural networks that are graphs: one channel per node, one weight per edge, a learned wiring.
 
-Everything public is reached as ``neuralgraph.NAME``; a name is imported when it is first used, so
-that ``import neuralgraph`` (and the command line's help) does not wait for PyTorch.
+Everything public is reached as ``neuralgraph.NAME``:
+
+- graphs: Wiring, and wirings, the module of their generators; from_networkx, to_networkx, read, write
+- networks: StaticNeuralGraph, DiscreteTimeNeuralGraph, ContinuousTimeNeuralGraph; what a node computes: NodeFunction, nodes,
+  register_operation, register_activation; how sums are computed: backends; canonicalise
+- which edges are real: TopK, RandomGraph, Complete, all others in selectors; rewire, for a training loop of your own
+- ordinary models: sparsify, densify, SparseConv2d, SparseLinear, layers, sharing
+- training: models, data, training, growing; load_dnw_checkpoint, of the authors' files
+- use: compile, inference, export_onnx
+- study: explore, plots, analysis
+- errors; testing, of what you add
+
+>>> import neuralgraph as ng
+>>> ng.StaticNeuralGraph(ng.wirings.blocks([3, 32, 32, 10]), ng.TopK(k=400)).selection().real.sum().item()
+400
+
+A name is imported when it is first used, so that ``import neuralgraph`` (and the command line's help) does not wait for
+PyTorch.
 """
 
 from importlib import import_module

@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import rooms
+import packages
 import torch
 
 import neuralgraph as ng
@@ -30,7 +30,7 @@ def draw(folder: Path = MADE) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "site").mkdir(parents=True)
     save = Saver(folder)
-    save.text("rooms.svg", rooms.svg())
+    save.text("packages.svg", packages.svg())
     hero(save)
     training_pictures(save)
     small_pictures(save)

@@ -16,7 +16,7 @@ def between_columns(place: np.ndarray, src: np.ndarray, dst: np.ndarray, live: n
     if there is room.
 
     Args:
-        place: of every node, (V, 2), from 0 to 1, in columns.
+        place: position of every node, (V, 2), from 0 to 1, in columns.
         src, dst: of every edge, (E,).
         live: the nodes that are drawn, bool (V,).
     """

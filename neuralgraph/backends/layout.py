@@ -39,7 +39,7 @@ class Layout:
 
     @property
     def position(self) -> torch.Tensor:
-        """The place of each edge in the flattened matrix [dst, src], (E_s,)."""
+        """The index of each edge in the flattened matrix [dst, src], (E_s,)."""
         return self.dst.long() * self.shape[1] + self.src
 
     @cached_property
@@ -55,7 +55,7 @@ class Layout:
 
     @property
     def slots(self) -> torch.Tensor:
-        """The edges into each node, by source, as places among the stage's, (n_dst, most); -1 fills up."""
+        """The edges into each node, by source, as indices among the stage's, (n_dst, most); -1 fills up."""
         counts = torch.bincount(self.dst, minlength=self.shape[0])
         order = self.position.argsort()
         column = torch.arange(len(order), device="cpu") - (counts.cumsum(0) - counts).repeat_interleave(counts)

@@ -17,9 +17,9 @@ from .layout import Layout
 from .transforms import is_transformed, where
 
 if kernels.AVAILABLE:
-    from ..kernels.operators import edge_dots, joined, weighted_sums
+    from ..kernels.operators import channel_rows, edge_dots, weighted_sums
 else:
-    from ..kernels.plain import edge_dots, joined, weighted_sums
+    from ..kernels.plain import channel_rows, edge_dots, weighted_sums
 
 SHORT = 16      # maps of fewer pixels are joined over the batch into longer rows
 PIECE = 2048    # numbers of a row that one matrix product runs over
@@ -97,10 +97,10 @@ class _Edges:
         """<Z_u, dL/dI_v> over batch and pixels: of all candidates, or of real edges and 0 elsewhere."""
         layout = self.layout
         if self.multiplies(reaches_all):
-            pieces = map(joined, _pieces(messages)) if joint is None else joint.pieces(messages)
+            pieces = map(channel_rows, _pieces(messages)) if joint is None else joint.pieces(messages)
             matrix = gradient.new_zeros(layout.shape)
             for some, other in zip(_pieces(gradient), pieces):
-                matrix.addmm_(joined(some), other.T)
+                matrix.addmm_(channel_rows(some), other.T)
             dots = matrix.flatten()
             if not layout.is_full_matrix:
                 dots = dots[layout.on("position", dots.device)]
@@ -161,8 +161,8 @@ class _Joint:
             until = next(number for number, (first, last) in enumerate(self.readers)
                          if self.first <= first <= last <= self.last)
             if until == self.number:  # nobody else will want them
-                return map(joined, _pieces(messages))
-            kept = self.first, self.last, until, tuple(map(joined, _pieces(messages)))
+                return map(channel_rows, _pieces(messages))
+            kept = self.first, self.last, until, tuple(map(channel_rows, _pieces(messages)))
             self.cache["kept"] = kept
         elif self.number == kept[2]:
             self.cache.pop("kept", None)
@@ -174,7 +174,7 @@ def _sums(x, edges, weight):
     batch, _, length = x.shape
     if length >= SHORT or batch == 1:
         return weighted_sums(x, edges.first, edges.index, weight)
-    sums = weighted_sums(joined(x)[None], edges.first, edges.index, weight)
+    sums = weighted_sums(channel_rows(x)[None], edges.first, edges.index, weight)
     return sums[0].unflatten(1, (batch, length)).transpose(0, 1)
 
 

@@ -13,7 +13,7 @@ from .._files import printable
 from ..data.images import whole_number
 from ..errors import CheckpointError, InputError, is_real
 from ..models import Classifier
-from ..models.mobilenet import Stage, mobilenet_dnw
+from ..models.mobilenet import MobileNetStage, mobilenet_dnw
 from ..models.tiny import classifier, stem as build_stem
 from ..networks import ContinuousTimeNeuralGraph, DiscreteTimeNeuralGraph, NeuralGraph
 from ..selectors import RandomGraph, TopK
@@ -100,7 +100,7 @@ def _mobilenet(state: _State, width, image_size, small, backend) -> Classifier:
     return model
 
 
-def _load_stage(network: NeuralGraph, state: _State, prefix: str, stage: Stage) -> None:
+def _load_stage(network: NeuralGraph, state: _State, prefix: str, stage: MobileNetStage) -> None:
     """One graph: rows of the authors' matrix are the nodes of later blocks, columns all but outputs."""
     b, wiring = stage.later_blocks, network.wiring
     kernels = [state.take(prefix + "downsample.0.weight", None, 1, 3, 3)]
@@ -244,21 +244,21 @@ class _State:
         return {name: self.take(f"{prefix}.{name}", None)
                 for name in ("weight", "bias", "running_mean", "running_var")}
 
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[MobileNetStage, ...]:
         """The graphs, read from the shapes of their matrices and norms."""
         numbers = sorted({int(match[1]) for name in self._tensors
                           if (match := re.match(r"layers\.(\d+)\.", name))})
         if not numbers or numbers != list(range(len(numbers))):
             raise CheckpointError("the checkpoint has no graphs 'layers.0', 'layers.1', ...: it was not "
                                   "written by the authors' code for a MobileNet-like net.")
-        stages: list[Stage] = []
+        stages: list[MobileNetStage] = []
         for number in numbers:
             prefix = f"layers.{number}."
             rows, columns = self.take(prefix + "graph.weight", None, None, 1, 1).shape[:2]
             inputs = len(self.take(prefix + "downsample.0.weight", None, 1, 3, 3))
             outputs = len(self.take(prefix + "norm.1.weight", None)) \
                 if self.has(prefix + "norm.1.weight") else rows
-            stage = Stage(inputs, outputs, rows // outputs, 1 if number == 0 else 2)
+            stage = MobileNetStage(inputs, outputs, rows // outputs, 1 if number == 0 else 2)
             if rows % outputs or columns != inputs + outputs * (stage.later_blocks - 1):
                 raise CheckpointError(f"{prefix}graph.weight is {rows} x {columns}, which does not fit "
                                       f"{inputs} inputs and blocks of {outputs}.")

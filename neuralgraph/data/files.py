@@ -224,7 +224,7 @@ class _ForTest:
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeImage:
     """The whole image, of one channel if it is grey, resized to a square or as it is."""
 
     size: int | None
@@ -237,14 +237,14 @@ def random_resized_crop(image: Image.Image, size: int, drawn: np.ndarray) -> Ima
     """A random part of an image, resized to ``size`` x ``size``.
 
     Its area is the image's times U(0.08, 1) and its width over height exp(U(log 3/4, log 4/3)), drawn
-    up to ten times until it fits, and its place uniform; if none fits, the largest centred part whose
+    up to ten times until it fits, and its position uniform; if none fits, the largest centred part whose
     ratio is as near as possible. ("Going Deeper with Convolutions", Szegedy et al., 2015, section 6, as
     torchvision's RandomResizedCrop defines it.)
 
     Args:
         image: of any size.
         size: in pixels.
-        drawn: 22 numbers in [0, 1): area and ratio of each try, and the place.
+        drawn: 22 numbers in [0, 1): area and ratio of each try, and the position.
     """
     width, height = image.size
     for area, ratio in drawn[:2 * TRIES].reshape(TRIES, 2):
@@ -329,7 +329,7 @@ def decode(files: FileList, image_size: int | None, workers: int, most: int) -> 
         workers = 0
     images: np.ndarray | None = None
     grey, done = True, 0
-    for part in read_batches(Reader(files, Whole(image_size)), chunks, workers):
+    for part in read_batches(Reader(files, WholeImage(image_size)), chunks, workers):
         for array in part:
             array = np.asarray(array)
             if images is None:

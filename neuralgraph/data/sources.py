@@ -36,7 +36,7 @@ CIFAR10_MD5 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 CIFAR10_MOST = 200_000_000  # bytes; the archive has 170 million
-HELD_OUT = 5  # without a test part, every fifth image
+HELD_OUT = 5  # without a test split, every fifth image
 IN_MEMORY = 2**31  # bytes; more than this stays on disk
 
 
@@ -61,7 +61,7 @@ def class_folders(path: Path, image_size: int | None = None, resized_crop: bool 
                   workers: int | None = None) -> Images:
     """Images in one folder per class, below ``train`` and ``test`` (or ``val``) or right here.
 
-    Without a test part every fifth image of each class, by file name, is held out. The class names are
+    Without a test split every fifth image of each class, by file name, is held out. The class names are
     those of the folders, in alphabetical order. The images are decoded into memory at once, or, if
     they need more than 2 GiB or ``resized_crop`` is asked for, as they are needed;
     :func:`neuralgraph.data.pictures.read_picture` says how. Images have one of the endings
@@ -75,7 +75,7 @@ def class_folders(path: Path, image_size: int | None = None, resized_crop: bool 
         workers: processes that decode; by default one per processor, at most 8.
 
     Raises:
-        DataError: for fewer than two classes, a class without images in one of the parts, an
+        DataError: for fewer than two classes, a class without images in one of the splits, an
             unreadable image, one that 8 bits of grey or RGB cannot hold, or images of different size,
             naming the file.
         InputError: for ``resized_crop`` without ``image_size``.
@@ -132,7 +132,7 @@ def _class_names(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _is_held_out(place: torch.Tensor) -> torch.Tensor:
-    """Whether an image becomes a test image: every fifth by its place."""
+    """Whether an image becomes a test image: every fifth by its index."""
     return place % HELD_OUT == HELD_OUT - 1
 
 
@@ -196,7 +196,7 @@ def npz(path: Path) -> ImageData:
     Raises:
         DataError: for an archive that is unreadable, damaged or holds pickled objects, arrays that are
             missing or of another kind, more than fits in memory, or a class without images in one of
-            the parts.
+            the splits.
     """
     try:
         with path.open("rb") as file:
@@ -219,12 +219,12 @@ def npz(path: Path) -> ImageData:
         absent = (torch.bincount(given, minlength=count) == 0).nonzero().flatten().tolist()
         if absent:
             raise DataError(f"{printable(path)}: there are no {part} images of the classes {listed(absent)}; "
-                            f"labels count from 0 to {count - 1} without gaps, in both parts.")
+                            f"labels count from 0 to {count - 1} without gaps, in both splits.")
     return data
 
 
 def _read_npz(arrays: Arrays, path: Path) -> list[torch.Tensor]:
-    """Images and labels of both parts; what they are is checked before anything is read."""
+    """Images and labels of both splits; what they are is checked before anything is read."""
     names: list[str] = []
     read: list[torch.Tensor] = []
     for part in ("train", "test"):

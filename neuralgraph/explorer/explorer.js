@@ -135,7 +135,7 @@ function chosen(id, kind) {  // what is chosen there, of the graph that is shown
 // State
 
 const sides = given.map(one => ({...one, history: new History(), read: 0}));
-const state = {index: 0, part: 0, playing: false, pinned: null, drawn: [], dark: false};
+const state = {index: 0, part: 0, playing: false, pinned: null, drawn: [], dark: false, detail: null};
 
 const models = new Map();
 function model(name) {
@@ -422,8 +422,12 @@ function draw() {
   drawDetail();
 }
 
+// The side panel; made anew only if what it shows is something else, for it is the slowest to lay out
 function drawDetail() {
-  const detail = $("detail");
+  const detail = $("detail"), shows = state.pinned === null ? [$("circuit").value] :
+    [state.part, state.pinned, state.index, sides[0].history.steps.length, $("view").value];
+  if (state.detail === String(shows)) return;
+  state.detail = String(shows);
   if (state.pinned === null) { drawOverlap(detail); return; }
   const graph = sides[0].graphs[state.part], v = state.pinned, {inward, outward, seen} = state.drawn[0], ends = sides[0].history.parts[state.part];
   detail.replaceChildren();

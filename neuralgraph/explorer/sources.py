@@ -17,12 +17,13 @@ from ..networks import NeuralGraph
 from ..rewiring import History, Observed
 from ..rewiring.recording import observed_in, state_of
 from ..rewiring.records import first_record, step_record
-from ..training import history, open_model, read_recipe, read_wirings
+from ..training import history, read_wirings
 from ..training.checkpoint import RECIPE, read_json
 from ..training.folder import HISTORY, WIRINGS, last_round
 from ..training.log import read_metrics
+from ..training.opening import recipe_in, trained
 from ..wiring import Wiring
-from ..wiring.layout import places
+from ..wiring.layout import positions
 
 MOST_EDGES = 3_000_000  # that were ever real
 LONGEST = 200  # characters of a name
@@ -31,12 +32,12 @@ Shown = str | Path | nn.Module | Wiring | History
 
 
 @dataclass(eq=False)
-class Graph:
+class DrawnGraph:
     """One neural graph as it is drawn.
 
     Args:
         name: in the model.
-        place: of every node, (V, 2), each from 0 to 1.
+        position: of every node, (V, 2), each from 0 to 1.
         role, block: of every node, (V,).
         label: of every node.
         function: what every node computes, as text; empty where that is not known.
@@ -46,7 +47,7 @@ class Graph:
     """
 
     name: str
-    place: torch.Tensor
+    position: torch.Tensor
     role: torch.Tensor
     block: torch.Tensor
     label: list[str]
@@ -56,7 +57,7 @@ class Graph:
     kernel: dict[int, list] = field(default_factory=dict)
 
     def to_json(self) -> dict:
-        return {"name": self.name, "x": self.place[:, 0].tolist(), "y": self.place[:, 1].tolist(),
+        return {"name": self.name, "x": self.position[:, 0].tolist(), "y": self.position[:, 1].tolist(),
                 "role": self.role.tolist(), "block": self.block.tolist(), "label": self.label,
                 "function": self.function, "kernel": self.kernel}
 
@@ -76,7 +77,7 @@ class Source:
     """
 
     title: str
-    graphs: list[Graph]
+    graphs: list[DrawnGraph]
     history: bytes
     unit: str = "step"
     metrics: list[dict] = field(default_factory=list)
@@ -129,14 +130,15 @@ def _of_run(folder: Path) -> Source:
     description = read_json(folder / RECIPE)
     steps = _steps_per_epoch(folder, description)
     try:
-        metrics = metrics_of(folder)
+        metrics = _metrics(folder, steps)
     except CheckpointError as error:
         metrics, notes = [], [f"metrics are missing: {error}"]
     if "fit" in description:  # the model is in somebody's program
         source = _of_history(history(folder), printable(folder), {})
         source.metrics, source.notes = metrics, [*source.notes, *notes]
         return source
-    recipe, model, _ = open_model(folder)
+    recipe = recipe_in(description, folder)
+    model, _ = trained(recipe, description, folder)
     parts = list(observed_in(model))
     title = f"{recipe.name} ({printable(folder)})"
     path = folder / HISTORY
@@ -168,13 +170,16 @@ def _of_run(folder: Path) -> Source:
 
 def metrics_of(folder: Path) -> list[dict]:
     """The rows of a run's metrics, each with the number of steps that were done."""
-    steps = _steps_per_epoch(folder, read_json(folder / RECIPE))
+    return _metrics(folder, _steps_per_epoch(folder, read_json(folder / RECIPE)))
+
+
+def _metrics(folder: Path, steps: int) -> list[dict]:
     return [{**row, "step": row["epoch"] * steps} for row in read_metrics(folder)]
 
 
 def _steps_per_epoch(folder: Path, description: dict) -> int:
     if "fit" not in description:
-        recipe, description = read_recipe(folder)
+        recipe = recipe_in(description, folder)
         return math.ceil(description["data"]["train"] / recipe.batch_size)
     try:
         return int(description["fit"]["steps_per_epoch"])
@@ -250,7 +255,7 @@ def _observed(name: str, wiring: Wiring) -> Observed:
     return Observed(name, wiring.num_edges, wiring.role, wiring.block, wiring.src, wiring.dst, wiring.labels)
 
 
-def _drawn(part: Observed, ever: Observed, edges: torch.Tensor, strength: torch.Tensor, wiring: Wiring | None) -> Graph:
+def _drawn(part: Observed, ever: Observed, edges: torch.Tensor, strength: torch.Tensor, wiring: Wiring | None) -> DrawnGraph:
     role, block, _, _ = part.graph()
     number = len(role)
     labels = [printable(str(label))[:LONGEST] for label in (part.labels or range(number))]
@@ -259,7 +264,7 @@ def _drawn(part: Observed, ever: Observed, edges: torch.Tensor, strength: torch.
         texts = [_text(function) for function in wiring.functions]
         functions = [texts[which] for which in wiring.function.tolist()]
         kernels = _kernels(wiring)
-    return Graph(part.name, places(*ever.graph()[1:], strength), role, block, labels, functions,
+    return DrawnGraph(part.name, positions(*ever.graph()[1:], strength), role, block, labels, functions,
                  edges, part.candidates, kernels)
 
 

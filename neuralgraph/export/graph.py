@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 
 
-class Graph:
+class OnnxGraph:
     """Nodes and constants; every method takes and gives names.
 
     Args:

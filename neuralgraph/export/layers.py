@@ -12,14 +12,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..errors import InputError
 from ..layers import Sparse, SparseConv1d, SparseConv2d, SparseConv3d, SparseLinear
 from ..models.tiny import CentrePool, GlobalPool
-from .graph import Graph
+from .graph import OnnxGraph
 
 
 class Refused(Exception):
     """A setting that has no ONNX form; the message says which."""
 
 
-def add_layer(graph: Graph, layer: nn.Module, x: str, before: torch.Tensor, after: torch.Tensor) -> str:
+def add_layer(graph: OnnxGraph, layer: nn.Module, x: str, before: torch.Tensor, after: torch.Tensor) -> str:
     """A layer as it is in evaluation.
 
     Args:
@@ -38,7 +38,7 @@ def add_layer(graph: Graph, layer: nn.Module, x: str, before: torch.Tensor, afte
         raise InputError(f"there is no ONNX form of {type(layer).__name__} with {reason}: {layer}.") from None
 
 
-def _conv(graph: Graph, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: str, before, after) -> str:
+def _conv(graph: OnnxGraph, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: str, before, after) -> str:
     dims = len(layer.kernel_size)
     weight = layer.effective_weight() if isinstance(layer, Sparse) else layer.weight
     if layer.padding == "valid":
@@ -59,7 +59,7 @@ def _conv(graph: Graph, layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: str, before
                       groups=layer.groups)
 
 
-def _batch_norm(graph: Graph, layer: _NormBase, x: str, before, after) -> str:
+def _batch_norm(graph: OnnxGraph, layer: _NormBase, x: str, before, after) -> str:
     if layer.running_mean is None or layer.running_var is None:
         raise Refused("track_running_stats=False")
     one, zero = torch.ones_like(layer.running_var), torch.zeros_like(layer.running_var)
@@ -68,7 +68,7 @@ def _batch_norm(graph: Graph, layer: _NormBase, x: str, before, after) -> str:
                                                                     layer.running_var)), epsilon=layer.eps)
 
 
-def _instance_norm(graph: Graph, layer: _NormBase, x: str, before, after) -> str:
+def _instance_norm(graph: OnnxGraph, layer: _NormBase, x: str, before, after) -> str:
     if layer.track_running_stats:
         raise Refused("track_running_stats=True")
     channels = before.shape[1]
@@ -77,19 +77,19 @@ def _instance_norm(graph: Graph, layer: _NormBase, x: str, before, after) -> str
     return graph.add("InstanceNormalization", x, graph.constant(weight), graph.constant(bias), epsilon=layer.eps)
 
 
-def _linear(graph: Graph, layer: nn.Linear, x: str, before, after) -> str:
+def _linear(graph: OnnxGraph, layer: nn.Linear, x: str, before, after) -> str:
     weight = layer.effective_weight() if isinstance(layer, Sparse) else layer.weight
     x = graph.add("MatMul", x, graph.constant(weight.T))
     return x if layer.bias is None else graph.add("Add", x, graph.constant(layer.bias))
 
 
-def _flatten(graph: Graph, layer: nn.Flatten, x: str, before, after) -> str:
+def _flatten(graph: OnnxGraph, layer: nn.Flatten, x: str, before, after) -> str:
     if layer.start_dim % before.dim() == 0:
         raise Refused("start_dim=0, which mixes samples")
     return graph.add("Reshape", x, graph.integers(-1, *after.shape[1:]))
 
 
-def _adaptive_average(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
+def _adaptive_average(graph: OnnxGraph, layer: nn.Module, x: str, before, after) -> str:
     sides, wanted = before.shape[2:], after.shape[2:]
     if all(side == 1 for side in wanted):
         return graph.add("GlobalAveragePool", x)
@@ -104,7 +104,7 @@ def _each(value: int | Sequence[int], dims: int) -> list[int]:
 
 
 def _pool(kind: str) -> Callable:
-    def convert(graph: Graph, layer: Any, x: str, before, after) -> str:  # one of six classes with these settings
+    def convert(graph: OnnxGraph, layer: Any, x: str, before, after) -> str:  # one of six classes with these settings
         dims = before.dim() - 2
         settings: dict[str, Any] = {"kernel_shape": _each(layer.kernel_size, dims), "strides": _each(layer.stride, dims),
                     "pads": _each(layer.padding, dims) * 2}
@@ -122,17 +122,17 @@ def _pool(kind: str) -> Callable:
     return convert
 
 
-def _mean(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
+def _mean(graph: OnnxGraph, layer: nn.Module, x: str, before, after) -> str:
     return graph.add("ReduceMean", x, axes=[2, 3], keepdims=0)
 
 
-def _centre_pool(graph: Graph, layer: CentrePool, x: str, before, after) -> str:
+def _centre_pool(graph: OnnxGraph, layer: CentrePool, x: str, before, after) -> str:
     for axis, side in ((2, before.shape[2]), (3, before.shape[3])):
         x = graph.add("Slice", x, graph.integers(side // 2 - 2), graph.integers(side // 2), graph.integers(axis))
     return _mean(graph, layer, x, before, after)
 
 
-def _gelu(graph: Graph, layer: nn.GELU, x: str, before, after) -> str:
+def _gelu(graph: OnnxGraph, layer: nn.GELU, x: str, before, after) -> str:
     if layer.approximate != "none":
         raise Refused(f"approximate={layer.approximate!r}")
     half, root, one = (graph.constant(torch.tensor(v)) for v in (0.5, 0.5**0.5, 1.0))
@@ -140,23 +140,23 @@ def _gelu(graph: Graph, layer: nn.GELU, x: str, before, after) -> str:
     return graph.add("Mul", graph.add("Mul", x, half), graph.add("Add", erf, one))
 
 
-def _softplus(graph: Graph, layer: nn.Softplus, x: str, before, after) -> str:
+def _softplus(graph: OnnxGraph, layer: nn.Softplus, x: str, before, after) -> str:
     if layer.beta != 1:
         raise Refused(f"beta={layer.beta}")
     return graph.add("Softplus", x)
 
 
-def _prelu(graph: Graph, layer: nn.PReLU, x: str, before, after) -> str:
+def _prelu(graph: OnnxGraph, layer: nn.PReLU, x: str, before, after) -> str:
     return graph.add("PRelu", x, graph.constant(layer.weight.view(-1, *[1] * (before.dim() - 2))))
 
 
-def _softmax(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
+def _softmax(graph: OnnxGraph, layer: nn.Module, x: str, before, after) -> str:
     if layer.dim is None:
         raise Refused("dim=None")
     return graph.add({nn.Softmax: "Softmax", nn.LogSoftmax: "LogSoftmax"}[type(layer)], x, axis=layer.dim)
 
 
-def _same(graph: Graph, layer: nn.Module, x: str, before, after) -> str:
+def _same(graph: OnnxGraph, layer: nn.Module, x: str, before, after) -> str:
     return x
 
 

@@ -10,10 +10,10 @@ import torch
 from ..errors import InputError
 from ..nodes import Affine, Convolve, Lowered, Normalize, Pointwise, scalar
 from ..plan import Group, Plan, check_space, constants, reduced
-from .graph import Graph
+from .graph import OnnxGraph
 
 
-def add_plan(graph: Graph, plan: Plan, x: str, space: tuple[int, ...]) -> str:
+def add_plan(graph: OnnxGraph, plan: Plan, x: str, space: tuple[int, ...]) -> str:
     """The result of a plan for data of these sides, (batch, num_outputs, *space').
 
     Sums over edges are products with matrices that are zero where no edge is real. What does not depend on the
@@ -35,7 +35,7 @@ class _Written:
 
 
 class _Writer:
-    def __init__(self, graph: Graph, plan: Plan, x: str, space: tuple[int, ...]):
+    def __init__(self, graph: OnnxGraph, plan: Plan, x: str, space: tuple[int, ...]):
         self.graph, self.plan, self.x, self.space = graph, plan, x, space
         self.constants = constants(plan, space)
         self.written: list[_Written] = []
@@ -165,7 +165,7 @@ class _Writer:
         return self.graph.pad(y, before, [a - b - c for a, b, c in zip(space, small, before)])
 
 
-def add_function(graph: Graph, step: Pointwise, x: str, dims: int) -> str:
+def add_function(graph: OnnxGraph, step: Pointwise, x: str, dims: int) -> str:
     """An elementwise function by its registered ONNX form.
 
     Raises:

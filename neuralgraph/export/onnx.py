@@ -20,7 +20,7 @@ from ..models import Classifier, Preprocessing
 from ..networks import NeuralGraph
 from ..plan import evaluating, joined, lower, lower_all, refuse_special, special
 from ..sharing import plain
-from .graph import Graph
+from .graph import OnnxGraph
 from .layers import add_layer
 from .networks import add_plan
 
@@ -74,7 +74,7 @@ def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = 
     if normalise and known is None:
         raise InputError("normalise=True needs a classifier that knows how its images are normalised "
                          "(model.preprocessing); ng.training.open_model(RUN)[1] does.")
-    graph = Graph(onnx)
+    graph = OnnxGraph(onnx)
     model = plain(model)
     with torch.no_grad(), evaluating(model):
         if isinstance(model, NeuralGraph):
@@ -104,7 +104,7 @@ def to_onnx(model: Classifier | NeuralGraph, *, space: tuple[int, ...] | None = 
     return proto
 
 
-def _normalised(graph: Graph, known: Preprocessing, images: str) -> str:
+def _normalised(graph: OnnxGraph, known: Preprocessing, images: str) -> str:
     """(x / 255 - mean) / std of bytes x."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (known.mean, known.std))
     x = graph.add("Cast", images, to=graph.onnx.TensorProto.FLOAT)
@@ -123,7 +123,7 @@ def _network_shape(network: NeuralGraph, space: tuple[int, ...] | None) -> tuple
     return len(network.wiring.inputs), *sides
 
 
-def _classifier(graph: Graph, model: Classifier, x: str, shape: tuple[int, ...]) -> tuple[str, torch.Tensor]:
+def _classifier(graph: OnnxGraph, model: Classifier, x: str, shape: tuple[int, ...]) -> tuple[str, torch.Tensor]:
     refuse_special(model, "the classifier", (Classifier,), inner=False)
     sample = torch.zeros(1, *shape, dtype=next(model.parameters(), torch.zeros(())).dtype)
     if sparse_layers(model):
@@ -137,11 +137,11 @@ def _classifier(graph: Graph, model: Classifier, x: str, shape: tuple[int, ...])
     return _module(graph, model.head, x, sample)
 
 
-def _network(graph: Graph, network: NeuralGraph, x: str, sample: torch.Tensor) -> tuple[str, torch.Tensor]:
+def _network(graph: OnnxGraph, network: NeuralGraph, x: str, sample: torch.Tensor) -> tuple[str, torch.Tensor]:
     return add_plan(graph, lower(network), x, tuple(sample.shape[2:])), network(sample)
 
 
-def _module(graph: Graph, module: nn.Module, x: str, sample: torch.Tensor) -> tuple[str, torch.Tensor]:
+def _module(graph: OnnxGraph, module: nn.Module, x: str, sample: torch.Tensor) -> tuple[str, torch.Tensor]:
     """A part of a classifier, and what it makes of a sample, on which shapes are read."""
     if isinstance(module, NeuralGraph):
         return _network(graph, module, x, sample)

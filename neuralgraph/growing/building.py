@@ -23,7 +23,7 @@ from .units import Units, has_kernel_last
 
 
 @dataclass
-class Plan:
+class Division:
     """What happens to one graph.
 
     Args:
@@ -48,10 +48,10 @@ def build(model: Model, units: Units, chosen: torch.Tensor, step: dict[str, torc
         step: of the weights by part, as :meth:`Units.spread` gives it; 0 where nothing is chosen.
         halve: "kernel" or "edges".
     """
-    return _build(model, places(units, chosen), {part.name: part.link for part in units.parts}, step, halve, None)
+    return _build(model, numbers_by_part(units, chosen), {part.name: part.link for part in units.parts}, step, halve, None)
 
 
-def places(units: Units, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+def numbers_by_part(units: Units, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
     """By the names of graphs and layers the numbers of the chosen nodes and channels."""
     return {part.name: part.nodes[mask] for part, mask in zip(units.parts, units.split(chosen)) if mask.any()}
 
@@ -94,17 +94,17 @@ def _build(model, chosen, readable, step, halve, budgets):
     """``budgets``: k of each graph, where values and real edges are to be loaded."""
     grown = copy.deepcopy(model)
     modules = dict(grown.named_modules())
-    plans = {name: _plan(module) for name, module in modules.items() if isinstance(module, NeuralGraph)}
+    divisions = {name: _undivided(module) for name, module in modules.items() if isinstance(module, NeuralGraph)}
     made = []  # what reads channels of which some are two, and which these are
     for name, nodes in chosen.items():
         link, module = readable.get(name), modules[name]
-        if name in plans:
-            plan, wiring = plans[name], module.wiring
-            plan.split[nodes] = True
+        if name in divisions:
+            division, wiring = divisions[name], module.wiring
+            division.split[nodes] = True
             if step is not None:
-                plan.step = step[name].detach().cpu()
-            _halve(plan, module, nodes[wiring.role[nodes] != OUTPUT], halve)
-            split = plan.split[wiring.outputs]
+                division.step = step[name].detach().cpu()
+            _halve(division, module, nodes[wiring.role[nodes] != OUTPUT], halve)
+            split = division.split[wiring.outputs]
         else:
             split = torch.zeros(len(module.weight), dtype=torch.bool)
             split[nodes] = True
@@ -112,10 +112,10 @@ def _build(model, chosen, readable, step, halve, budgets):
         if split.any():
             made.append((link, split))
     for link, split in made:  # last: a column is halved of what its row has become
-        _split_readers(link, split, modules, plans, halve)
-    for name, plan in plans.items():
-        if plan.split.any():
-            network = grown_network(modules[name], plan, None if budgets is None else budgets[name])
+        _split_readers(link, split, modules, divisions, halve)
+    for name, division in divisions.items():
+        if division.split.any():
+            network = grown_network(modules[name], division, None if budgets is None else budgets[name])
             if not name:
                 return network
             parent, _, child = name.rpartition(".")
@@ -123,27 +123,27 @@ def _build(model, chosen, readable, step, halve, budgets):
     return grown
 
 
-def _plan(network: NeuralGraph) -> Plan:
+def _undivided(network: NeuralGraph) -> Division:
     nodes = network.wiring.num_nodes
     step = torch.zeros(network.wiring.num_edges, dtype=network.weight.dtype)
-    return Plan(torch.zeros(nodes, dtype=torch.bool), step, *torch.zeros(2, nodes, dtype=torch.bool))
+    return Division(torch.zeros(nodes, dtype=torch.bool), step, *torch.zeros(2, nodes, dtype=torch.bool))
 
 
-def _halve(plan: Plan, network: NeuralGraph, nodes: torch.Tensor, halve: str, receives: bool = True) -> None:
+def _halve(division: Division, network: NeuralGraph, nodes: torch.Tensor, halve: str, receives: bool = True) -> None:
     by_kernel = has_kernel_last(network, receives)[nodes] & (halve == "kernel")
-    plan.halves_kernel[nodes] = by_kernel
-    plan.halves_edges[nodes] = ~by_kernel
+    division.halves_kernel[nodes] = by_kernel
+    division.halves_edges[nodes] = ~by_kernel
 
 
-def _split_readers(link: Link, split: torch.Tensor, modules, plans, halve: str) -> None:
+def _split_readers(link: Link, split: torch.Tensor, modules, divisions, halve: str) -> None:
     """Gives what stands behind a part two of each split channel, of half the weight."""
     for name in link.between:
         _split_channels(modules[name], split)
     reader = modules[link.reader]
     if isinstance(reader, NeuralGraph):
         nodes = reader.wiring.inputs[split]
-        plans[link.reader].split[nodes] = True
-        _halve(plans[link.reader], reader, nodes, halve, receives=False)
+        divisions[link.reader].split[nodes] = True
+        _halve(divisions[link.reader], reader, nodes, halve, receives=False)
         return
     columns = reader.weight.shape[1]
     each = split.repeat_interleave(columns // len(split))
@@ -207,16 +207,16 @@ def _set(module: nn.Module, name: str, value: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def grown_network(network: NeuralGraph, plan: Plan, k: int | None) -> NeuralGraph:
+def grown_network(network: NeuralGraph, division: Division, k: int | None) -> NeuralGraph:
     """A network with some nodes split in two: v, and a copy that stands behind it.
 
     With ``k`` given its real edges are what a new selector makes them: they are yet to be loaded.
     """
-    wiring, edge, sign = grown_wiring(network.wiring, plan.split)
+    wiring, edge, sign = grown_wiring(network.wiring, division.split)
     device, old_real = network.weight.device, network.selection().real.cpu()
-    factor = torch.where(plan.halves_edges[network.wiring.src], 0.5, 1.0)
+    factor = torch.where(division.halves_edges[network.wiring.src], 0.5, 1.0)
     weight, real = network.weight.detach().cpu(), old_real[edge]
-    weight = ((weight[edge] + sign.to(weight) * plan.step[edge].to(weight)) * factor[edge].to(weight)).to(device)
+    weight = ((weight[edge] + sign.to(weight) * division.step[edge].to(weight)) * factor[edge].to(weight)).to(device)
     options: dict[str, Any] = {"backend": network.backend, "dtype": network.weight.dtype, "dims": network.dims}
     if isinstance(network, DiscreteTimeNeuralGraph):
         options |= {"steps": network.steps, "tied": network.tied}
@@ -226,9 +226,9 @@ def grown_network(network: NeuralGraph, plan: Plan, k: int | None) -> NeuralGrap
     every = [(network.functions, grown.functions)]
     every += zip(getattr(network, "later_functions", ()), getattr(grown, "later_functions", ()))
     for old, new in every:
-        values = {name: _doubled(value.cpu(), plan.split) for name, value in old.export().items()}
+        values = {name: _doubled(value.cpu(), division.split) for name, value in old.export().items()}
         if "kernel" in values:
-            values["kernel"][_doubled(plan.halves_kernel, plan.split)] *= 0.5
+            values["kernel"][_doubled(division.halves_kernel, division.split)] *= 0.5
         new.load(values)
     grown.to(device).train(network.training)
     grown.weight.copy_(weight)

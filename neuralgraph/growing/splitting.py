@@ -15,7 +15,7 @@ from ..analysis import cost as cost_of
 from ..errors import InputError, listed, lookup, whole
 from ..models import Classifier
 from ..networks import NeuralGraph
-from .building import build, places
+from .building import build, numbers_by_part
 from .carrying import check_carries
 from .chain import WEIGHTED, out_pixels
 from .choosing import Cost, affordable, check_cost, check_fraction, lowest, priced
@@ -131,7 +131,7 @@ def split(model: Model, batches: Iterable[Any], loss: Callable[..., Any], fracti
     budgets = {name: module.selector.k or module.selector.num_real for name, module in grown.named_modules()
                if isinstance(module, NeuralGraph)}
     growth: dict[str, dict] = {
-        "split": {name: numbers.tolist() for name, numbers in places(units, chosen).items()}, "k": budgets}
+        "split": {name: numbers.tolist() for name, numbers in numbers_by_part(units, chosen).items()}, "k": budgets}
     return grown, SplitReport(
         nodes, {why: tuple(labels) for why, labels in units.refused.items()}, epsilon,
         sum(route.losses) / len(route.losses), after, epsilon**2 / 2 * eigenvalues[chosen].sum().item(),

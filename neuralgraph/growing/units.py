@@ -26,7 +26,7 @@ class Part:
         module: it.
         nodes: the numbers of the nodes or channels, (U,).
         entries: the numbers of the weights into them among all of the part, node by node, (N,).
-        owner: whose they are, places in ``nodes``, (N,).
+        owner: whose they are, indices in ``nodes``, (N,).
         link: what reads the part's outputs, None where these cannot be split.
     """
 

@@ -18,7 +18,7 @@ class EdgeList:
     Args:
         first: (rows + 1,) int32.
         index: the other end of each edge, (n,) int32.
-        place: the edge's place in the list it was made from, (n,) int32.
+        place: the edge's index in the list it was made from, (n,) int32.
     """
 
     def __init__(self, first: torch.Tensor, index: torch.Tensor, place: torch.Tensor):

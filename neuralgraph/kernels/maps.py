@@ -266,14 +266,14 @@ def map_forward(out, x, weight, bias, mean, rstd, kernel, norm: int, slope: floa
     if not side:
         stride = 1
     out_height, out_width = out.shape[2:]
-    own_mean, own_rstd = room_for_moments(x, norm)
+    own_mean, own_rstd = empty_moments(x, norm)
     if norm == INSTANCE:
         mean, rstd = own_mean, own_rstd
     border = side // 2
     pitch = -(-(width + 2 * border) // stride) + 16
-    room = ((height + 2 * border) * stride * pitch + 16) if side else 0
+    scratch_size = ((height + 2 * border) * stride * pitch + 16) if side else 0
     threads = torch.get_num_threads()
-    scratch = x.new_empty(threads * room)
+    scratch = x.new_empty(threads * scratch_size)
     grabs = min(batch * channels, 8 * threads)
     size = x.element_size()
     _run_forward(x.dtype, grabs, _run_forward.fields(
@@ -282,7 +282,7 @@ def map_forward(out, x, weight, bias, mean, rstd, kernel, norm: int, slope: floa
         x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
         out=out.data_ptr(), out_sample=out.stride(0) * size, out_row=out.stride(1) * size,
         weight=_address(weight), bias=_address(bias), mean=_address(mean), rstd=_address(rstd),
-        kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=room, pitch=pitch, grabs=grabs),
+        kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=scratch_size, pitch=pitch, grabs=grabs),
                  x.numel() * (2 + side**2))
     return own_mean, own_rstd
 
@@ -297,10 +297,10 @@ def map_backward(gradient, x, weight, bias, mean, rstd, kernel, norm: int, slope
     lanes = correlation_lanes.py_func(side, width)
     pitch = -(-width // lanes) * lanes + 2 * border
     area = (height + 2 * border) * pitch + 16
-    room = 2 * area + height * width + 16 + side**2 * (1 + lanes)
+    scratch_size = 2 * area + height * width + 16 + side**2 * (1 + lanes)
     threads = torch.get_num_threads()
-    scratch = x.new_empty(threads * room)
-    results = room_for_gradients(x, kernel, norm)
+    scratch = x.new_empty(threads * scratch_size)
+    results = empty_gradients(x, kernel, norm)
     grabs = min(channels, 8 * threads)
     size = x.element_size()
     to_x, to_weight, to_bias, to_kernel = map(_address, results)
@@ -311,18 +311,18 @@ def map_backward(gradient, x, weight, bias, mean, rstd, kernel, norm: int, slope
         x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size, gradient=gradient.data_ptr(),
         gradient_sample=gradient.stride(0) * size, gradient_row=gradient.stride(1) * size,
         weight=_address(weight), bias=_address(bias), mean=_address(mean), rstd=_address(rstd),
-        kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=room, pitch=pitch, grabs=grabs,
+        kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=scratch_size, pitch=pitch, grabs=grabs,
         to_x=to_x, to_weight=to_weight, to_bias=to_bias, to_kernel=to_kernel), x.numel() * (6 + 2 * side**2))
     return results
 
 
-def room_for_moments(x, norm: int):
+def empty_moments(x, norm: int):
     """Empty tensors for the mean and rstd of each map, if INSTANCE wants them."""
     shape = x.shape[:2] if norm == INSTANCE else (0,)
     return x.new_empty(shape), x.new_empty(shape)
 
 
-def room_for_gradients(x, kernel, norm: int):
+def empty_gradients(x, kernel, norm: int):
     """Empty tensors for the gradients of x, weight, bias and kernel."""
     channels = 0 if norm == NO_NORM else x.shape[1]
     return (x.new_empty(x.shape), x.new_empty(channels), x.new_empty(channels),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from . import joining, maps, sums
+from . import maps, rows, sums
 
 LIBRARY = torch.library.Library("neuralgraph", "DEF")
 
@@ -31,9 +31,9 @@ edge_dots = _operator(
     sums.edge_dots,
     lambda x, y, src, dst: x.new_empty(src.shape[0]))
 
-joined = _operator(
-    "joined(Tensor x) -> Tensor",
-    joining.joined,
+channel_rows = _operator(
+    "channel_rows(Tensor x) -> Tensor",
+    rows.channel_rows,
     lambda x: x.new_empty(x.shape[1], x.shape[0] * x.shape[2] + 64 // x.element_size())[
         :, :x.shape[0] * x.shape[2]])
 
@@ -42,17 +42,16 @@ channel_moments = _operator(
     maps.channel_moments,
     lambda x, epsilon: tuple(x.new_empty(x.shape[1]) for _ in range(3)))
 
-
 map_forward = _operator(
     "map_forward(Tensor(a!) out, Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? rstd, "
     "Tensor? kernel, int norm, float slope, int stride, float epsilon) -> (Tensor, Tensor)",
     maps.map_forward,
     lambda out, x, weight, bias, mean, rstd, kernel, norm, slope, stride, epsilon:
-        maps.room_for_moments(x, norm))
+        maps.empty_moments(x, norm))
 
 map_backward = _operator(
     "map_backward(Tensor gradient, Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? rstd, "
     "Tensor? kernel, int norm, float slope, int stride) -> (Tensor, Tensor, Tensor, Tensor)",
     maps.map_backward,
     lambda gradient, x, weight, bias, mean, rstd, kernel, norm, slope, stride:
-        maps.room_for_gradients(x, kernel, norm))
+        maps.empty_gradients(x, kernel, norm))

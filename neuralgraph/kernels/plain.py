@@ -11,7 +11,7 @@ def weighted_sums(x, first, index, weight):
     """As :func:`neuralgraph.kernels.sums.weighted_sums`."""
     batch, n, length = x.shape
     matrix = torch.sparse_csr_tensor(first.long(), index.long(), weight, (len(first) - 1, n))
-    sums = matrix @ joined(x)
+    sums = matrix @ channel_rows(x)
     return sums.unflatten(1, (batch, length)).transpose(0, 1)
 
 
@@ -23,13 +23,13 @@ def edge_dots(x, y, src, dst):
     return torch.cat(parts) if parts else x.new_zeros(0)
 
 
-def joined(x):
-    """As :func:`neuralgraph.kernels.sums.joined`."""
+def channel_rows(x):
+    """As :func:`neuralgraph.kernels.rows.channel_rows`."""
     return x.transpose(0, 1).flatten(1)
 
 
 def by_row(kept, row, other, num_rows):
-    """Of the edges that are ``kept``: the first of each row, the other ends, their places."""
+    """Of the edges that are ``kept``: the first of each row, the other ends, their numbers."""
     place = kept.nonzero().flatten()
     place = place[row[place].argsort(stable=True)]
     return _first(row[place], num_rows), other[place], place.int()

@@ -1,4 +1,4 @@
-"""The arguments of a kernel: named numbers at fixed places of memory, which both sides read by name."""
+"""The arguments of a kernel: named numbers at fixed offsets in memory, which both sides read by name."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from .._modules import Model
 from ..errors import InputError
-from .flow import Flow, Step
+from .flow import Flow, TracedTensor
 from .sparse import sparse_layers
 
 
@@ -56,7 +56,7 @@ def absorb_scales(module: Model, example: torch.Tensor | tuple[Any, ...]) -> tup
         if layer.weight is None:
             left[step.name] = "it has no scale"
             continue
-        found: list[tuple[Step, torch.Tensor]] = []
+        found: list[tuple[TracedTensor, torch.Tensor]] = []
         obstacle = _readers(flow, step, torch.arange(len(layer.weight)), found)
         if obstacle:
             left[step.name] = obstacle
@@ -71,7 +71,8 @@ def absorb_scales(module: Model, example: torch.Tensor | tuple[Any, ...]) -> tup
     return module, left
 
 
-def _readers(flow: Flow, step: Step, origin: torch.Tensor, found: list[tuple[Step, torch.Tensor]]) -> str | None:
+def _readers(flow: Flow, step: TracedTensor, origin: torch.Tensor,
+             found: list[tuple[TracedTensor, torch.Tensor]]) -> str | None:
     """Adds what reads the channels of a step, with the channel of the norm that each is, -1 of others.
 
     Returns what is in the way, if something is.
@@ -98,7 +99,7 @@ def _readers(flow: Flow, step: Step, origin: torch.Tensor, found: list[tuple[Ste
     return None
 
 
-def _multiply(reader: Step, factor: torch.Tensor) -> None:
+def _multiply(reader: TracedTensor, factor: torch.Tensor) -> None:
     """Multiplies the kernels of each input channel."""
     weight = reader.layer.weight
     if reader.kind == "grouped":

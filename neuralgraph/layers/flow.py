@@ -42,7 +42,7 @@ SHAPES = {"size", "dim", getattr}
 
 
 @dataclass(eq=False)
-class Step:
+class TracedTensor:
     """One tensor of a traced model, and how it is made.
 
     Args:
@@ -60,13 +60,13 @@ class Step:
 
     name: str
     kind: str
-    sources: list[Step] = field(repr=False)
+    sources: list[TracedTensor] = field(repr=False)
     layer: Any  # a module of torch or None; which, its kind says
     again: Callable[[torch.Tensor], torch.Tensor]
     channels: torch.Tensor
     space: tuple[int, ...]
     is_homogeneous: bool = False
-    users: list[Step] = field(default_factory=list, repr=False)
+    users: list[TracedTensor] = field(default_factory=list, repr=False)
 
 
 class Flow:
@@ -88,7 +88,7 @@ class Flow:
     """
 
     def __init__(self, model: nn.Module, example: torch.Tensor | tuple):
-        self.steps: list[Step] = []
+        self.steps: list[TracedTensor] = []
         self.reasons: dict[str, str] = {}
         self._fixed: list[torch.Tensor] = []
         self._equal: list[torch.Tensor] = []  # pairs of numbers that are one channel, (2, n)
@@ -112,7 +112,7 @@ class Flow:
             except Exception as error:
                 raise InputError("the model cannot be run on this example, a tensor or a tuple of its arguments: "
                                  f"{type(error).__name__}: {error}") from error
-        self._of: dict[fx.Node, Step] = {}
+        self._of: dict[fx.Node, TracedTensor] = {}
         for node in graph.nodes:
             if node.op == "output":
                 self.outputs = [self._of[source] for source in node.all_input_nodes if source in self._of]
@@ -135,7 +135,7 @@ class Flow:
         elif maps is None:
             return  # a size, say
         what = type(layer) if layer is not None else node.target
-        step = Step(name, kind, sources, layer, _again(node, layer, results), torch.empty(0, dtype=torch.long),
+        step = TracedTensor(name, kind, sources, layer, _again(node, layer, results), torch.empty(0, dtype=torch.long),
                     () if maps is None else tuple(maps.shape[2:]), what in HOMOGENEOUS)
         for source in sources:
             source.users.append(step)
@@ -166,7 +166,7 @@ class Flow:
         kind = understood(node, what, layer, sources, tuple(result.shape)) if same_batch else None
         return (kind, None) if kind else unknown
 
-    def _channels(self, step: Step, count: int) -> torch.Tensor:
+    def _channels(self, step: TracedTensor, count: int) -> torch.Tensor:
         """The numbers of a step's channels: its sources', or new ones."""
         if step.kind in ("channelwise", "norm"):
             return step.sources[0].channels

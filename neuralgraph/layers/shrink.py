@@ -13,7 +13,7 @@ from torch import nn
 from .._html import table
 from .._modules import Model
 from ..errors import InputError
-from .flow import CONVOLUTIONS, TRANSPOSED, Flow, Step
+from .flow import CONVOLUTIONS, TRANSPOSED, Flow, TracedTensor
 from .order import _evaluating
 from .sparse import sparse_layers
 from .sparsify import densify
@@ -102,9 +102,9 @@ def shrink(module: Model, example: torch.Tensor | tuple[Any, ...]) -> tuple[Mode
 # Which channels are constant
 
 
-def _values(flow: Flow) -> dict[Step, torch.Tensor]:
+def _values(flow: Flow) -> dict[TracedTensor, torch.Tensor]:
     """Of each step the constants that its channels are, (C,) in double precision; NaN of those that are none."""
-    values: dict[Step, torch.Tensor] = {}
+    values: dict[TracedTensor, torch.Tensor] = {}
     for step in flow.steps:
         given = [values[source] for source in step.sources]
         unknown = torch.full((len(step.channels),), math.nan, dtype=torch.float64)
@@ -125,7 +125,7 @@ def _values(flow: Flow) -> dict[Step, torch.Tensor]:
     return values
 
 
-def _sums_of(step: Step, given: torch.Tensor) -> torch.Tensor:
+def _sums_of(step: TracedTensor, given: torch.Tensor) -> torch.Tensor:
     """The outputs that depend on constants only, and on none that borders make another."""
     weight = _dense(step)
     reads = (weight != 0).flatten(2).any(2)
@@ -136,7 +136,7 @@ def _sums_of(step: Step, given: torch.Tensor) -> torch.Tensor:
     return total.masked_fill((reads & varies).any(1), math.nan)
 
 
-def _applied(step: Step, given: torch.Tensor) -> torch.Tensor:
+def _applied(step: TracedTensor, given: torch.Tensor) -> torch.Tensor:
     """What a step makes of constant maps, larger than those of the example so that borders show."""
     like = next(step.layer.parameters(), None) if step.layer is not None else None
     like = torch.empty(0, dtype=torch.float64) if like is None else like
@@ -147,7 +147,7 @@ def _applied(step: Step, given: torch.Tensor) -> torch.Tensor:
     return ((low + high) / 2).masked_fill(varies, math.nan)
 
 
-def _dense(step: Step) -> torch.Tensor:
+def _dense(step: TracedTensor) -> torch.Tensor:
     """The weight (out, in, ...) in double precision, on the CPU; of a grouped one with the zeros between groups."""
     weight = step.layer.weight.detach().double().cpu()
     if isinstance(step.layer, TRANSPOSED):
@@ -177,7 +177,7 @@ def _pads(layer: nn.Module) -> bool:
 class _Reader:
     """A layer that sums over channels, and what it knows of them."""
 
-    def __init__(self, step: Step, values: dict[Step, torch.Tensor]):
+    def __init__(self, step: TracedTensor, values: dict[TracedTensor, torch.Tensor]):
         self.step, self.pads = step, _pads(step.layer)
         self.given, self.made = step.sources[0].channels, step.channels
         self.reads = (_dense(step) != 0).flatten(2).any(2)  # (out, in)
@@ -194,7 +194,7 @@ class _Reader:
         return gone & self.read(removed) & counts, ~gone & counts
 
 
-def _removable(flow: Flow, readers: dict[Step, _Reader]) -> torch.Tensor:
+def _removable(flow: Flow, readers: dict[TracedTensor, _Reader]) -> torch.Tensor:
     """The channels that go, bool (num,)."""
     kept = flow.fixed.clone()
     while True:
@@ -205,7 +205,7 @@ def _removable(flow: Flow, readers: dict[Step, _Reader]) -> torch.Tensor:
         kept[torch.tensor(more)] = True
 
 
-def _dead(readers: dict[Step, _Reader], kept: torch.Tensor) -> torch.Tensor:
+def _dead(readers: dict[TracedTensor, _Reader], kept: torch.Tensor) -> torch.Tensor:
     """The channels outside ``kept`` that are constant to all that read them and stay themselves."""
     removed = torch.zeros_like(kept)
     while True:
@@ -217,7 +217,7 @@ def _dead(readers: dict[Step, _Reader], kept: torch.Tensor) -> torch.Tensor:
         removed = ~needed
 
 
-def _needed(step: Step, reader: _Reader | None, removed: torch.Tensor) -> list[int]:
+def _needed(step: TracedTensor, reader: _Reader | None, removed: torch.Tensor) -> list[int]:
     """Channels that must stay so that a layer has some, or so that one constant stands for the others."""
     if step.layer is None or step.kind == "other":
         return []
@@ -233,7 +233,7 @@ def _needed(step: Step, reader: _Reader | None, removed: torch.Tensor) -> list[i
 # Taking them out
 
 
-def _cut(step: Step, reader: _Reader | None, removed: torch.Tensor) -> tuple | None:
+def _cut(step: TracedTensor, reader: _Reader | None, removed: torch.Tensor) -> tuple | None:
     """Takes channels out of one layer; its name and sizes before and after, or None if it stays as it is."""
     layer, given = step.layer, step.sources[0]
     columns, rows = ~removed[given.channels], ~removed[step.channels]

@@ -264,7 +264,8 @@ def _selectors(candidates, shares, selector, per, options):
     known = selectors.options_of(selector)
     if per in ("node", "group"):
         if "per" not in known:
-            raise InputError(f"the selector {selector!r} knows no groups: use per='layer' or 'model'.")
+            raise InputError(f"the selector {selector!r} does not let weights compete within nodes: expected "
+                             f"per='layer' or 'model', got {per!r}.")
         options["per"] = per
     if per == "model":
         share = set(shares.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from .tiny import GlobalPool, make_selector
 
 
 @dataclass(frozen=True)
-class Stage:
+class MobileNetStage:
     """One graph of MobileNetV1-DNW, at one resolution (the paper's Table 5).
 
     Args:
@@ -51,16 +52,23 @@ class Stage:
         return math.ceil(width**2 * full - 1e-9)
 
 
-STAGES = (Stage(32, 64, 1, 1), Stage(64, 128, 2, 2), Stage(128, 256, 2, 2), Stage(256, 512, 6, 2),
-          Stage(512, 1024, 2, 2))
+STAGES = tuple(MobileNetStage(*stage) for stage in (
+    (32, 64, 1, 1), (64, 128, 2, 2), (128, 256, 2, 2), (256, 512, 6, 2), (512, 1024, 2, 2)))
 NODE = NodeFunction("norm activation conv")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Stage":
+        warnings.warn("neuralgraph.models.mobilenet.Stage is now called MobileNetStage", DeprecationWarning, stacklevel=2)
+        return MobileNetStage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def mobilenet_dnw(*, width: float | None = None, image_size: int = 224, num_classes: int = 1000,
                   in_channels: int = 3, selector: str = "dnw", selector_options: dict | None = None,
                   small: bool = False, nodes: int = 1, head_edges: int | None = None,
                   backend: str = "auto", seed: int | torch.Generator = 0,
-                  stages: tuple[Stage, ...] = STAGES) -> Classifier:
+                  stages: tuple[MobileNetStage, ...] = STAGES) -> Classifier:
     """MobileNetV1-DNW: a stem, one static graph per resolution, batch norm, ReLU, pool, classifier.
 
     Within a resolution any node may feed any node of a later block; k per graph is the number of

@@ -94,16 +94,16 @@ class NodeFunctions(nn.Module):
         """From the state to the message, for nodes of one function; ``fused``: compiled."""
         return self._run(self.groups[function].send, rows, state, fused, None)[0]
 
-    def send_into(self, room: torch.Tensor | None, function: int, rows: Rows,
+    def send_into(self, out: torch.Tensor | None, function: int, rows: Rows,
                   state: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        """The message, compiled, and whether it was written into ``room``, as it is where it can be."""
-        return self._run(self.groups[function].send, rows, state, True, room)
+        """The message, compiled, and whether it was written into ``out``, as it is where it can be."""
+        return self._run(self.groups[function].send, rows, state, True, out)
 
     @staticmethod
-    def _run(operations, rows, x, fused, room):
+    def _run(operations, rows, x, fused, out):
         if fused:
             from ..nodes import fused as compiled  # which needs numba
-            return compiled.apply(operations, x, rows, room)
+            return compiled.apply(operations, x, rows, out)
         for operation in operations:
             x = operation(x, rows)
         return x, False

@@ -52,7 +52,7 @@ class Messages:
         self._caches: dict[int, dict] = {}
         self._written: set[Key] = set()
 
-    def room(self, key: Key) -> torch.Tensor | None:
+    def buffer(self, key: Key) -> torch.Tensor | None:
         """Where the messages of a chunk may be written: to autograd a tensor of its own."""
         if not self.together or key not in self.places.of:
             return None
@@ -64,7 +64,7 @@ class Messages:
         return self._maps[scale][:, first:last].data
 
     def put(self, key: Key, message: torch.Tensor, written: bool) -> None:
-        """The messages of a chunk; ``written``: they stand in its room."""
+        """The messages of a chunk; ``written``: they were written into its buffer."""
         self._parts[key] = message
         if written:
             self._written.add(key)

@@ -85,7 +85,7 @@ class StaticNeuralGraph(NeuralGraph):
                     outputs.append(state)
                 elif fused:
                     messages.put((number, c), *self.functions.send_into(
-                        messages.room((number, c)), chunk.function, rows, state))
+                        messages.buffer((number, c)), chunk.function, rows, state))
                 else:
                     messages.put((number, c), self.functions.send(chunk.function, rows, state), False)
         y = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)

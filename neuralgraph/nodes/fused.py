@@ -16,14 +16,14 @@ from .operation import Operation, Rows
 
 
 def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
-          room: torch.Tensor | None = None) -> tuple[torch.Tensor, bool]:
+          out: torch.Tensor | None = None) -> tuple[torch.Tensor, bool]:
     """What ``operations`` do one after the other, as few compiled passes over x (B, n, *space).
 
-    If the last of them is compiled and there is ``room``, of the right shape and type, the result is
+    If the last of them is compiled and ``out`` is given, of the right shape and type, the result is
     written there.
 
     Returns:
-        The result, and whether it stands in ``room``.
+        The result, and whether it was written into ``out``.
     """
     written = False
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.dim() == 2:
@@ -33,7 +33,7 @@ def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
     parts = list(_parts(operations))
     for part in parts:
         if isinstance(part, _Part):
-            x, written = part(x, rows, room if part is parts[-1] else None)
+            x, written = part(x, rows, out if part is parts[-1] else None)
         else:
             x, written = part(x, rows), False
     return x, written
@@ -60,12 +60,12 @@ class _Part:
             return False
         return True
 
-    def __call__(self, x, rows, room):
-        """The result, and whether it stands in ``room``."""
+    def __call__(self, x, rows, out):
+        """The result, and whether it was written into ``out``."""
         space = x.shape[2:]
         if len(space) != 2:  # without a convolution, any map is one row of numbers
-            room = room.flatten(2)[:, :, None] if room is not None and room.shape == x.shape else None
-            y, written = self(x.flatten(2)[:, :, None], rows, room)
+            out = out.flatten(2)[:, :, None] if out is not None and out.shape == x.shape else None
+            y, written = self(x.flatten(2)[:, :, None], rows, out)
             return y.unflatten(3, space).squeeze(2), written
         norm, kind, mean, rstd = self.norm, NO_NORM, None, None
         if isinstance(norm, InstanceNorm):
@@ -80,10 +80,10 @@ class _Part:
             kernel, stride = self.convolution.weight[rows], self.convolution.stride
         slope = ACTIVATIONS[self.activation.activation].slope if self.activation is not None else 1.0
         shape = *x.shape[:2], *(-(-side // stride) for side in x.shape[2:])
-        fits = room is not None and room.shape == shape and room.dtype == x.dtype
+        fits = out is not None and out.shape == shape and out.dtype == x.dtype
         if not fits:
-            room = x.new_empty(shape)
-        return _Maps.apply(x, weight, bias, kernel, mean, rstd, (room,), kind, slope, stride), fits
+            out = x.new_empty(shape)
+        return _Maps.apply(x, weight, bias, kernel, mean, rstd, (out,), kind, slope, stride), fits
 
 
 def _parts(operations) -> Iterator:
@@ -117,8 +117,8 @@ class _Maps(torch.autograd.Function):
     """norm, activation, convolution; gradients can be taken once."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, kernel, mean, rstd, room, norm, slope, stride):
-        (y,) = room  # in a tuple, so that autograd takes it for new
+    def forward(ctx, x, weight, bias, kernel, mean, rstd, out, norm, slope, stride):
+        (y,) = out  # in a tuple, so that autograd takes it for new
         own_mean, own_rstd = map_forward(y, x, weight, bias, mean, rstd, kernel, norm, slope, stride,
                                          EPSILON)
         if norm == INSTANCE:

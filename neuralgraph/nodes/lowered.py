@@ -19,7 +19,7 @@ class Lowered:
     kind: ClassVar[str]  # in files
 
     def of(self, nodes: np.ndarray) -> Lowered:
-        """The step of some of the nodes, by place or mask."""
+        """The step of some of the nodes, by index or mask."""
         return replace(self, **{f.name: value[nodes] for f in fields(self)
                                 if isinstance(value := getattr(self, f.name), np.ndarray)})
 

@@ -226,7 +226,7 @@ def _values(function: NodeFunction) -> Iterator[tuple[type[Operation], dict[str,
 
 
 def activation_code(name: str) -> int:
-    """Its place among the built-in ones, or a hash of the name, the same wherever it is registered."""
+    """Its index among the built-in ones, or a hash of the name, the same wherever it is registered."""
     place = list(ACTIVATIONS).index(name) if name in ACTIVATIONS else BUILT_IN_ACTIVATIONS
     return place if place < BUILT_IN_ACTIVATIONS else 2**31 + _hash(name) % 2**31
 

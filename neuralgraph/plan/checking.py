@@ -64,13 +64,13 @@ def _check_group(plan: Plan, group: Group, is_before: bool) -> None:
     must(group.scale * group.stride < MOST, "strides are too large")
     if group.kind == "input":
         must(_are_channels(group.channels, count, plan.num_inputs), "channels of the data do not fit")
-        must(group.scale == 1 and not is_before, "an input is in a wrong place")
+        must(group.scale == 1 and not is_before, "an input has a scale, or does not depend on the data")
     else:
         must(group.channels is None, "a node that is no input reads the data")
     if group.outputs is not None:
         must(_are_channels(group.outputs, count, plan.num_outputs), "channels of the result do not fit")
         must(group.scale * group.stride == plan.output_scale, "outputs differ in size")
-        must(not is_before, "an output is in a wrong place")
+        must(not is_before, "an output does not depend on the data")
 
 
 def _check_step(plan: Plan, step: Lowered, count: int) -> None:

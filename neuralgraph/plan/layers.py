@@ -72,7 +72,7 @@ class Convolution(Step):
         weight: (outputs, C / groups, height, width) of the kernel, numpy.
         bias: (outputs,).
         stride, padding, dilation: height, width; padding is what lies before the first line and column.
-        is_linear: channels are the last dimension, and every other place is a map of one pixel.
+        is_linear: channels are the last dimension, and every other position is a map of one pixel.
         added: a tensor of the shape of the result.
         slope, limit: the activation: what negative numbers are multiplied with, and the largest result.
     """
@@ -128,7 +128,7 @@ class Pool(Step):
         source: (B, C, height, width).
         is_mean: the mean, not the largest.
         kernel, stride, padding: height, width.
-        divisor: what the sum of a window is divided by for the mean; 0: how many of its places are inside the map.
+        divisor: what the sum of a window is divided by for the mean; 0: how many of its positions are inside the map.
     """
 
     source: Step

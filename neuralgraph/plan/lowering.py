@@ -1,4 +1,4 @@
-"""The one place that unrolls a network: dead nodes go, constants and norms are folded."""
+"""The one module that unrolls a network: dead nodes go, constants and norms are folded."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Group:
     outputs: np.ndarray | None = None
 
     def of(self, nodes: np.ndarray) -> Group:
-        """The group of some of the nodes, by place or mask."""
+        """The group of some of the nodes, by index or mask."""
         return replace(self, steps=[step.of(nodes) for step in self.steps],
                        **{name: value[nodes] for name in ("nodes", "channels", "outputs")
                           if (value := getattr(self, name)) is not None})

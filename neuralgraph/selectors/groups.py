@@ -1,4 +1,4 @@
-"""The k largest scores: of all, or of each of several groups."""
+"""Competition groups: the k largest scores of all candidates, or of each group of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FEW = 2**12    # scores up to which sorting all of them takes no time
 
 
 class Groups:
-    """Candidates that compete within groups, and how many of each group are kept.
+    """Competition groups: within which candidates compete, and how many each group keeps.
 
     Args:
-        group: number of each candidate's group, (n,).
+        group: number of each candidate's competition group, (n,).
         keep: how many candidates each group keeps, (G,).
     """
 

@@ -21,7 +21,7 @@ class SNFS(DropAndGrow):
         p = last + (drop - last) / 2 (1 + cos(pi t / (end T))).
 
     All that were dropped, together, grow again: in each layer in proportion to the mean |m| of its n, at most
-    99 % of the places that are free; in a layer where |m| is largest. New weights are 0, as is their momentum.
+    99 % of the candidates that are free; in a layer where |m| is largest. New weights are 0, as is their momentum.
     m is a running average of the gradient at every candidate
 
         m  <-  momentum m + g

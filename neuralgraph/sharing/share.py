@@ -18,7 +18,7 @@ from ..layers import Sparse
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
 from ..networks.network import as_generator
 from ..nodes import DepthwiseConv
-from .templates import Assembled, Mixed, MixedPart, check_can_share, check_selector, kaiming_normal, orthogonal
+from .templates import Assembled, Mixed, MixedPart, check_can_share, check_only_chooses, kaiming_normal, orthogonal
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 
@@ -111,7 +111,7 @@ def _layers(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
         _check(model, [(name, layer, "weight") for name, layer in members])
         for name, layer in members:
             if isinstance(layer, Sparse):
-                check_selector(layer._choices["weight"][0].selector, repr(name))
+                check_only_chooses(layer._choices["weight"][0].selector, repr(name))
     return [_vectors([(name, layer, "weight") for name, layer in members], templates) for members in found.values()]
 
 
@@ -167,7 +167,7 @@ def _blocks(model: nn.Module, templates: int, skips: Skips) -> list[Fill]:
         if not groups:
             continue
         _check(model, [(name, network, "weight")])
-        check_selector(network.selector, name or "the network")
+        check_only_chooses(network.selector, name or "the network")
         fills.append(partial(_assemble, network, groups, templates))
     if not fills:
         raise InputError("no network of the model has two matrices of edges of one shape: pairs of blocks of equal "

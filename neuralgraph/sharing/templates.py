@@ -75,7 +75,7 @@ class Assembled(nn.Module):
 
     Args:
         parts: modules that are called without arguments.
-        places: where the numbers that each part gives stand, int64.
+        places: the indices of the numbers that each part gives, int64.
         size: n.
     """
 
@@ -165,7 +165,7 @@ def check_can_share(module: nn.Module, own: str, name: str, model: nn.Module) ->
         raise InputError(f"{name} is frozen and cannot be made of templates that are trained: name it in skip.")
 
 
-def check_selector(selector: Selector, name: str) -> None:
+def check_only_chooses(selector: Selector, name: str) -> None:
     """Refuses a selector that changes, or penalises, single weights: shared ones cannot be changed apart."""
     if selector.scheduled or selector.freezes_weight or type(selector).penalty is not Selector.penalty:
         raise InputError(f"the {type(selector).__name__} of {name} changes, freezes or penalises single weights, and "

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import InputError, listed, lookup
 from ..networks import NeuralGraph
-from .templates import Assembled, check_can_share, check_selector
+from .templates import Assembled, check_can_share, check_only_chooses
 
 Network = TypeVar("Network", bound=NeuralGraph)
 # a function and its inverse
@@ -19,7 +19,7 @@ THROUGH = {"identity": (lambda x: x, lambda y: y), "sigmoid": (torch.sigmoid, to
 
 def tie(network: Network, groups: torch.Tensor, *, fixed: torch.Tensor | None = None, through: str = "identity",
         inplace: bool = False) -> Network:
-    """Gives the edges of each group one weight, which is learned as one number.
+    """Ties edges: those of a group share one weight, which is learned as one number.
 
         w_e = f(alpha_g)  for the edges e of group g,   f the identity or a sigmoid
 
@@ -47,7 +47,7 @@ def tie(network: Network, groups: torch.Tensor, *, fixed: torch.Tensor | None = 
     value, inverse = lookup("function", through, THROUGH)
     groups, fixed = _checked(network, groups, fixed)
     check_can_share(network, "weight", "the weight of the network", network)
-    check_selector(network.selector, "the network")
+    check_only_chooses(network.selector, "the network")
     if not inplace:
         network = copy.deepcopy(network)
     weight, tied = network.weight.detach(), groups >= 0

@@ -28,7 +28,8 @@ def check_backend(backend: str | Backend, *, graphs: int = 24, seed: int = 0) ->
     On a wiring of every generator and on random ones of 0 to 3 dimensions, with mixed node functions, strides,
     dead nodes, no edge and all edges real, in training and evaluation: the outputs, and the gradients of the data,
     of every node's values and of all candidate edges are those of the reference to 1e-10 in float64, and of the
-    dense backend to 1e-4 in float32. Numbers are finite.
+    dense backend to 1e-4 in float32. All numbers are finite: what becomes of others, which may reach the sums through
+    real edges only (see :meth:`~neuralgraph.backends.Backend.propagate`), is not compared.
 
     Args:
         backend: its name, or one of your own.

@@ -187,7 +187,7 @@ def _name(function: object) -> str:
 
 
 def _groups(optimizer: Optimizer) -> list[dict]:
-    """The settings of each group of parameters as the training begins."""
+    """The settings of each parameter group as the training begins."""
     return [{name: value.tolist() if isinstance(value, torch.Tensor) else value
              for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
 

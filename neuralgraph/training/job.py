@@ -74,7 +74,7 @@ class Job:
 
 
 def check_same(recipe: Recipe, folder: Path) -> None:
-    """Refuses a folder that holds a run of other settings; the places of images and source may differ.
+    """Refuses a folder that holds a run of other settings; the paths of images and source may differ.
 
     Raises:
         RunError: that names them.

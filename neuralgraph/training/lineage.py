@@ -44,7 +44,7 @@ def listed_changes(changes: dict[str, list]) -> str:
 
 
 def changes_of(recipe: Recipe, saved: Recipe, folder: Path, accept: bool) -> dict[str, list]:
-    """[old, new] of every setting that is not the saved one's; the place of the images may be another.
+    """[old, new] of every setting that is not the saved one's; the path of the images may be another.
 
     Raises:
         RunError: if there are any that are not accepted.

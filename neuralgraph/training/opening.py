@@ -33,8 +33,13 @@ def read_recipe(folder: Path) -> tuple[Recipe, dict[str, Any]]:
         CheckpointError: if the file is missing, damaged, of a newer version or of a training without a
             recipe.
     """
+    description = read_json(folder / RECIPE)
+    return recipe_in(description, folder), description
+
+
+def recipe_in(description: dict[str, Any], folder: Path) -> Recipe:
+    """The recipe in the content of the ``recipe.json`` of ``folder``; raises as :func:`read_recipe`."""
     path = folder / RECIPE
-    description = read_json(path)
     if "fit" in description:
         raise CheckpointError(f"{folder} is of neuralgraph.training.fit and holds no recipe: make the same "
                               "model in Python and call fit with resume=True.")
@@ -43,7 +48,7 @@ def read_recipe(folder: Path) -> tuple[Recipe, dict[str, Any]]:
         if not isinstance(images, dict) or not isinstance(images["classes"], list) or [
                 type(n) for n in (images["channels"], *images["size"])] != [int] * 3:
             raise ValueError(f"the images are described by {images!r}")
-        return Recipe.from_json(description["recipe"]), description
+        return Recipe.from_json(description["recipe"])
     except (KeyError, TypeError, AttributeError, LookupError, ValueError) as error:
         newer = newer_version(description)
         raise CheckpointError(
@@ -64,6 +69,12 @@ def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, 
     recipe, description = read_recipe(folder)
     if backend is not None:
         recipe = dataclasses.replace(recipe, backend=backend)
+    model, progress = trained(recipe, description, folder)
+    return recipe, model, progress
+
+
+def trained(recipe: Recipe, description: dict[str, Any], folder: Path) -> tuple[Classifier, Progress]:
+    """What :func:`open_model` gives, of a run's own folder whose ``recipe.json`` has been read."""
     path = folder / CHECKPOINT
     tensors, state = read_checkpoint(path)
     model = grown(make_model(recipe, description["data"]), state, path)
@@ -73,7 +84,7 @@ def open_model(folder: str | Path, backend: str | None = None) -> tuple[Recipe, 
             model.preprocessing = Preprocessing.from_json(state["preprocessing"])
         except InputError as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-    return recipe, model.eval(), read_progress(state, path)
+    return model.eval(), read_progress(state, path)
 
 
 def grown(model: Classifier, state: dict, path: Path) -> Classifier:

@@ -141,7 +141,7 @@ class Run:
             backend: instead of the recipe's, for this time.
             device, workers: as for :meth:`create`.
             settings: fields of the recipe, as text, to compare with those the run began with; only
-                ``data``, the place of the images, may differ if the images do not.
+                ``data``, the path of the images, may differ if the images do not.
             accept_changes: go on although settings or images differ; the folder keeps a record of it.
 
         Raises:

@@ -137,7 +137,7 @@ class Draft:
         return torch.tensor([1, 0, 2])[self.role] if levels is None else levels
 
     def channels(self) -> torch.Tensor:
-        """The place of each node among the inputs or outputs, as named or in node order; -1 for hidden ones."""
+        """The index of each node among the inputs or outputs, as named or in node order; -1 for hidden ones."""
         channel = torch.full_like(self.role, -1)
         for code, nodes in self.named.items():
             nodes = (self.role == code).nonzero().flatten().tolist() if nodes is None else nodes

@@ -65,7 +65,7 @@ def micro(wiring: Wiring, k: int, like: str, *, seed: int | torch.Generator, **o
 
 @dataclass(frozen=True, eq=False)
 class Macro:
-    """A wiring whose edges come in groups with one weight.
+    """A wiring with tied edges: those of a group share one weight.
 
     Args:
         wiring: of single channels, with initial weights.
@@ -88,7 +88,7 @@ def macro(graph: Wiring, channels: int, *, inputs: int | None = None, stride: in
 
         y_b = norm( pointwise( depthwise( ReLU( sum over a of sigmoid(alpha_ab) y_a ))))
 
-    An edge a -> b becomes C edges between channels of one place, with one weight sigmoid(alpha_ab), 1/2 at first;
+    An edge a -> b becomes C edges between channels of one index, with one weight sigmoid(alpha_ab), 1/2 at first;
     where b has no other parent its weight is 1, and the output is the mean of its parents, both for good.
     :func:`neuralgraph.sharing.tie` makes it so in a network.
 

@@ -40,7 +40,7 @@ def to_networkx(wiring: Wiring, real: torch.Tensor | None = None) -> nx.DiGraph:
 
     Nodes carry ``role`` ("input", "hidden", "output"), ``block``, ``send``, ``receive``, ``norm``,
     ``activation``, ``kernel_size``, ``stride``, ``aggregate``, ``zero_pad``, ``scale``, ``holds``; inputs
-    and outputs ``channel``, their place among the channels; and, where the wiring carries learned values,
+    and outputs ``channel``, their index among the channels; and, where the wiring carries learned values,
     those that the node uses: ``norm_weight``, ``norm_bias``, ``norm_mean``, ``norm_var``, ``bias``, and as a
     list of numbers, row by row, ``kernel``. Where there are weights, edges carry ``weight`` and
     ``magnitude``, its absolute value; and ``real``, if it is given.
@@ -107,7 +107,7 @@ def from_networkx(graph: nx.Graph, inputs: Iterable[Hashable] | None = None,
     - ``role``: nodes without in-edges are inputs, those without out-edges outputs, others hidden;
     - ``block``: the length of the longest path that ends in the node (in a graph with cycles 0 for inputs,
       1 for hidden, 2 for output nodes);
-    - ``channel``, the place of an input or output among the channels: the order of nodes, if none has one;
+    - ``channel``, the index of an input or output among the channels: the order of nodes, if none has one;
     - ``send``, ``receive``, ``norm``, ``activation``, ``kernel_size``, ``stride``, ``aggregate``,
       ``zero_pad``: those of :class:`NodeFunction`; a node with neither ``send`` nor ``receive`` sends
       "norm activation conv" ("norm activation" where ``dims`` is 0), an output node is the identity;

@@ -14,7 +14,7 @@ LIVE, DEAD = (0.0, 0.9), (0.95, 1.0)  # heights of nodes with edges and without,
 
 
 def layout(wiring: Wiring, strength: torch.Tensor | None = None) -> torch.Tensor:
-    """A place for every node, (V, 2): x to the right and y down, each from 0 to 1.
+    """A position for every node, (V, 2): x to the right and y down, each from 0 to 1.
 
     Where all edges lead to later blocks, blocks are columns from left to right, and the nodes of a block are ordered so
     that edges are short and cross little (repeated barycentres: "Methods for Visual Understanding of
@@ -36,10 +36,10 @@ def layout(wiring: Wiring, strength: torch.Tensor | None = None) -> torch.Tensor
     """
     if strength is None:
         strength = torch.ones(wiring.num_edges) if wiring.weight is None else wiring.weight.abs().float()
-    return places(wiring.block, wiring.src, wiring.dst, strength)
+    return positions(wiring.block, wiring.src, wiring.dst, strength)
 
 
-def places(block: torch.Tensor, src: torch.Tensor, dst: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
+def positions(block: torch.Tensor, src: torch.Tensor, dst: torch.Tensor, strength: torch.Tensor) -> torch.Tensor:
     """As :func:`layout`, of a graph that is no wiring: blocks of its nodes (V,), ends and strengths of its edges (E,)."""
     real = strength > 0
     src, dst, strength = src[real], dst[real], strength[real].double()
@@ -107,12 +107,12 @@ def _by_forces(num_nodes: int, src: torch.Tensor, dst: torch.Tensor, strength: t
     largest = float(strength.max())
     graph.add_weighted_edges_from((u, v, weight / largest) for u, v, weight in
                                   zip(src.tolist(), dst.tolist(), strength.tolist()) if u != v)
-    places = nx.spring_layout(graph, seed=0, iterations=60)
-    place = torch.zeros(num_nodes, 2, dtype=torch.float64)
-    place[live] = torch.tensor([places[node].tolist() for node in graph], dtype=torch.float64)
-    least, most = place[live].min(0).values, place[live].max(0).values
-    place[live] = (place[live] - least) / (most - least).clamp(min=1e-9)
+    found = nx.spring_layout(graph, seed=0, iterations=60)
+    position = torch.zeros(num_nodes, 2, dtype=torch.float64)
+    position[live] = torch.tensor([found[node].tolist() for node in graph], dtype=torch.float64)
+    least, most = position[live].min(0).values, position[live].max(0).values
+    position[live] = (position[live] - least) / (most - least).clamp(min=1e-9)
     dead = (~live).nonzero().flatten()
-    place[dead, 0] = (torch.arange(len(dead), dtype=torch.float64) + 0.5) / max(1, len(dead))
-    place[dead, 1] = 0.5
-    return _banded(place[:, 0], place[:, 1], live)
+    position[dead, 0] = (torch.arange(len(dead), dtype=torch.float64) + 0.5) / max(1, len(dead))
+    position[dead, 1] = 0.5
+    return _banded(position[:, 0], position[:, 1], live)

@@ -80,7 +80,7 @@ def watts_strogatz(nodes: int, neighbours: int, probability: float, *, inputs: i
     On a ring every node is joined to K / 2 neighbours on each side. Then, for i = 1 to K / 2 and clockwise over all
     nodes, the edge to the i-th next node leads, with probability P, to a node that is drawn among those that are
     neither the node itself nor joined to it; if there is none, the edge stays. The graph is drawn again until it is
-    connected. The index is the place on the ring. Between nodes there are N K / 2 edges. WS(4, 0.75) is the best of
+    connected. The index is the position on the ring. Between nodes there are N K / 2 edges. WS(4, 0.75) is the best of
     "Exploring Randomly Wired Neural Networks" (Xie et al., ICCV 2019).
 
     Args:

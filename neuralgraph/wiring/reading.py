@@ -35,7 +35,7 @@ HIDDEN, INPUT, OUTPUT = range(3)
 
 
 def _codes(kind: str, names: Sequence) -> tuple[Callable, Callable]:
-    """From a name of that kind to its code, which is its place, and back."""
+    """From a name of that kind to its code, which is its index, and back."""
     def decode(code: int):
         if code >= len(names):
             known = ", ".join(f"{i} = {name}" for i, name in enumerate(names))
@@ -136,6 +136,8 @@ class Reading:
 
     def _check_duplicates(self):
         num_nodes = len(self.role)
+        if bool(((self.dst * num_nodes + self.src).diff() > 0).all()):
+            return  # sorted by destination and source, as most generators make them: no two are alike
         keys = (self.src * num_nodes + self.dst).sort().values
         twice = (keys[1:] == keys[:-1]).nonzero().flatten()
         if len(twice):
@@ -147,7 +149,7 @@ class Reading:
             )
 
     def _read_channel(self) -> torch.Tensor:
-        """The place of each node among the inputs or the outputs, (V,); -1 for hidden nodes."""
+        """The index of each node among the inputs or the outputs, (V,); -1 for hidden nodes."""
         if "channel" not in self._graph.ndata:
             channel = torch.full_like(self.role, -1)
             for code in (INPUT, OUTPUT):
@@ -158,7 +160,7 @@ class Reading:
         wrong = ((channel == -1) != (self.role == HIDDEN)).nonzero().flatten().tolist()
         if wrong:
             raise WiringError(f"node {self._name(wrong[0])} is {ROLES[self.role[wrong[0]]]} and has the channel "
-                              f"{int(channel[wrong[0]])}; inputs and outputs have their places from 0 on, "
+                              f"{int(channel[wrong[0]])}; inputs and outputs are numbered from 0 on, "
                               "hidden nodes -1.")
         for code in (INPUT, OUTPUT):
             nodes = (self.role == code).nonzero().flatten()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ..errors import WiringError, listed
@@ -27,8 +28,8 @@ class Stage:
         nodes: destinations in the order in which their sums are computed, (n_dst,).
         sources: in the order in which their messages are laid out, (n_src,).
         which: the numbers of the candidate edges in the wiring, (E_s,), or a slice of them.
-        src: place of each edge's source in ``sources``, (E_s,) int32.
-        dst: place of each edge's destination in ``nodes``, (E_s,) int32.
+        src: index of each edge's source in ``sources``, (E_s,) int32.
+        dst: index of each edge's destination in ``nodes``, (E_s,) int32.
         scale: how many times smaller than the network's input the maps are.
         aggregate: "sum" or "product", how the weighted messages become one.
         chunks: the nodes by function; their concatenation is ``nodes``.
@@ -106,7 +107,7 @@ def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
     """
     level = torch.zeros(num_nodes, dtype=torch.long) if least is None else least.clone()
     waiting = torch.bincount(dst, minlength=num_nodes)
-    by_source = src.argsort(stable=True)
+    by_source = _order(src, num_nodes)
     start = torch.zeros(num_nodes + 1, dtype=torch.long)
     start[1:] = torch.bincount(src, minlength=num_nodes).cumsum(0)
     targets = dst[by_source]
@@ -120,9 +121,17 @@ def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
         reached = level[ready].repeat_interleave(count) + 1
         level = level.scatter_reduce(0, out, reached, "amax")
         waiting = waiting - torch.bincount(out, minlength=num_nodes)
-        ready = out.unique()
-        ready = ready[waiting[ready] == 0]
+        is_ready = torch.zeros(num_nodes, dtype=torch.bool)
+        is_ready[out] = True
+        ready = (is_ready & (waiting == 0)).nonzero().flatten()
     return level if seen == num_nodes else None
+
+
+def _order(keys: torch.Tensor, number: int) -> torch.Tensor:
+    """The stable order of integers below ``number``; NumPy counts those of 16 bits instead of comparing them."""
+    if number > 2**16:
+        return keys.argsort(stable=True)
+    return torch.from_numpy(keys.numpy().astype(np.uint16).argsort(kind="stable"))
 
 
 class _Schedule:
@@ -140,10 +149,10 @@ class _Schedule:
         key = key + (self.is_product & ~holds_data).long()
         keys = key.unique()  # sorted by level, then scale, then aggregate
         self.stage_of = torch.searchsorted(keys, key)
-        self.local = torch.empty(wiring.num_nodes, dtype=torch.long)  # place in own stage
+        self.local = torch.empty(wiring.num_nodes, dtype=torch.long)  # index in own stage
         self.members = [self._chunks(number) for number in range(len(keys))]
-        by_stage = self.stage_of[wiring.dst].argsort(stable=True)
-        counts = torch.bincount(self.stage_of[wiring.dst], minlength=len(keys)).tolist()
+        stage = self.stage_of[wiring.dst]
+        by_stage, counts = _order(stage, len(keys)), torch.bincount(stage, minlength=len(keys)).tolist()
         self.stages = tuple(self._stage(number, edges)
                             for number, edges in enumerate(by_stage.split(counts)))
 
@@ -177,11 +186,11 @@ class _Schedule:
 
 
 def _check_static(wiring: Wiring) -> None:
-    for nodes, ends, what, mend in (
-        (wiring.inputs, wiring.dst, "an input node has no parents", "Remove the edge"),
-        (wiring.outputs, wiring.src, "an output node has no children", "Remove the edge"),
+    for role, ends, what, mend in (
+        (INPUT, wiring.dst, "an input node has no parents", "Remove the edge"),
+        (OUTPUT, wiring.src, "an output node has no children", "Remove the edge"),
     ):
-        wrong = torch.isin(ends, nodes).nonzero().flatten().tolist()
+        wrong = (wiring.role == role)[ends].nonzero().flatten().tolist()
         if wrong:
             raise WiringError(
                 f"in a static graph {what}, but this wiring has the edge "

@@ -152,7 +152,7 @@ class _Layers:
         self.functions += [function] * size
 
     def connect(self, source: object, target: object, one_to_one: bool = False) -> None:
-        """Edges as a matrix [target, source] row by row, or from each unit to the one of its place."""
+        """Edges as a matrix [target, source] row by row, or from each unit to the one of its index."""
         u, v = self.nodes[source], self.nodes[target]
         self.src.append(u if one_to_one else u.repeat(len(v)))
         self.dst.append(v if one_to_one else v.repeat_interleave(len(u)))

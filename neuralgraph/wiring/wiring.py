@@ -32,11 +32,11 @@ class Wiring:
     ``role``          0 hidden, 1 input, 2 output (:data:`ROLES`); required
     ``block``         a number >= 0 that groups nodes, for drawing and counting; required
     ``kernel_size``,  the :class:`NodeFunction` of each node; names as codes: ``norm`` and
-    ``stride``,       ``activation`` by their place in :data:`~neuralgraph.nodes.NORMS` and
+    ``stride``,       ``activation`` by their index in :data:`~neuralgraph.nodes.NORMS` and
     ``norm``, ...     :data:`~neuralgraph.nodes.ACTIVATIONS`, ``send`` and ``receive`` as octal digits
                       (``0o123`` = norm, activation, conv); registered ones by a hash of their names. Left
                       out, output nodes are the identity and all others ``norm activation conv``.
-    ``channel``       the place of an input node among the input channels (0 to n - 1), likewise of an
+    ``channel``       the index of an input node among the input channels (0 to n - 1), likewise of an
                       output node, -1 of a hidden one; by default in the order of nodes
     ``scale``         how many times smaller than the input a node's incoming sum is; computed where it
                       is 0 or left out

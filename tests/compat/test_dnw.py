@@ -28,7 +28,7 @@ def authors_mobilenet(width=0.5, small=False, random=False):
             state[prefix + "conv.weight"] = rand(outputs * (b - 1), 1, 3, 3)
         state[prefix + "graph.weight"] = rand(outputs * b, columns, 1, 1)
         if random:
-            k = ng.models.mobilenet.Stage(inputs, outputs, b, 1).budget(width)
+            k = ng.models.mobilenet.MobileNetStage(inputs, outputs, b, 1).budget(width)
             mask = torch.zeros(outputs * b * columns)
             mask[torch.randperm(len(mask), generator=generator)[:k]] = 1
             state[prefix + "graph.mask"] = mask.view(outputs * b, columns, 1, 1)

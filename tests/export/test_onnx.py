@@ -18,7 +18,7 @@ from neuralgraph.cli import main
 from neuralgraph.errors import InputError, MissingPackageError
 from neuralgraph.export import export_onnx, to_onnx
 from neuralgraph.models import Classifier
-from neuralgraph.models.mobilenet import Stage
+from neuralgraph.models.mobilenet import MobileNetStage
 from neuralgraph.models.tiny import GlobalPool
 from neuralgraph.training import RECIPES, Run
 from neuralgraph.wiring import ACTIVATIONS
@@ -26,7 +26,7 @@ from neuralgraph.wiring import ACTIVATIONS
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-SMALL_STAGES = (Stage(8, 16, 1, 1), Stage(16, 24, 2, 2), Stage(24, 32, 6, 2))
+SMALL_STAGES = (MobileNetStage(8, 16, 1, 1), MobileNetStage(16, 24, 2, 2), MobileNetStage(24, 32, 6, 2))
 
 
 LAYERS = [

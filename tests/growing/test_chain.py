@@ -9,7 +9,7 @@ from torch import nn
 import neuralgraph as ng
 from neuralgraph.growing import split
 from neuralgraph.growing.units import find
-from neuralgraph.models.mobilenet import Stage
+from neuralgraph.models.mobilenet import MobileNetStage
 
 
 class Functional(nn.Module):
@@ -76,7 +76,7 @@ def test_second_order_change_of_the_loss_of_layers(name):
 def small(**options):
     """The shape of a MobileNetV1-DNW with few nodes."""
     return ng.models.create("mobilenet-dnw", width=0.5, image_size=16, num_classes=3, selector="dnw",
-                            stages=(Stage(6, 6, 1, 1), Stage(6, 8, 2, 2)), **options)
+                            stages=(MobileNetStage(6, 6, 1, 1), MobileNetStage(6, 8, 2, 2)), **options)
 
 
 def smooth(model):
@@ -117,7 +117,7 @@ def test_nodes_at_the_borders_of_graphs():
 @pytest.mark.parametrize("halve", ["kernel", "edges"])
 @pytest.mark.parametrize("name, options", [
     ("tiny-static", {"k": 400, "image_size": 8}), ("tiny-discrete", {"k": 2000, "image_size": 8}),
-    ("mobilenet-dnw-small", {"width": 0.5, "stages": (Stage(6, 6, 1, 1), Stage(6, 8, 2, 2)), "image_size": 16})])
+    ("mobilenet-dnw-small", {"width": 0.5, "stages": (MobileNetStage(6, 6, 1, 1), MobileNetStage(6, 8, 2, 2)), "image_size": 16})])
 def test_without_a_step_outputs_of_classifiers_stay(name, options, halve):
     model = disturbed(ng.models.create(name, num_classes=3, **options).double())
     grown, number = grow(model, halve, share=0.3)

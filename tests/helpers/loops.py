@@ -2,6 +2,7 @@
 
 import torch
 from graphs import k_of
+from torch import nn
 
 import neuralgraph as ng
 
@@ -42,3 +43,23 @@ def train(net, optimizer, first=0, last=STEPS):
 def same(a, b):
     return list(a.state_dict()) == list(b.state_dict()) and all(
         torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
+
+
+class Net(nn.Module):
+    """Two convolutions and an output layer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.body, self.head = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x).tanh()).tanh().mean((2, 3)))
+
+
+def train_layers(model, optimizer, steps):
+    for step in steps:
+        x = torch.randn(6, 2, 7, 7, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        (model(x) - x.mean((2, 3)).repeat(1, 2)).square().mean().backward()
+        optimizer.step()

@@ -18,7 +18,7 @@ from neuralgraph import kernels
 if not kernels.AVAILABLE:
     pytest.skip("numba is not there", allow_module_level=True)
 
-from neuralgraph.kernels import joining, maps, operators, plain, ranking, record, sums
+from neuralgraph.kernels import maps, operators, plain, ranking, record, rows, sums
 from neuralgraph.kernels.edges import EdgeList
 from neuralgraph.kernels.plain import by_other_end, by_row
 
@@ -86,7 +86,7 @@ def test_sums_and_dots(batch, n, m, length, dtype, density, seed):
     expected = torch.einsum("bvl,bul->vu", y.double(), x.double())
     close(sums.edge_dots(x, y, src, dst), expected.flatten())
     close(sums.edge_dots(x, y, edges.index, edges.rows), expected.flatten()[edges.place])
-    assert torch.equal(joining.joined(x), x.transpose(0, 1).flatten(1))
+    assert torch.equal(rows.channel_rows(x), x.transpose(0, 1).flatten(1))
 
 
 @given(n=st.integers(0, 8), m=st.integers(1, 8), edges=st.integers(0, 40), seed=st.integers(0, 2**32))
@@ -297,7 +297,7 @@ def test_operators_are_what_torch_expects_of_operators(monkeypatch):
     check = torch.library.opcheck
     check(operators.weighted_sums, (x, first, index, weight), test_utils=tests)
     check(operators.edge_dots, (x, y, index, torch.tensor([0, 0, 1, 3]).int()), test_utils=tests)
-    check(operators.joined, (x,), test_utils=tests)
+    check(operators.channel_rows, (x,), test_utils=tests)
     check(operators.channel_moments, (images, 1e-5), test_utils=tests)
     check(operators.map_forward, (torch.empty_like(images), images, scale, shift, None, None, kernel,
                                   maps.INSTANCE, 0.0, 1, 1e-5), test_utils=tests)

@@ -63,9 +63,9 @@ def test_mobilenet_small_and_wide():
     tiny = ng.models.create("mobilenet-dnw-small", width=0.15, num_classes=1000, image_size=32)
     assert tiny.networks[-1].selector.k == 153_600
     assert tiny.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
-    from neuralgraph.models.mobilenet import Stage
+    from neuralgraph.models.mobilenet import MobileNetStage
 
-    stages = (Stage(32, 64, 1, 1), Stage(64, 128, 2, 2))
+    stages = (MobileNetStage(32, 64, 1, 1), MobileNetStage(64, 128, 2, 2))
     for width, k in ((0.225, 288), (1, 1280), (1.5, 1920), (2, 2560)):  # of 1280 times nodes
         model = ng.models.mobilenet_dnw(small=True, width=width, nodes=2, stages=stages, num_classes=10,
                                         image_size=32)
@@ -74,6 +74,14 @@ def test_mobilenet_small_and_wide():
                                    image_size=32)
     assert [n.selector.k for n in wide.networks] == [2_048, 24_576, 500]
     assert [len(n.wiring.inputs) for n in wide.networks] == [64, 128, 256]
+
+
+def test_the_former_name_of_a_stage():
+    from neuralgraph.models import mobilenet
+
+    with pytest.warns(DeprecationWarning, match="now called MobileNetStage"):
+        assert mobilenet.Stage is mobilenet.MobileNetStage
+    assert not hasattr(mobilenet, "Stages")
 
 
 @pytest.mark.parametrize("size, sides", [(16, (16, 8, 4)), (32, (32, 16, 8)), (64, (64, 32, 16)),

@@ -10,7 +10,7 @@ from safetensors import safe_open
 import neuralgraph as ng
 from neuralgraph.backends import BACKENDS
 from neuralgraph.compat.dnw import _load_stage, _State
-from neuralgraph.models.mobilenet import NODE, Stage
+from neuralgraph.models.mobilenet import NODE, MobileNetStage
 
 pytestmark = needs_golden
 
@@ -93,7 +93,7 @@ def compare_stage(network, golden, prefix, blocks, inputs, tolerance):
 def test_stage(name, backend):
     meta, golden = read(name)
     b = meta["hidden_blocks"]
-    stage = Stage(meta["in_channels"], meta["out_channels"], b, meta["stride"])
+    stage = MobileNetStage(meta["in_channels"], meta["out_channels"], b, meta["stride"])
     k = stage.budget(meta["width"])
     wiring = ng.wirings.blocks(stage.sizes, NODE, input_stride=stage.stride)
     network = ng.StaticNeuralGraph(wiring, ng.TopK(k), backend=backend).double()

@@ -265,7 +265,7 @@ def test_edges_and_layers_refuse_what_they_cannot_do():
         (lambda: ng.sparsify(small(), None), InputError, "'dnw' needs a density"),
         (lambda: ng.sparsify(small(), {"2": None}, selector="spartan"), InputError, "needs a density"),
         (lambda: ng.sparsify(small(), None, selector="str", per="node"), SelectionError, "without k nothing competes"),
-        (lambda: ng.sparsify(small(), None, selector="l0", per="node"), InputError, "knows no groups"),
+        (lambda: ng.sparsify(small(), None, selector="l0", per="node"), InputError, "does not let weights compete within nodes"),
         (lambda: ng.sparsify(small(), None, selector="str", budget="erdos-renyi-kernel"), InputError, "divides one density"),
         (lambda: train_scores_only(graph(ng.TopK(3))), SelectionError, "no scores to train"),
         (lambda: ng.models.create("mobilenet-dnw", selector="l0", width=0.5, image_size=32), InputError, "takes no width"),

@@ -1,17 +1,14 @@
-"""Selectors that hold a mask and change it by dropping and growing, each against its written definition."""
+"""What all selectors have in common that hold a mask and change it by dropping and growing."""
 
 import copy
 import itertools
 import math
-from collections import Counter
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from loops import OPTIMIZERS, STEPS, loss_of, network, same, train
+from loops import OPTIMIZERS, STEPS, Net, loss_of, network, same, train, train_layers
 from selecting import bind, edges_of, mask_of
-from torch import nn
 
 import neuralgraph as ng
 from neuralgraph.backends import Backend, create
@@ -25,159 +22,6 @@ BY_GRADIENT = ("rigl", "snfs", "granet", "srigl")
 
 def test_the_family_is_complete():
     assert set(REGROWING) >= {"set", "snfs", "rigl", "granet", "srigl", "cht", "chts"}
-
-
-# One step by hand
-
-
-def test_set_by_hand():
-    """Of 4 real of 6 the 2 smallest go; every pair of the 4 others, these two among them, is as likely."""
-    weight, seen = torch.tensor([0.1, -5.0, 3.0, -0.2, 9.0, 7.0]), Counter()
-    for seed in range(600):
-        selector = ng.selectors.SET(4, drop=0.5, every=2)
-        bind(selector, Weights((1, 6)), weight, seed)
-        selector.keep(mask_of(0, 1, 2, 3, n=6))
-        selector.begin(0, 8)
-        assert not selector.dense and selector.advance(1, 8, weight) is None and not selector.dense
-        changed = selector.advance(2, 8, weight)
-        assert edges_of(changed) == sorted({0, 1, 2, 3} ^ set(edges_of(selector.mask)))
-        seen[tuple(edges_of(selector.mask))] += 1
-    assert set(seen) == {tuple(sorted((1, 2, *pair))) for pair in itertools.combinations((0, 3, 4, 5), 2)}
-    assert all(70 < number < 130 for number in seen.values())  # 100 expected, standard deviation 9
-
-
-def test_new_weights_of_set_are_drawn_as_initial_ones_were():
-    """U(-sqrt(3) sigma, sqrt(3) sigma) by draws of seed and step; of kernels all entries, sigma of each layer."""
-    candidates = Joined([Weights((4, 5)), Weights((3, 4, 3), "kernel")])
-    selector = ng.selectors.SET(16, drop=0.5, every=1, new="init")
-    bind(selector, candidates, torch.cat([torch.tensor([-1.0, 3] * 10), torch.tensor([0.5, -0.5] * 18)]))
-    selector.begin(0, 8)
-    selector.advance(1, 8, torch.randn(56, generator=torch.Generator().manual_seed(0)))
-    draw = np.random.Generator(np.random.Philox(key=[int(selector.seed), 1], counter=[0, 0, 0, 1])).random(56)
-    size = torch.tensor([2.0] * 20 + [0.5] * 36, dtype=torch.float64)  # -1 and 3 are 2 from their mean
-    torch.testing.assert_close(selector.new_weights(), (2 * torch.from_numpy(draw) - 1) * size * 3**0.5, rtol=1e-6, atol=0)
-    assert ng.selectors.SET(3).new_weights() is None
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_new_weights_are_written_where_edges_grow(optimizer):
-    """What grew has its draw, what was dropped 0, what stayed its own; the same after a resume."""
-    states, nets = None, []
-    for first, last in ((0, 9), (0, 4), (4, 9)):
-        net = network("set", seed=first, new="init", every=3)
-        steps = OPTIMIZERS[optimizer](net.parameters())
-        if first:
-            net.load_state_dict(states[0]), steps.load_state_dict(states[1])
-        ng.rewire(net, steps, total_steps=12)
-        for step in range(first, last):
-            before = net.selection().real
-            train(net, steps, step, step + 1)
-            real = net.selection().real
-            grown, dropped = real & ~before, before & ~real
-            assert bool(grown.any()) == (step % 3 == 2)
-            assert torch.equal(net.weight[grown], net.selector.new_weights().float()[grown]) and net.weight[grown].all()
-            assert not net.weight[dropped].any() and (before & real).any() and net.weight[before & real].all()
-            for value in steps.state[net.weight].values():
-                assert value.shape != net.weight.shape or not value[grown | dropped].any()
-        states = copy.deepcopy((net.state_dict(), steps.state_dict()))
-        nets.append(net)
-    assert same(nets[0], nets[2])
-
-
-def test_snfs_by_hand():
-    """m = g1 / 2 + g2; of 2 and 3 real each layer loses 1; both grow in proportion to the mean |m| of what was real.
-
-    Layer 0: real 0 and 1 with m = 6 and 0, mean 3. Layer 1: real 4, 5, 6 with m = 1. 2 * 3 / 4 = 1.5 and 0.5: of equal
-    remainders the first, so both in layer 0, which has 3 free places.
-    """
-    selector = ng.selectors.SNFS(5, drop=0.5, last=0.5, momentum=0.5, window=2, every=4)
-    weight = bind(selector, Joined([Weights((1, 4)), Weights((1, 4))]), torch.tensor([1.0, 2, 0, 0, 4, -3, 5, 0]))
-    selector.keep(mask_of(0, 1, 4, 5, 6, n=8))
-    selector.begin(0, 16)
-    wanted = []
-    for step in range(1, 5):
-        wanted.append(selector.dense)
-        gradient = {3: [4.0, 0, 0, 8, 0, 2, -2, 9], 4: [4.0, 0, -3, 0, 1, 0, 0, 0]}.get(step)
-        changed = selector.advance(step, 16, weight, *[torch.tensor(gradient)] if gradient else [])
-    assert wanted == [False, False, True, True]
-    # dropped: 0 (|w| = 1) and 5 (3). |m| of layer 0: 6, 0, 3, 4: candidates 0 and 3 grow, 0 as it was
-    assert edges_of(selector.mask) == [0, 1, 3, 4, 6]
-    assert edges_of(changed) == [3, 5]
-    assert not selector.average.any()
-
-
-def test_snfs_fills_at_most_99_percent_of_a_layer():
-    """Layer 0 has all the momentum, but only 3 free places of 4, of which 2 are given; the rest goes to layer 1."""
-    selector = ng.selectors.SNFS(6, drop=0.5, last=0.5, window=1, every=1)
-    weight = bind(selector, Joined([Weights((1, 4)), Weights((1, 8))]), torch.arange(1.0, 13.0))
-    selector.keep(mask_of(0, 1, 4, 5, 6, 7, n=12))
-    selector.begin(0, 4)
-    gradient = torch.zeros(12)
-    gradient[:4] = torch.tensor([1.0, 1, 3, 2])
-    selector.advance(1, 4, weight, gradient)
-    # dropped 0, and 4 and 5; growth of 3: 2 in layer 0 (2 and 3), 1 in layer 1, where all |m| are 0: the last
-    assert edges_of(selector.mask) == [1, 2, 3, 6, 7, 11]
-
-
-def test_granet_by_hand():
-    """8 candidates in two layers, k = 2. Step 2 of 8: 2 + ceil(6 (3/4)^3) = 5 remain; p = (1 + cos(pi / 4)) / 4."""
-    selector = ng.selectors.GraNet(2, initial=1.0, drop=0.5, last=0.0, every=2, end=1.0)
-    weight = bind(selector, Joined([Weights((1, 4)), Weights((1, 4))]), torch.tensor([5.0, -6, 7, 1, 2, -8, 4, 0.5]))
-    assert selector.num_real == 8
-    selector.begin(0, 8)
-    selector.advance(1, 8, weight)
-    assert selector.dense
-    gradient = torch.tensor([0.0, 1, 0, 9, 3, 0, 2, 1])
-    changed = selector.advance(2, 8, weight, gradient)
-    # globally the largest: 0, 1, 2 | 5, 6. p = 0.427: ceil(1.28) = 2 of layer 0 go, 0 and 1, and ceil(0.85) = 1 of
-    # layer 1, 6; by |g| of those that are left, 3 and 1 grow in layer 0, 4 in layer 1
-    assert edges_of(selector.mask) == [1, 2, 3, 4, 5]
-    assert edges_of(changed) == [0, 6, 7]
-    for step in range(3, 9):
-        selector.advance(step, 8, weight, gradient)
-        assert selector.num_real == 2 + math.ceil(6 * (1 - step // 2 * 2 / 8)**3)
-        # step 4: 1, 2 | 5 of largest |w| remain, one of each layer goes, 1 and 5, and 3 and 4 grow; step 6: 3 remain,
-        # 3 and 4 go and grow again; step 8: of these the 2 largest |w|, and nothing grows
-        assert step < 4 or edges_of(selector.mask) == ([2, 3, 4] if step < 8 else [2, 4])
-    assert not selector.dense
-
-
-@pytest.mark.parametrize("is_last, gamma, g, real", [
-    (False, 1.0, 0.3, [0, 1, 2, 8, 9, 11]),
-    (True, 1.0, 0.3, [0, 1, 6, 7, 8, 9]),
-    (False, 0.25, 9.0, [0, 1, 6, 7, 8, 9])])
-def test_srigl_by_hand(is_last, gamma, g, real):
-    """3 nodes of 4 candidates, 6 real, c = 2; f = 1/3: 2 go, so 4 largest |w| and 2 largest |g| are salient."""
-    selector = ng.selectors.SRigL(6, gamma=gamma, drop=1 / 3, every=1, end=1.0)
-    selector.fraction = lambda step, total: 1 / 3 + 1e-9
-    weight = bind(selector, Weights((3, 4), is_last=is_last), torch.tensor(
-        [9.0, 8, 1, 0, 0.3, 0.2, 0.5, 0.1, 7, 6, 0, 0]))
-    start = selector.mask.view(3, 4).sum(1)
-    assert start.tolist() == [2, 2, 2]
-    selector.keep(mask_of(0, 1, 4, 5, 8, 9, n=12))
-    selector.begin(0, 4)
-    # kept: 0, 1, 8, 9; salient by |g|: 2 and 11. Node 1 has none: ablated, unless it is an output. Then c = 6 / 2 = 3,
-    # filled by |g|: node 0 with 2, node 2 with 11. As outputs all keep c = 2: node 1 grows its largest |g|, 6 and
-    # 7; so it does where 6 is salient and one is enough
-    gradient = torch.tensor([0.0, 0, 5, 1, 0, 0.1, g, 0.2, 0, 0, 2, 4])
-    selector.advance(1, 4, weight, gradient)
-    assert edges_of(selector.mask) == real
-
-
-def test_srigl_truncates_by_magnitude_and_ablates_no_more_than_there_is_room():
-    selector = ng.selectors.SRigL(6, gamma=0.5, drop=0.0, every=1, end=1.0)
-    weight = bind(selector, Weights((3, 4)), torch.tensor([4.0, 9, 5, 6, 3, 0, 0, 0, 2, 0, 0, 0]))
-    selector.keep(mask_of(0, 1, 2, 3, 4, 8, n=12))
-    selector.begin(0, 4)
-    selector.advance(1, 4, weight, torch.tensor([0.0, 0, 0, 0, 0, 1, 3, 2, 0, 3, 2, 1]))
-    # c = 2: node 0 keeps its largest 2 of 4, the others are filled up by |g|
-    assert edges_of(selector.mask) == [1, 3, 4, 6, 8, 9]
-    selector = ng.selectors.SRigL(9, gamma=1.0, drop=0.0, every=1, end=1.0)
-    weight = bind(selector, Weights((3, 4)), torch.arange(12.0))
-    selector.keep(mask_of(0, 1, 2, 3, 4, 5, 6, 7, 8, n=12))
-    selector.begin(0, 4)
-    selector.advance(1, 4, weight, torch.arange(12.0))
-    assert selector.mask.view(3, 4).sum(1).tolist() == [3, 3, 3]  # node 2 has 1 < 3, but two nodes hold only 8
 
 
 # What all have in common
@@ -299,26 +143,6 @@ def test_gradients_of_absent_edges_are_computed_only_when_they_are_used(name, ma
     assert {step + 1 for step, dense in enumerate(asked) if dense} == wanted
 
 
-class Net(nn.Module):
-    """Two convolutions and an output layer."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem, self.body, self.head = nn.Conv2d(2, 6, 3), nn.Conv2d(6, 8, 3), nn.Linear(8, 4)
-
-    def forward(self, x):
-        return self.head(self.body(self.stem(x).tanh()).tanh().mean((2, 3)))
-
-
-def train_layers(model, optimizer, steps):
-    for step in steps:
-        x = torch.randn(6, 2, 7, 7, generator=torch.Generator().manual_seed(step))
-        optimizer.zero_grad()
-        (model(x) - x.mean((2, 3)).repeat(1, 2)).square().mean().backward()
-        optimizer.step()
-
-
 @pytest.mark.parametrize("granularity, per", [("weight", "layer"), ("kernel", "model"), ("kernel", "node")])
 @pytest.mark.parametrize("name", [*REGROWING, "snip"])
 def test_layers_resume_bit_for_bit(name, granularity, per):
@@ -396,27 +220,6 @@ def test_apportion(places, share):
         assert not number[(weight == 0)].any()
 
 
-def test_the_last_layers_are_found():
-    from neuralgraph.layers.order import last_layers
-
-    model, names = Net(), ("stem", "body", "head")
-    layers = {name: model.get_submodule(name) for name in names}
-    assert last_layers(model, layers) == last_layers(model, layers, torch.randn(1, 2, 7, 7)) == ["head"]
-
-    class Heads(Net):
-        def forward(self, x):
-            y = self.stem(x)
-            return (self.body(y), self.head(y.mean(1, keepdim=True).flatten(1)[:, :8])) if x.sum() else None
-
-    model = Heads()
-    layers = {name: model.get_submodule(name) for name in names}
-    assert last_layers(model, layers, torch.ones(1, 2, 7, 7)) == ["body", "head"]
-    with pytest.warns(UserWarning, match="'head', the layer that was registered last"):
-        assert last_layers(model, layers) == ["head"]
-    sparse = ng.sparsify(Net(), 0.2, selector="srigl")
-    assert sparse.head.selector.candidates.is_output().all() and not sparse.body.selector.candidates.is_output().any()
-
-
 def rewired_with_infinite_gradients():
     net = network("rigl", every=1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -439,7 +242,7 @@ def rewired_with_infinite_gradients():
        SelectionError, "group=4 does not divide the 6") for name in [*REGROWING, "snip"] if name != "srigl"],
     (lambda: ng.selectors.SNFS(3, window=0), SelectionError, "integer window >= 1, got 0"),
     (lambda: ng.selectors.create("srigl", 3, per="node"), UnknownNameError, "per"),
-    (lambda: ng.sparsify(Net(), 0.2, selector="srigl", per="group"), InputError, "knows no groups"),
+    (lambda: ng.sparsify(Net(), 0.2, selector="srigl", per="group"), InputError, "does not let weights compete within nodes"),
     (lambda: ng.selectors.create("set", 3, per="nodes"), UnknownNameError, "did you mean 'node'"),
     (lambda: bind(ng.selectors.CHT(3, chains=True), Weights((2, 4)), torch.zeros(8)), SelectionError,
      "chains=True needs a graph"),

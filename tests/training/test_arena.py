@@ -20,7 +20,7 @@ import neuralgraph as ng
 from neuralgraph.cli import main
 from neuralgraph.errors import InputError, MissingPackageError, RunError, SelectionError, UnknownNameError
 from neuralgraph.layers.sparse import sparse_layers
-from neuralgraph.models.mobilenet import Stage
+from neuralgraph.models.mobilenet import MobileNetStage
 from neuralgraph.selectors import SELECTORS, k_is
 from neuralgraph.training import RECIPES, Interrupted, Run
 from neuralgraph.training.arena import RESAMPLES, Arena, Contender, bootstrap_interval, paired_difference, parse_contenders
@@ -74,7 +74,7 @@ def initial(make, name):
 
 def small_mobilenet(name):
     width = {} if k_is(name) == "found" else {"width": 0.5}
-    return ng.models.create("mobilenet-dnw", stages=(Stage(4, 8, 1, 1), Stage(8, 8, 2, 2)), image_size=16,
+    return ng.models.create("mobilenet-dnw", stages=(MobileNetStage(4, 8, 1, 1), MobileNetStage(8, 8, 2, 2)), image_size=16,
                             num_classes=3, selector=name, seed=7, small=True, **width)
 
 

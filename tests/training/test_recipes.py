@@ -8,8 +8,10 @@ import shlex
 import numpy as np
 import pytest
 import torch
+from quick import QUICK
 from torch.nn.functional import cross_entropy
 
+import neuralgraph as ng
 from neuralgraph.data import ImageData
 from neuralgraph.errors import CheckpointError, InputError, UnknownNameError
 from neuralgraph.models import mobilenet
@@ -228,3 +230,48 @@ def test_a_recorded_command_can_be_pasted_back():
     text = {name: as_setting(value) for name, value in vars(recipe).items() if name in settings}
     pasted = dict(part.split("=", 1) for part in shlex.split(" ".join(f"{k}={v}" for k, v in text.items())))
     assert RECIPES["tiny-static"].with_settings(pasted) == recipe
+
+
+def test_recipes_round_trip_and_settings():
+    for recipe in RECIPES.values():
+        assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    changed = QUICK.with_settings({"k": "none", "lr": "1e-2", "flip": "true", "milestones": "3,5",
+                                   "selector": "complete", "image_size": "16"})
+    assert (changed.k, changed.lr, changed.flip, changed.milestones) == (None, 0.01, True, (3, 5))
+    assert changed.image_size == 16
+    solving = RECIPES["tiny-continuous"].with_settings(
+        {"solver": "rk4", "solver_options": '{"step_size": 0.5}', "adjoint": "yes", "time": "2"})
+    assert (solving.solver_options, solving.adjoint, solving.time) == ({"step_size": 0.5}, True, 2.0)
+    assert Recipe.from_json(json.loads(json.dumps(solving.to_json()))) == solving
+
+
+@pytest.mark.parametrize("settings, error, message", [
+    ({"learning_rat": "1"}, UnknownNameError, "unknown setting 'learning_rat'"),
+    ({"epoch": "1"}, UnknownNameError, "did you mean 'epochs'"),
+    ({"lr": "fast"}, InputError, "lr must be a number, got 'fast'"),
+    ({"epochs": "1.5"}, InputError, "epochs must be an integer"),
+    ({"flip": "maybe"}, InputError, "true or false"),
+    ({"milestones": "a,b"}, InputError, "integers with commas"),
+    ({"schedule": "cosin"}, UnknownNameError, "did you mean 'cosine'"),
+    ({"epochs": "-1"}, InputError, "at least 0"),
+    ({"solver_options": "step_size=1"}, InputError, "solver_options must be a JSON object"),
+    ({"solver_options": "[1]"}, InputError, "solver_options must be a JSON object"),
+    ({"lr": "nan"}, InputError, "lr must be at least"),
+    ({"batch_size": "0"}, InputError, "at least 1"),
+    ({"momentum": "0", "nesterov": "true"}, InputError, "momentum above 0"),
+])
+def test_bad_settings(settings, error, message):
+    with pytest.raises(error, match=message):
+        QUICK.with_settings(settings)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"batch_size": 101}, "only 100 training images"), ({"crop_padding": 9}, "crop_padding=9"),
+    ({"selector": "dwn"}, "did you mean 'dnw'"), ({"pool": "globl"}, "did you mean 'global'"),
+    ({"model": "tiny"}, "did you mean 'tiny-static'"), ({"k": 10**7}, "at most the 325760"),
+    ({"selector": "complete"}, "takes no k"),
+])
+def test_a_recipe_that_cannot_run_leaves_no_folder(data, tmp_path, changes, message):
+    with pytest.raises((InputError, UnknownNameError, ng.errors.SelectionError), match=message):
+        Run.create(dataclasses.replace(QUICK, **changes), tmp_path / "r", data)
+    assert not (tmp_path / "r").exists()

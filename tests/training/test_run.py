@@ -1,29 +1,18 @@
-"""Runs: the metrics are true, and a continued run equals an undisturbed one, whatever stopped it."""
+"""Runs: they repeat, their metrics are true, and what does not belong to them is refused."""
 
 import csv
 import dataclasses
 import json
 import math
-import multiprocessing
-import os
-import platform
-import resource
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
-from checkout import ROOT
 from quick import QUICK, same, small_run
 from stopping import StopAfter
 
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError, RunError, UnknownNameError
-from neuralgraph.training import RECIPES, Interrupted, Recipe, Run, Watcher, checkpoint as checkpoint_module, history
-from neuralgraph.training.folder import alone_in
-from neuralgraph.training.log import read_metrics
+from neuralgraph.training import Interrupted, Run, checkpoint as checkpoint_module, history
 
 
 def test_a_run_repeats_exactly(data, undisturbed, tmp_path):
@@ -34,16 +23,6 @@ def test_a_run_repeats_exactly(data, undisturbed, tmp_path):
     other = Run.create(dataclasses.replace(QUICK, seed=1), tmp_path / "other", data)
     other.train()
     assert not same(other, undisturbed)
-
-
-@pytest.mark.parametrize("steps", [1, 3, 4, 6])
-def test_interrupted_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, steps):
-    run = Run.create(QUICK, tmp_path / "run", data)
-    with pytest.raises(Interrupted, match="everything is saved"):
-        run.train(StopAfter(steps))
-    resumed = Run.open(tmp_path / "run", data)
-    resumed.train()
-    assert same(resumed, undisturbed)
 
 
 def test_rows_are_true(undisturbed, data):
@@ -83,57 +62,6 @@ def test_rows_are_true(undisturbed, data):
     assert rows[-1]["multiply_adds"] == ng.analysis.cost(undisturbed.model).multiply_adds
 
 
-def scalars(folder):
-    """What TensorBoard reads: tag -> [(epoch, value)]."""
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    events = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def assert_logs_hold(run):
-    rows = run.progress.rows
-    assert read_metrics(run.folder) == rows
-    shown = scalars(run.folder)
-    assert shown.keys() == rows[0].keys() - {"epoch", "seconds"}
-    for tag, points in shown.items():
-        assert points == [(row["epoch"], pytest.approx(row[tag])) for row in rows]
-
-
-def test_logs_hold_every_epoch_once(data, tmp_path):
-    """Stopped, cut off after the log but before the checkpoint, and torn in the middle of an event."""
-    recipe = dataclasses.replace(QUICK, epochs=3)
-    run = Run.create(recipe, tmp_path / "run", data)
-    with pytest.raises(Interrupted):
-        run.train(StopAfter(4))
-    assert_logs_hold(run)
-    before = (run.folder / "checkpoint.safetensors").read_bytes()
-    with pytest.raises(Interrupted):
-        Run.open(run.folder, data).train(StopAfter(3))
-    (run.folder / "checkpoint.safetensors").write_bytes(before)
-    event_file, = run.folder.glob("events*")
-    event_file.write_bytes(event_file.read_bytes()[:-7])
-    again = Run.open(run.folder, data)
-    again.train()
-    assert len(again.progress.rows) == 3
-    assert_logs_hold(again)
-    assert list(run.folder.glob("events*")) == [event_file]
-
-
-def test_without_tensorboard_there_is_a_csv(data, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
-    run = Run.create(dataclasses.replace(QUICK, epochs=1), tmp_path / "run", data)
-    run.train()
-    assert read_metrics(run.folder) == run.progress.rows and not list(run.folder.glob("events*"))
-
-
-def test_damaged_metrics(tmp_path):
-    with pytest.raises(CheckpointError, match="the folder of a run"):
-        read_metrics(tmp_path)
-    (tmp_path / "metrics.csv").write_text("epoch,loss\n1,much\n")
-    with pytest.raises(CheckpointError, match="damaged"):
-        read_metrics(tmp_path)
-
-
 def test_first_step_is_sgd(data, tmp_path):
     """The first update equals torch.optim.SGD written out, with the rate of step one."""
     recipe = dataclasses.replace(QUICK, epochs=1, batch_size=100, momentum=0.0, crop_padding=0,
@@ -152,61 +80,6 @@ def test_first_step_is_sgd(data, tmp_path):
         torch.testing.assert_close(new, expected, msg=name)
 
 
-def test_schedules():
-    cosine = Recipe("r", "", epochs=4, lr=0.3)
-    assert [cosine.learning_rate(t, 5) for t in range(20)] == pytest.approx(
-        [0.15 * (1 + math.cos(math.pi * (t + 1) / 20)) for t in range(20)])
-    step = Recipe("r", "", epochs=160, lr=0.1, schedule="step", milestones=(80, 120))
-    assert [step.learning_rate(e * 7, 7) for e in (0, 79, 80, 119, 120, 159)] == pytest.approx(
-        [0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
-    assert Recipe("r", "", schedule="constant").learning_rate(10**6, 10) == 0.1
-
-
-def test_recipes_round_trip_and_settings():
-    for recipe in RECIPES.values():
-        assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
-    changed = QUICK.with_settings({"k": "none", "lr": "1e-2", "flip": "true", "milestones": "3,5",
-                                   "selector": "complete", "image_size": "16"})
-    assert (changed.k, changed.lr, changed.flip, changed.milestones) == (None, 0.01, True, (3, 5))
-    assert changed.image_size == 16
-    solving = RECIPES["tiny-continuous"].with_settings(
-        {"solver": "rk4", "solver_options": '{"step_size": 0.5}', "adjoint": "yes", "time": "2"})
-    assert (solving.solver_options, solving.adjoint, solving.time) == ({"step_size": 0.5}, True, 2.0)
-    assert Recipe.from_json(json.loads(json.dumps(solving.to_json()))) == solving
-
-
-@pytest.mark.parametrize("settings, error, message", [
-    ({"learning_rat": "1"}, UnknownNameError, "unknown setting 'learning_rat'"),
-    ({"epoch": "1"}, UnknownNameError, "did you mean 'epochs'"),
-    ({"lr": "fast"}, InputError, "lr must be a number, got 'fast'"),
-    ({"epochs": "1.5"}, InputError, "epochs must be an integer"),
-    ({"flip": "maybe"}, InputError, "true or false"),
-    ({"milestones": "a,b"}, InputError, "integers with commas"),
-    ({"schedule": "cosin"}, UnknownNameError, "did you mean 'cosine'"),
-    ({"epochs": "-1"}, InputError, "at least 0"),
-    ({"solver_options": "step_size=1"}, InputError, "solver_options must be a JSON object"),
-    ({"solver_options": "[1]"}, InputError, "solver_options must be a JSON object"),
-    ({"lr": "nan"}, InputError, "lr must be at least"),
-    ({"batch_size": "0"}, InputError, "at least 1"),
-    ({"momentum": "0", "nesterov": "true"}, InputError, "momentum above 0"),
-])
-def test_bad_settings(settings, error, message):
-    with pytest.raises(error, match=message):
-        QUICK.with_settings(settings)
-
-
-@pytest.mark.parametrize("changes, message", [
-    ({"batch_size": 101}, "only 100 training images"), ({"crop_padding": 9}, "crop_padding=9"),
-    ({"selector": "dwn"}, "did you mean 'dnw'"), ({"pool": "globl"}, "did you mean 'global'"),
-    ({"model": "tiny"}, "did you mean 'tiny-static'"), ({"k": 10**7}, "at most the 325760"),
-    ({"selector": "complete"}, "takes no k"),
-])
-def test_a_recipe_that_cannot_run_leaves_no_folder(data, tmp_path, changes, message):
-    with pytest.raises((InputError, UnknownNameError, ng.errors.SelectionError), match=message):
-        Run.create(dataclasses.replace(QUICK, **changes), tmp_path / "r", data)
-    assert not (tmp_path / "r").exists()
-
-
 def test_other_runs_and_files_are_not_overwritten(data, undisturbed, tmp_path):
     with pytest.raises(RunError, match="holds another run"):
         Run.create(QUICK, undisturbed.folder, data)
@@ -220,9 +93,6 @@ def test_changed_data_are_noticed(data, undisturbed):
     labels[0] = (labels[0] + 1) % 10
     with pytest.raises(RunError, match="not those that"):
         Run.open(undisturbed.folder, dataclasses.replace(data, train_labels=labels))
-
-
-# Settings at a resume
 
 
 def test_a_resume_names_changed_settings(data, tmp_path):
@@ -257,9 +127,6 @@ def test_other_images_between_epochs_when_told(data, copied):
         Run.open(copied, data)
 
 
-# Kills
-
-
 def test_a_run_is_made_whole_or_made_again(data, undisturbed, tmp_path, monkeypatch):
     """Whatever write of its making is the last one before a kill, the same command starts it over."""
     real_write = checkpoint_module.write_atomically
@@ -292,57 +159,6 @@ def test_a_run_is_made_whole_or_made_again(data, undisturbed, tmp_path, monkeypa
         assert run.progress.epoch == 0
     run.train()
     assert same(run, undisturbed)
-
-
-def test_killed_runs_end_as_the_undisturbed_one():
-    """The script that kills fifty times, with three."""
-    script = ROOT / "benchmarks" / "kill.py"
-    done = subprocess.run([sys.executable, script, "--kills", "3", "--seed", "1"], capture_output=True,
-                          text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    result = json.loads(done.stdout)
-    assert result["killed"] == 3 and result["same_as_undisturbed"] == result["runs"]
-
-
-def test_metrics_are_mended(copied, data):
-    (copied / "metrics.csv").write_text("epoch\n")  # a kill came between the checkpoint and the table
-    Run.open(copied, data).train()
-    assert len((copied / "metrics.csv").read_text().splitlines()) == 3
-
-
-def test_two_processes_do_not_train_one_run(data, undisturbed, tmp_path):
-    run = Run.create(dataclasses.replace(QUICK, epochs=1), tmp_path / "run", data)
-
-    class Second(Watcher):
-        def finished_epoch(self, run, row):
-            with pytest.raises(RunError, match="trained by another process"):
-                Run.open(run.folder, data).train()
-
-    run.train(Second())
-
-
-def test_readers_do_not_keep_the_lock_of_a_killed_run(tmp_path):
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-    with alone_in(tmp_path):
-        child.start()
-        time.sleep(0.5)
-    with alone_in(tmp_path):
-        assert child.is_alive()
-    child.kill()
-    child.join()
-
-
-def test_sigterm_saves_too(data, undisturbed, tmp_path):
-    class Terminate(Watcher):
-        def stepped(self, run, images, loss, accuracy):
-            signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(Interrupted):
-        Run.create(QUICK, tmp_path / "run", data).train(Terminate())
-    resumed = Run.open(tmp_path / "run", data)
-    assert resumed.progress.step == 1
-    resumed.train()
-    assert same(resumed, undisturbed)
 
 
 def test_bfloat16_trains_near_float32(data, undisturbed, tmp_path):
@@ -384,24 +200,6 @@ def test_other_settings_train(data, tmp_path, changes):
     run = small_run(data, tmp_path / "r", **changes)
     assert run.progress.rows[0]["swapped_edges"] > 0
     assert math.isfinite(run.progress.rows[0]["test_loss"])
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_freed_memory_is_kept():
-    """64 MiB, freed and asked for again, are the same pages: none is fetched once more."""
-    code = """
-import resource, torch
-from neuralgraph.training import keep_freed_memory
-assert keep_freed_memory()
-for _ in range(4):
-    torch.ones(2**24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(2**24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert int(done.stdout) < 1000 < 2**26 // resource.getpagesize(), done.stderr
 
 
 def test_diverged_training_is_reported(data, tmp_path):

@@ -11,17 +11,26 @@ import neuralgraph as ng
 from neuralgraph.errors import InputError, RunError
 from neuralgraph.training import RECIPES, Interrupted, Run
 
+BASE = dataclasses.replace(RECIPES["tiny-static"], epochs=1, batch_size=16, lr=0.05, k=32_000)
 
-@pytest.mark.parametrize("selector, changes", [
-    ("dnw", {}), ("random", {}), ("no-update", {}), ("complete", {"k": None}), ("l1-anneal", {}),
-    ("targeted-dropout", {}), ("targeted-dropout-regular", {})])
-def test_every_selector_learns_with_exactly_k(tmp_path, selector, changes):
-    """One epoch over the digits: far above chance (10 %), and never another number of real edges."""
-    recipe = dataclasses.replace(RECIPES["tiny-static"], **{
-        "epochs": 1, "batch_size": 16, "lr": 0.05, "selector": selector, "k": 32_000, **changes})
-    watcher = ExactK()
-    run = Run.create(recipe, tmp_path / "r")
-    rows = run.train(watcher)
+
+def learned(folder, **changes):
+    """One epoch over the digits: the run, its rows, and how many edges were real at any step."""
+    run, watcher = Run.create(dataclasses.replace(BASE, **changes), folder), ExactK()
+    return run, run.train(watcher), watcher
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    return learned(tmp_path_factory.mktemp("complete") / "r", selector="complete", k=None)
+
+
+@pytest.mark.parametrize("selector", ["dnw", "random", "no-update", "complete", "l1-anneal", "targeted-dropout",
+                                      "targeted-dropout-regular"])
+def test_every_selector_learns_with_exactly_k(tmp_path, request, selector):
+    """Far above chance (10 %), and never another number of real edges."""
+    run, rows, watcher = request.getfixturevalue("complete") if selector == "complete" else \
+        learned(tmp_path / "r", selector=selector)
     assert rows[-1]["test_accuracy"] > 50
     network, = run.model.networks
     if selector == "l1-anneal":
@@ -31,14 +40,9 @@ def test_every_selector_learns_with_exactly_k(tmp_path, selector, changes):
     assert (rows[-1]["swapped_edges"] > 0) == (selector not in ("random", "complete", "l1-anneal"))
 
 
-def test_tickets_and_fine_tuned_networks_learn(tmp_path):
-    base = dataclasses.replace(RECIPES["tiny-static"], epochs=1, batch_size=16, lr=0.05)
-    source = Run.create(dataclasses.replace(base, selector="complete", k=None), tmp_path / "source")
-    source.train()
+def test_tickets_and_fine_tuned_networks_learn(tmp_path, complete):
     for selector, rate in (("lottery-ticket", 0.05), ("fine-tune", 0.01)):
-        recipe = dataclasses.replace(base, selector=selector, k=32_000, lr=rate, source=str(source.folder))
-        run = Run.create(recipe, tmp_path / selector)
-        rows = run.train(ExactK())
+        _, rows, _ = learned(tmp_path / selector, selector=selector, lr=rate, source=str(complete[0].folder))
         assert rows[-1]["test_accuracy"] > 70 and rows[-1]["swapped_edges"] == 0
 
 

@@ -1,4 +1,4 @@
-"""The import rule: a room imports only from rooms above it, and some packages only at one place."""
+"""The import rule: a subpackage imports only from those above it, and some packages are imported in one only."""
 
 import ast
 import inspect
@@ -11,8 +11,9 @@ import neuralgraph
 from neuralgraph.selectors import SELECTORS
 
 ROOT = Path(neuralgraph.__file__).parent
-ROOMS = ["kernels", "nodes", "wiring", "selectors", "backends", "networks", "layers", "sharing", "rewiring", "models",
-         "plan", "inference", "export", "testing", "analysis", "growing", "data", "training", "compat", "explorer", "doctor", "cli"]
+SUBPACKAGES = ["kernels", "nodes", "wiring", "selectors", "backends", "networks", "layers", "sharing", "rewiring",
+               "models", "plan", "inference", "export", "testing", "analysis", "growing", "data", "training", "compat", "explorer",
+               "doctor", "cli"]
 FOR_ALL = ["errors", "_version", "_dgl", "_files", "_html", "_modules"]  # each may use those before it
 ONLY_IN = {"numba": {"kernels"}, "llvmlite": {"kernels"}, "dgl": {"_dgl.py"},
            "torchdiffeq": {"networks/continuous.py"}, "click": {"cli"}, "ray": {"training/ways.py"}}
@@ -35,13 +36,13 @@ def imports(path):
                 yield ".".join(module), node.lineno
 
 
-def room_of(path):
+def subpackage_of(path):
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def violations():
     for path in sorted(ROOT.rglob("*.py")):
-        mine = room_of(path)
+        mine = subpackage_of(path)
         for module, line in imports(path):
             top, *rest = module.split(".")
             place = f"{path.relative_to(ROOT)}:{line} imports {module}"
@@ -49,20 +50,20 @@ def violations():
             where = path.relative_to(ROOT).as_posix()
             if allowed is not None and where not in allowed and mine not in allowed:
                 yield place
-            if top == "neuralgraph" and rest and mine in ROOMS and rest[0] not in FOR_ALL:
-                if rest[0] not in ROOMS or ROOMS.index(rest[0]) > ROOMS.index(mine):
+            if top == "neuralgraph" and rest and mine in SUBPACKAGES and rest[0] not in FOR_ALL:
+                if rest[0] not in SUBPACKAGES or SUBPACKAGES.index(rest[0]) > SUBPACKAGES.index(mine):
                     yield place
             if mine in FOR_ALL and top == "neuralgraph" and rest[0] not in FOR_ALL[:FOR_ALL.index(mine)]:
                 yield place
 
 
-def test_rooms_import_only_from_rooms_above():
+def test_subpackages_import_only_from_those_above():
     assert list(violations()) == []
 
 
-def test_every_room_is_known():
-    rooms = {room_of(path) for path in ROOT.rglob("*.py")} - {"__init__"}
-    assert rooms <= {*ROOMS, *FOR_ALL, "__main__"}
+def test_every_subpackage_is_known():
+    found = {subpackage_of(path) for path in ROOT.rglob("*.py")} - {"__init__"}
+    assert found <= {*SUBPACKAGES, *FOR_ALL, "__main__"}
 
 
 PUBLIC = [neuralgraph, *(value for value in (getattr(neuralgraph, name) for name in neuralgraph.__all__)
@@ -88,6 +89,11 @@ def test_the_docstring_of_selectors_names_them_all_by_class():
         if kind.__module__.startswith("neuralgraph."):
             line = re.search(rf'"{re.escape(name)}"[^(]*\((\w+)\)', text)
             assert line and line[1] == kind.__name__, f"{name}, a {kind.__name__}, is not among its family"
+
+
+def test_the_docstring_of_the_package_names_all_that_is_public():
+    listed = neuralgraph.__doc__.partition("\n\n- ")[2].partition(">>>")[0]
+    assert set(neuralgraph.__all__) - {"__version__"} <= set(re.findall(r"\w+", listed))
 
 
 def test_docstrings_that_list_backends_list_them_all():

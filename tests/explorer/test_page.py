@@ -1,98 +1,20 @@
 """The explorer in a real browser: what it draws is what the history says."""
 
-import json
 import shutil
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import networkx as nx
 import numpy as np
 import pytest
 import torch
+from browsing import Page, edges_at, in_browser
 from click.testing import CliRunner
-from older import write_wirings
 
 import neuralgraph as ng
-from neuralgraph.analysis import Attribution
 from neuralgraph.cli import main
-from neuralgraph.errors import InputError
 from neuralgraph.explorer.serving import serve
-from neuralgraph.explorer.sources import source_of
-from neuralgraph.rewiring import History, Recorder
-
-pytest.importorskip("bokeh")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install Debian's package chromium")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-class Page:
-    """A page that must log no error and ask nobody for anything."""
-
-    def __init__(self, browser, address, dark=False):
-        self.faults, self.requests = [], []
-        self.page = browser.new_page(viewport={"width": 1400, "height": 900},
-                                     color_scheme="dark" if dark else "light")
-        self.page.on("console", lambda message: message.type == "error" and self.faults.append(message.text))
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(address)
-        self.page.wait_for_selector("body[data-ready=yes]", timeout=60_000)
-
-    def js(self, code):
-        return self.page.evaluate(code)
-
-    def drawn(self, side=0):
-        """The edges that are drawn, as pairs of nodes."""
-        self.js("neuralgraph.draw()")
-        return {tuple(pair) for pair in self.js(
-            f"(() => {{ const {{state, sides}} = neuralgraph, ends = sides[{side}].history.parts[state.part];"
-            f"return Array.from(state.drawn[{side}].kept, e => [ends.src[e], ends.dst[e]]); }})()")}
-
-    def close(self):
-        self.page.close()
-        assert self.faults == []
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("explorer") / "run"
-    result = CliRunner().invoke(main, ["train", "tiny-static", "--epochs", "2", "--out", str(folder)],
-                                catch_exceptions=False)
-    assert result.exit_code == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def html(run):
-    path = run.parent / "run.html"
-    result = CliRunner().invoke(main, ["explore", str(run), "--out", str(path)], catch_exceptions=False)
-    assert result.exit_code == 0 and "open it in a browser" in result.output
-    return path
-
-
-@pytest.fixture
-def page(browser, html):
-    page = Page(browser, html.as_uri())
-    yield page
-    page.close()
-
-
-def edges_at(run, step):
-    history = History(run / "wiring.history")
-    part, moment = history.parts[0], history.at(step)
-    return {(u, v): w for u, v, w in zip(part.src[moment.real].tolist(), part.dst[moment.real].tolist(),
-                                         moment.weight[moment.real].tolist())}
+from neuralgraph.rewiring import History
 
 
 @in_browser
@@ -182,6 +104,15 @@ class TestPage:
             for (const doc of Bokeh.documents) {{ const m = doc.get_model_by_name("lit-0"); if (m) return [m.data, g.x, g.y]; }} }})()""")
         drawn = {(lit["x"][i], lit["y"][i], lit["x"][i + 1], lit["y"][i + 1]) for i in range(0, len(lit["x"]), 3)}
         assert drawn == {(x[u], y[u], x[v], y[v]) for u, v in expected}
+
+    def test_the_panel_of_a_node_is_made_anew_only_where_it_says_something_else(self, page):
+        same = """(() => { const {state, sides} = neuralgraph, first = document.querySelector("#detail h3");
+            %s; neuralgraph.draw(); return document.querySelector("#detail h3") === first; })()"""
+        page.js("neuralgraph.pin(40); neuralgraph.draw()")
+        assert page.js(same % "neuralgraph.fit(); document.getElementById('top').value = 7; neuralgraph.theme(true)")
+        assert not page.js(same % "neuralgraph.seek(2)") and page.js(same % "neuralgraph.seek(2)")
+        assert not page.js(same % "neuralgraph.pin(41)")
+        assert page.page.inner_text("#detail h3").endswith("node 41")
 
     def test_keys_play_and_step(self, page):
         last = page.js("neuralgraph.sides[0].history.steps.length") - 1
@@ -319,121 +250,3 @@ class TestPage:
             page.close()
         finally:
             server.shutdown()
-
-
-def test_a_server_answers_this_machine_alone(run):
-    server = serve(run)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    try:
-        assert server.server_address[0] == "127.0.0.1"
-        content = (run / "wiring.history").read_bytes()
-        assert urllib.request.urlopen(f"{address}/history?from=100").read() == content[100:]
-        assert json.load(urllib.request.urlopen(f"{address}/history/metrics"))[1]["epoch"] == 2
-        for path, headers, code in (("/../recipe.json", {}, 404), ("/", {"Host": "evil.example"}, 403)):
-            with pytest.raises(urllib.error.HTTPError) as caught:
-                urllib.request.urlopen(urllib.request.Request(address + path, headers=headers))
-            assert caught.value.code == code
-        with pytest.raises(InputError, match="cannot listen on port"):
-            serve(run, server.server_port)
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def test_runs_without_a_history_show_their_epochs(run, tmp_path):
-    shutil.copytree(run, tmp_path / "old")
-    last = ng.training.history(run).steps[-1]
-    write_wirings(tmp_path / "old", [0, last // 2, last])
-    (tmp_path / "old" / "wiring.history").unlink()
-    source = source_of(tmp_path / "old")
-    assert "no wiring.history" in source.notes[0] and len(source.metrics) == 2
-    path = tmp_path / "epochs.history"
-    path.write_bytes(source.history)
-    history, whole = History(path), History(run / "wiring.history")
-    steps = 2 * [0] + [whole.steps[-1]]
-    assert history.steps == [0, steps[-1] // 2, steps[-1]]
-    part, full = history.parts[0], whole.parts[0]
-    for step in history.steps:
-        one, other = history.at(step), whole.at(step)
-        assert set(zip(part.src[one.real].tolist(), part.dst[one.real].tolist())) == set(
-            zip(full.src[other.real].tolist(), full.dst[other.real].tolist()))
-    (tmp_path / "old" / "wiring.history").write_bytes(b"damaged")
-    assert "cannot be read" in source_of(tmp_path / "old").notes[0]
-
-
-def test_every_kind_of_thing_can_be_explored(run, tmp_path):
-    net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 8, 2]), ng.TopK(k=20))
-    ng.rewire(net, torch.optim.SGD(net.parameters(), 0.1), 3, history=Recorder(tmp_path / "n.history"))
-    dynamic = ng.DiscreteTimeNeuralGraph(ng.wirings.complete(12, inputs=2, outputs=2), ng.TopK(k=30), steps=2)
-    for what in (run, str(run), tmp_path / "n.history", History(tmp_path / "n.history"), net, net.wiring, dynamic,
-                 net.learned_wiring(), ng.models.create("mobilenet-dnw", width=0.1, image_size=32)):
-        source = source_of(what)
-        assert source.graphs and source.history
-    shown = ng.explore(net)
-    assert shown.path is None and "srcdoc=" in shown._repr_html_() and "</script>" not in shown._repr_html_()
-
-
-def test_a_training_of_anybodys_model_can_be_explored(tmp_path):
-    x = torch.linspace(-1, 1, 64).view(64, 1, 1, 1)
-    net = ng.StaticNeuralGraph(ng.wirings.blocks([1, 8, 1], ng.NodeFunction("bias activation")), ng.TopK(k=12))
-    ng.training.fit(net, list(zip(x.split(16), x.split(16))), folder=tmp_path / "fit", epochs=3,
-                    loss=torch.nn.functional.mse_loss)
-    source = source_of(tmp_path / "fit")
-    assert ng.training.history(tmp_path / "fit").steps[-1] == 12 and len(source.graphs[0].label) == 10
-    assert [row["step"] for row in source.metrics] == [4, 8, 12]
-
-
-def test_a_run_that_grows_shows_its_last_round(run, tmp_path):
-    shutil.copytree(run, tmp_path / "round-0")
-    shutil.copy(run / "recipe.json", tmp_path)
-    assert source_of(tmp_path).history == source_of(run).history
-    assert ng.training.history(tmp_path).steps == History(run / "wiring.history").steps
-
-
-def test_what_cannot_be_explored_is_refused(run, tmp_path):
-    with pytest.raises(InputError, match="neither a run nor a history"):
-        ng.explore(tmp_path / "absent")
-    with pytest.raises(InputError, match="expected the folder of a run"):
-        ng.explore(3)
-    with pytest.raises(InputError, match="no neural graph inside"):
-        ng.explore(torch.nn.Linear(2, 2))
-    with pytest.raises(InputError, match="two side by side, got 3"):
-        ng.explore(run, run, run)
-    with pytest.raises(InputError, match="no folder"):
-        ng.explore(run, out=tmp_path / "absent" / "x.html")
-    edges, nodes = 325_760, 900
-    for foreign in (Attribution(torch.ones(edges - 1), torch.ones(nodes)), Attribution(torch.ones(edges), torch.ones(nodes))):
-        with pytest.raises(InputError, match="of another model"):
-            ng.explore(run, attributions={"1": (foreign,)})
-    with pytest.raises(InputError, match="what ng.analysis.attribution returns"):
-        ng.explore(run, attributions={"1": foreign})
-    with pytest.raises(InputError, match="what ng.analysis.circuit returns"):
-        ng.explore(run, circuits={"1": (foreign,)})
-    with pytest.raises(InputError, match="what ng.analysis.null_model returns"):
-        ng.explore(run, null_models={"1": foreign})
-    with pytest.raises(InputError, match="belong to one model"):
-        ng.explore(run, run, attributions={"1": (foreign,)})
-    for arguments, message in ((["--port", "1"], "--port belongs to --live"), (["--images", "9"], "--images belongs to"),
-                               (["--live", "--circuits"], "--live follows"), ([str(run), "--circuits"], "belong to one model"),
-                               (["--live", "--null-models"], "--live follows"), (["--live", "--out", "x"], "--live follows"),
-                               ([str(run), "--live"], "--live follows")):
-        result = CliRunner().invoke(main, ["explore", str(run), *arguments])
-        assert result.exit_code == 2 and message in result.output
-
-
-def test_ten_million_edges_are_refused(monkeypatch):
-    from neuralgraph.explorer import sources
-    monkeypatch.setattr(sources, "MOST_EDGES", 100)
-    with pytest.raises(InputError, match="204 edges, more than the 100 that can be shown"):
-        ng.explore(ng.wirings.blocks([4, 16, 7]))
-
-
-def test_the_command_tells_classes_apart(run, tmp_path):
-    result = CliRunner().invoke(main, ["explore", str(run), "--attributions", "--images", "60", "--null-models", "--out",
-                                       str(tmp_path / "a.html")], catch_exceptions=False)
-    assert result.exit_code == 0
-    content = (tmp_path / "a.html").read_text()
-    chance = ng.analysis.null_model(ng.training.open_model(run)[1].networks[0], "bi-fans", 50, kind="blocks")
-    assert json.dumps({"name": "bi-fans", "text": str(chance)})[1:-1] in content
-    assert '"attributions": [{"name": "0", "graphs": [{"edges": "' in content and '"circuits": []' in content

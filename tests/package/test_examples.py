@@ -1,5 +1,6 @@
 """Every example runs and says what it promises; the README's Python runs too."""
 
+import dataclasses
 import re
 import runpy
 import sys
@@ -11,6 +12,7 @@ from pages import run_page
 
 import neuralgraph as ng
 from neuralgraph.nodes import ACTIVATIONS, OPERATIONS
+from neuralgraph.training import RECIPES
 
 EXAMPLES = {  # name: (arguments, patterns of what it prints)
     "build_by_hand": ([], [r"\(4, 2, 12, 12\) -> output \(4, 1, 6, 6\)", "hallucinated"]),
@@ -39,6 +41,7 @@ def test_example(name, capsys, monkeypatch, tmp_path):
     extra = [str(tmp_path)] if name in ("train_and_export", "regress_vectors", "classify_signals", "grow_a_network") else []
     threads, activations, operations = torch.get_num_threads(), dict(ACTIVATIONS), dict(OPERATIONS)
     monkeypatch.setattr(sys, "argv", [name, *arguments, *extra])
+    monkeypatch.setitem(RECIPES, "tiny-static", dataclasses.replace(RECIPES["tiny-static"], epochs=3))
     torch.manual_seed(0)
     try:
         runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")

@@ -12,7 +12,7 @@ import checkout
 import neuralgraph
 
 ROOT = Path(neuralgraph.__file__).parent
-ROOMS = [module.name for module in iter_modules(neuralgraph.__path__) if module.ispkg]
+SUBPACKAGES = [module.name for module in iter_modules(neuralgraph.__path__) if module.ispkg]
 
 
 def stub_names():
@@ -48,11 +48,11 @@ def test_stub_and_marker_are_installed():
 
 
 def public_things():
-    """(name, function or class) of what is public, in the package and in its rooms."""
+    """(name, function or class) of what is public, in the package and its subpackages."""
     for name in neuralgraph._PUBLIC:
         yield name, getattr(neuralgraph, name)
     for module in [neuralgraph.wirings, neuralgraph.plots, neuralgraph.errors,
-                   *(import_module(f"neuralgraph.{room}") for room in ROOMS)]:
+                   *(import_module(f"neuralgraph.{name}") for name in SUBPACKAGES)]:
         for name in getattr(module, "__all__", vars(module)):
             if not name.startswith("_"):
                 yield f"{module.__name__}.{name}", getattr(module, name)

@@ -8,8 +8,7 @@ import pytest
 
 import neuralgraph
 
-MODULES = sorted(module.name for module in
-                 pkgutil.walk_packages(neuralgraph.__path__, "neuralgraph."))
+MODULES = sorted(["neuralgraph", *(module.name for module in pkgutil.walk_packages(neuralgraph.__path__, "neuralgraph."))])
 WITH_DGL = ("neuralgraph.wiring.wiring",)  # whose examples are of its graphs
 
 
