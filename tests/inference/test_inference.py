@@ -97,6 +97,18 @@ def test_strides_that_are_padded_back(dims, size, kernel_size):
         same(network, ng.compile(network), (batch, 2, *size))
 
 
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_convolutions_of_every_width(kernel_size, stride):
+    function = ng.NodeFunction("norm activation conv", norm="instance", kernel_size=kernel_size)
+    wiring = ng.wirings.blocks([2, 3, 2], function, input_stride=stride)
+    network = perturb(ng.StaticNeuralGraph(wiring, ng.TopK(10), "dense", dtype=torch.float64))
+    fast = ng.compile(network)
+    for height, width in [(4, 4), (5, 5), (4, 9), (7, 17), (4, 32), (5, 33), (1, 47)]:
+        for batch in (1, 4, 8, 32):  # with two threads 1, 2, 4 and 16 samples in a row
+            same(network, fast, (batch, 2, height, width))
+
+
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.5, 1.0]), tied=st.booleans(),
        batch=batches, size=sizes)
 @settings(max_examples=60)
