@@ -1,6 +1,6 @@
 """A trained model in use: message passing, masked dense, sparse, compiled, and dense nets in onnxruntime.
 
-    python benchmarks/inference.py [--authors CHECKOUT] [--cases CASE...] [--json FILE]
+    python benchmarks/inference.py [--authors CHECKOUT] [--cases CASE...] [--backends BACKEND...] [--json FILE]
 
 Weights are random; at 224 pixels half of the nodes are made dead, as the paper finds in trained networks,
 by giving no edge to half of each block. MobileNetV1 has about the multiply-adds of MobileNetV1-DNW x0.225
@@ -73,6 +73,7 @@ def kill_half(model):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--backends", nargs="*", default=["sparse", "dense", "dgl"])
     parser.add_argument("--authors")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json")
@@ -94,7 +95,7 @@ if __name__ == "__main__":
             return run
 
         contenders = {"compiled": lambda: fast(images)}
-        contenders.update({f"{backend} backend": by(backend) for backend in ("sparse", "dense", "dgl")})
+        contenders.update({f"{backend} backend": by(backend) for backend in arguments.backends})
         if arguments.authors:
             authors = authors_model(arguments.authors, name, pixels, classes).eval()
             contenders["the authors' code"] = lambda: authors(images)

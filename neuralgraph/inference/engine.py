@@ -15,11 +15,11 @@ from .parts import check_compiles
 
 if kernels.AVAILABLE:
     from ..kernels.launch import Crowds, team_size
-    from ..kernels.program import LANES
     from .layout import Layout, largest_level
 
 SIDES = ((), ("length",), ("height", "width"), ("depth", "height", "width"))
 KEPT = 16  # sizes of maps and batches whose layouts are kept
+SAMPLES = 8  # of a tile at most: results of sixteen lie so far apart that their lines displace each other in the first cache
 WORKSPACE = 2**21  # bytes that the maps of a tile have at most, if they are of several samples: the second cache
 PADDED = 1.25  # how many times as many samples are computed at most as there are, to fill the last tile
 
@@ -135,7 +135,7 @@ class CompiledNetwork(nn.Module):
 
 def _samples(batch: int, threads: int, needed: int) -> int:
     """Samples per tile: as many as leave work for all threads and fit the cache, of which each needs so many bytes."""
-    samples = LANES
+    samples = SAMPLES
     while samples > 1 and (samples > batch // threads or samples * needed > WORKSPACE
                            or -(-batch // samples) * samples > PADDED * batch):
         samples //= 2

@@ -24,7 +24,7 @@ class Layout:
     Args:
         plan: of the network.
         space: the sides of the data's maps.
-        samples: in a tile, a power of two up to 16. They share rows, pixel by pixel.
+        samples: in a tile, 1, 2, 4 or 8. They share rows, pixel by pixel.
         team: how many threads work on one tile.
         threads: in all.
     """

@@ -86,16 +86,14 @@ def _every_second(typingctx, a, b, size, first):
 
 @inline
 def evens(like, a, b, size):
-    """Every second group of ``size`` numbers, a power of two up to the lanes, of a and then b."""
+    """Every second group of ``size`` numbers, 1, 2, 4 or 8 and no more than lanes, of a and then b."""
     if size == 1:
         return _every_second(a, b, 1, 0)
     if size == 2:
         return _every_second(a, b, 2, 0)
     if size == 4:
         return _every_second(a, b, 4, 0)
-    if size == 8:
-        return _every_second(a, b, 8, 0)
-    return a
+    return _every_second(a, b, 8, 0)
 
 
 @inline
@@ -107,9 +105,7 @@ def odds(like, a, b, size):
         return _every_second(a, b, 2, 1)
     if size == 4:
         return _every_second(a, b, 4, 1)
-    if size == 8:
-        return _every_second(a, b, 8, 1)
-    return b
+    return _every_second(a, b, 8, 1)
 
 
 @intrinsic

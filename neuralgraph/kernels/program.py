@@ -259,10 +259,8 @@ def _gathered(like, x, x_sample, samples, step, target, pixels):
         _gather(narrow(like, 2), x, x_sample, samples, step, target, pixels)
     elif step == 4:
         _gather(narrow(like, 4), x, x_sample, samples, step, target, pixels)
-    elif step == 8:
-        _gather(narrow(like, 8), x, x_sample, samples, step, target, pixels)
     else:
-        _gather(like, x, x_sample, samples, step, target, pixels)
+        _gather(narrow(like, 8), x, x_sample, samples, step, target, pixels)
 
 
 @inline
@@ -271,10 +269,8 @@ def _scattered(like, source, out, out_sample, samples, step, pixels):
         _scatter(narrow(like, 2), source, out, out_sample, samples, step, pixels)
     elif step == 4:
         _scatter(narrow(like, 4), source, out, out_sample, samples, step, pixels)
-    elif step == 8:
-        _scatter(narrow(like, 8), source, out, out_sample, samples, step, pixels)
     else:
-        _scatter(like, source, out, out_sample, samples, step, pixels)
+        _scatter(narrow(like, 8), source, out, out_sample, samples, step, pixels)
 
 
 @inline

@@ -1,6 +1,6 @@
 """Norm, activation and depthwise convolution of the maps of a tile's samples, as parts of kernels.
 
-A pixel of a map is ``step`` numbers, one of each sample, a power of two up to 16, and a row of ``width`` numbers is as
+A pixel of a map is ``step`` numbers, one of each sample, 1, 2, 4 or 8, and a row of ``width`` numbers is as
 many times as long as a map is wide: small maps fill vectors in this way.
 """
 
@@ -31,8 +31,7 @@ from .vector import (
 @inline
 def _of_each(like, vector, step):
     """The sum over the lanes of each sample, in all of its lanes."""
-    if step <= 8:
-        vector = add(vector, rotated(vector, 8))
+    vector = add(vector, rotated(vector, 8))
     if step <= 4:
         vector = add(vector, rotated(vector, 4))
     if step <= 2:
@@ -50,9 +49,7 @@ def _first_of_each(like, x, step):
         return repeated(like, load(narrow(like, 2), x))
     if step == 4:
         return repeated(like, load(narrow(like, 4), x))
-    if step == 8:
-        return repeated(like, load(narrow(like, 8), x))
-    return load(like, x)
+    return repeated(like, load(narrow(like, 8), x))
 
 
 @inline
