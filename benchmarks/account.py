@@ -87,7 +87,7 @@ if __name__ == "__main__":
     machine = rates()
     for name, rate in machine.items():
         print(f"{rate:7.1f} GFLOP/s  {name}")
-    results = [{"case": "rates", "gflops": machine}]
+    results = [{"title": "rates of the machine", "rows": [{"what": name, "gflops": rate} for name, rate in machine.items()]}]
     for case in arguments.cases:
         name, options, pixels, classes, batch = CASES[case]
         model = ng.models.create(name, num_classes=classes, image_size=pixels, **options).eval()
@@ -100,8 +100,9 @@ if __name__ == "__main__":
             stem = median(lambda: fast.stem(images))
             network = median(lambda: fast.network._computed(maps))
             samples, rows = instructions(fast.network, maps)
-        print(f"\n{case}: batch {batch}, {1e3 * whole:.2f} ms, of which the stem {1e3 * stem:.2f} and the network "
-              f"{1e3 * network:.2f}; tiles of {samples}")
+        title = f"{case}, batch {batch}: {1e3 * whole:.2f} ms, of which the stem {1e3 * stem:.2f} and the network " \
+                f"{1e3 * network:.2f}; tiles of {samples}"
+        print(f"\n{title}")
         print("level kind    nodes   edges pixels stride |  MFLOP: sums  conv. |  ms: sums   rest | GFLOP/s: sums  rest")
         for row in rows:
             rest = row["ms_without_edges"]
@@ -114,6 +115,5 @@ if __name__ == "__main__":
         rest = sum(row["ms_without_edges"] for row in rows)
         print(f"in all: sums {sums:.2f} ms, at {sum(row['sums_mflop'] for row in rows) / sums:.0f} GFLOP/s; the rest "
               f"{rest:.2f} ms, its convolutions at {sum(row['convolutions_mflop'] for row in rows) / rest:.0f}")
-        results.append({"case": case, "batch": batch, "samples": samples, "ms": 1e3 * whole, "ms_stem": 1e3 * stem,
-                        "ms_network": 1e3 * network, "instructions": rows})
+        results.append({"title": title, "rows": rows})
     save(arguments.json, results)
