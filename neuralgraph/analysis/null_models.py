@@ -17,7 +17,7 @@ from ..networks import NeuralGraph
 from ..wiring import ROLES, Wiring
 from ..wiring.stages import longest_path_levels
 from ..wiring.wiring import INPUT, OUTPUT
-from .statistics import MOST_NODES, STATISTICS, EdgeList
+from .statistics import MOST_NODES, STATISTICS, GraphEdges
 
 PAIRS = 2**20  # of edges, proposed at once
 Statistic = str | Callable[[nx.DiGraph], float]
@@ -124,7 +124,7 @@ def null_model(wiring: Wiring | NeuralGraph, statistic: Statistic, samples: int 
              for node, (role, block) in enumerate(zip(wiring.role.tolist(), wiring.block.tolist()))}
 
     def value(src, dst):
-        found = measure(EdgeList(wiring.num_nodes, src, dst), nodes)
+        found = measure(GraphEdges(wiring.num_nodes, src, dst), nodes)
         if not isinstance(found, (int, float)) or isinstance(found, bool):
             raise InputError(f"the statistic {name} must return a number, got {found!r}.")
         return float(found)
@@ -149,7 +149,7 @@ def _measure(statistic: Statistic):
         raise InputError(f"statistic must be one of {listed(STATISTICS)} or a function of a networkx.DiGraph, got "
                          f"{statistic!r}.")
 
-    def measure(edges: EdgeList, nodes: Mapping):
+    def measure(edges: GraphEdges, nodes: Mapping):
         graph = edges.to_networkx()
         nx.set_node_attributes(graph, nodes)
         found = statistic(graph)

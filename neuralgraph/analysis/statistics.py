@@ -16,7 +16,7 @@ MOST_NODES = 20_000  # whose pairs are held at once
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeList:
+class GraphEdges:
     """The edges of one graph.
 
     Args:
@@ -51,25 +51,25 @@ class EdgeList:
         return graph
 
 
-def feed_forward_loops(edges: EdgeList) -> float:
+def feed_forward_loops(edges: GraphEdges) -> float:
     """How many triples have u -> v, v -> w and u -> w."""
     a = edges.adjacency
     return float(((a @ a).double() * a).sum())
 
 
-def bi_fans(edges: EdgeList) -> float:
+def bi_fans(edges: GraphEdges) -> float:
     """How many pairs of nodes have two common targets: two sources, two targets, four edges."""
     common = (edges.adjacency @ edges.adjacency.T).double().fill_diagonal_(0)
     return float((common * (common - 1)).sum() / 4)
 
 
-def cycles(edges: EdgeList) -> float:
+def cycles(edges: GraphEdges) -> float:
     """How many triples have u -> v, v -> w and w -> u."""
     a = edges.adjacency
     return float(((a @ a).double() * a.T).sum() / 3)
 
 
-def clustering(edges: EdgeList) -> float:
+def clustering(edges: GraphEdges) -> float:
     """Transitivity: of all paths of two edges, directions aside, the share whose ends are neighbours."""
     near = edges.neighbours
     degree = near.double().sum(1)
@@ -79,23 +79,23 @@ def clustering(edges: EdgeList) -> float:
     return float(((near @ near).double() * near).sum()) / paths
 
 
-def path_length(edges: EdgeList) -> float:
+def path_length(edges: GraphEdges) -> float:
     """The mean length of the shortest directed paths between all pairs that have one."""
     return _mean_distance(edges.adjacency)
 
 
-def distance(edges: EdgeList) -> float:
+def distance(edges: GraphEdges) -> float:
     """The mean length of the shortest paths, directions aside, between all pairs that have one."""
     return _mean_distance(edges.neighbours)
 
 
-def modularity(edges: EdgeList) -> float:
+def modularity(edges: GraphEdges) -> float:
     """Newman's modularity of the communities that Louvain's method finds, directions aside."""
     graph = _live(edges)
     return nx.community.modularity(graph, nx.community.louvain_communities(graph, seed=0))
 
 
-def rich_club(edges: EdgeList) -> float:
+def rich_club(edges: GraphEdges) -> float:
     """The share of possible edges among the tenth of the live nodes that has most neighbours."""
     near = edges.neighbours
     degree = near.sum(1)
@@ -106,7 +106,7 @@ def rich_club(edges: EdgeList) -> float:
     return float(near[rich][:, rich].sum() / (number * (number - 1)))
 
 
-def assortativity(edges: EdgeList) -> float:
+def assortativity(edges: GraphEdges) -> float:
     """The correlation, over edges, of the source's number of targets and the target's number of sources."""
     outward = torch.bincount(edges.src, minlength=edges.num_nodes)[edges.src].double()
     inward = torch.bincount(edges.dst, minlength=edges.num_nodes)[edges.dst].double()
@@ -115,7 +115,7 @@ def assortativity(edges: EdgeList) -> float:
     return float(torch.corrcoef(torch.stack([outward, inward]))[0, 1])
 
 
-def spectral_gap(edges: EdgeList) -> float:
+def spectral_gap(edges: GraphEdges) -> float:
     """The second smallest eigenvalue of the normalised Laplacian of the largest component, directions aside."""
     graph = _live(edges)
     largest: set[int] = max(nx.connected_components(graph), key=len)
@@ -126,7 +126,7 @@ def spectral_gap(edges: EdgeList) -> float:
     return float(torch.linalg.eigvalsh(laplacian)[1])
 
 
-def _live(edges: EdgeList) -> nx.Graph:
+def _live(edges: GraphEdges) -> nx.Graph:
     graph = edges.to_networkx().to_undirected()
     graph.remove_edges_from(list(nx.selfloop_edges(graph)))
     graph.remove_nodes_from(list(nx.isolates(graph)))
@@ -151,7 +151,7 @@ def _mean_distance(adjacency: torch.Tensor) -> float:
     return total / pairs
 
 
-STATISTICS: dict[str, Callable[[EdgeList], float]] = {
+STATISTICS: dict[str, Callable[[GraphEdges], float]] = {
     "feed-forward-loops": feed_forward_loops, "bi-fans": bi_fans, "3-cycles": cycles, "clustering": clustering,
     "path-length": path_length, "distance": distance, "modularity": modularity, "rich-club": rich_club,
     "assortativity": assortativity, "spectral-gap": spectral_gap,

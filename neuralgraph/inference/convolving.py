@@ -116,12 +116,12 @@ class Convolving:
         share = -(-self.rows // self.shares) * self.together
         # outputs beside each other are turned from rows of sums to lines of the result sixteen at a time
         self.sixteen = self.step.is_linear and self.together == 1
-        self.room = share * row_of_sums + program.SLACK
-        room = LANES * LANES
+        self.buffer = share * row_of_sums + program.SLACK
+        size = LANES * LANES
         if self.pixel == LANES:  # maps of sixteen samples, and of what is added
             read = min(self.space[0], self.lines * self.step.stride[0]) * self.space[1]
-            room = LANES * max(LANES, read, 2 * self.band * self.out_space[1])
-        self.sums = self.room + room
+            size = LANES * max(LANES, read, 2 * self.band * self.out_space[1])
+        self.sums = self.buffer + size
         self.private = self.sums + (0 if self.direct else self.per_block * len(self.phases) * self.row) + program.SLACK
         self.work = self.tiles * self.bands * (self.weight.size + self.outputs + self.channels) * -(-self.length // LANES)
 
@@ -167,7 +167,7 @@ class Convolving:
         step, size = self.step, self.bytes
         for name in ("batch", "samples", "bands", "band", "shares", "outputs", "lines", "pitch", "tail", "pixel", "sample",
                      "row", "direct", "blocks", "sums", "together",
-                     "sixteen", "room", "tokens"):
+                     "sixteen", "buffer", "tokens"):
             c[name] = getattr(self, name)
         c["kind"], c["units"] = program.CONVOLVE, self.tiles * self.bands * self.shares
         (c["height"], c["width"]), (c["out_height"], c["out_width"]) = self.space, self.out_space

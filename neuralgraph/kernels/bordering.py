@@ -101,7 +101,7 @@ def _bordered_sixteen(like, c, source, target, row0, row1, top):
 
 
 @inline
-def gather(like, c, tile, band, block, samples, scratch, room):
+def gather(like, c, tile, band, block, samples, scratch, buffer):
     """Copies the channels of a block, as far as a unit of work reads them, into the thread's own memory."""
     s = size_of(narrow(like, 1))
     begin, end = load_index(c.channels + 4 * block), load_index(c.channels + 4 * block + 4)
@@ -112,14 +112,14 @@ def gather(like, c, tile, band, block, samples, scratch, room):
         bottom = min(c.height, band * c.band * c.stride_y - c.top + c.lines * c.stride_y)
         is_turned = c.pixel == LANES and samples == LANES and (bottom - top) * c.width >= LANES
         if is_turned:
-            turned(like, source + top * c.width * s, c.x_sample, room, (bottom - top) * c.width)
+            turned(like, source + top * c.width * s, c.x_sample, buffer, (bottom - top) * c.width)
         for phase in range(c.phases):
             rolled()
             phase_y, phase_x = load_index(c.phase + 8 * phase), load_index(c.phase + 8 * phase + 4)
             row = scratch + ((place - begin) * c.phases + phase) * c.row * s
             y = band * c.band * c.stride_y + phase_y - c.top
             if is_turned:
-                _bordered_sixteen(like, c, room, row, y, phase_x, top)
+                _bordered_sixteen(like, c, buffer, row, y, phase_x, top)
             else:
                 for sample in range(samples):
                     rolled()

@@ -56,7 +56,7 @@ JOB = record("team code begin end private private_size barrier taken")
 #   pixel, sample, row  distances in the scratch: of columns, of samples, of phases; all in numbers
 #   together, order     1, or 4 outputs that read the same; the channels of the outputs in the order of their rows
 #   first, index, weight  where the edges of each row of each block of each share begin; their sources, their weights
-#   sums, room          where the scratch, and memory for turning maps, begin in the memory of a thread
+#   sums, buffer          where the scratch, and memory for turning maps, begin in the memory of a thread
 #   tokens              1: all maps that are read and made are of one pixel, and no border is
 #   sixteen             1: sixteen outputs at a time are turned from rows to lines of tokens
 INSTRUCTION = np.dtype([(name, np.int64) for name in (
@@ -64,7 +64,7 @@ INSTRUCTION = np.dtype([(name, np.int64) for name in (
     "other_channel", "bias", "samples", "bands", "band", "shares", "outputs", "height", "width",
     "out_height", "out_width", "stride_y", "stride_x", "top", "left", "phases", "phase", "lines", "pitch", "tail",
     "pixel", "sample", "row", "direct", "channels", "channel", "first", "index", "weight", "kernel_y", "kernel_x",
-    "divisor", "sums", "blocks", "together", "order", "sixteen", "room", "tokens")]
+    "divisor", "sums", "blocks", "together", "order", "sixteen", "buffer", "tokens")]
     + [("slope", np.float64), ("limit", np.float64)])
 INSTRUCTION_BYTES = INSTRUCTION.itemsize
 
@@ -110,27 +110,27 @@ def _finish_tokens(like, c, source, other, target, samples):
 
 
 @inline
-def _deliver_tokens(like, c, tile, row, samples, sums, sums_row, room):
+def _deliver_tokens(like, c, tile, row, samples, sums, sums_row, buffer):
     """Sixteen neighbouring outputs of maps of one pixel that lie beside each other."""
     s = size_of(narrow(like, 1))
     number = tile * c.samples
     channel = load_index(c.order + 4 * row)
     for done in range(0, samples, LANES):
         rolled()
-        transpose(like, sums + done * s, sums_row, room, LANES * s)
+        transpose(like, sums + done * s, sums_row, buffer, LANES * s)
         for i in range(min(LANES, samples - done)):
-            u = load(like, room + i * LANES * s)
+            u = load(like, buffer + i * LANES * s)
             if c.other != 0:
                 u = add(u, load(like, c.other + (number + done + i) * c.other_sample + channel * s))
             store(_activated(like, c, u), c.out + (number + done + i) * c.out_sample + channel * s)
 
 
 @inline
-def _deliver_sixteen(like, c, target, other, lines, sums, room):
+def _deliver_sixteen(like, c, target, other, lines, sums, buffer):
     """The maps of sixteen samples that stand number by number, one after the other."""
     s, step = size_of(narrow(like, 1)), size_of(like)
     count = lines * c.out_width
-    added = room + count * step
+    added = buffer + count * step
     if other != 0:
         turned(like, other, c.other_sample, added, count)
     for line in range(lines):
@@ -140,18 +140,18 @@ def _deliver_sixteen(like, c, target, other, lines, sums, room):
             u = load(like, sums + (line * c.pitch + i) * step)
             if other != 0:
                 u = add(u, load(like, added + place))
-            store(_activated(like, c, u), room + place)
+            store(_activated(like, c, u), buffer + place)
     done = 0
     while done < count:
         rolled()
         if count - done < LANES:
             done = count - LANES
-        transpose(like, room + done * step, step, target + done * s, c.out_sample)
+        transpose(like, buffer + done * step, step, target + done * s, c.out_sample)
         done += LANES
 
 
 @inline
-def _deliver(like, c, tile, band, lines, output, samples, sums, length, room):
+def _deliver(like, c, tile, band, lines, output, samples, sums, length, buffer):
     """One output channel: what is added, and the activation; from the row of sums to the maps of the result."""
     s = size_of(narrow(like, 1))
     target = c.out + tile * c.samples * c.out_sample + output * c.out_channel
@@ -166,7 +166,7 @@ def _deliver(like, c, tile, band, lines, output, samples, sums, length, room):
     if c.pixel == LANES and samples == LANES and lines * count >= LANES:
         if other != 0:
             other += start
-        _deliver_sixteen(like, c, target + start, other, lines, sums, room)
+        _deliver_sixteen(like, c, target + start, other, lines, sums, buffer)
         return
     if c.pitch == count:  # lines without gaps
         count, lines = count * lines, 1
@@ -203,7 +203,7 @@ def _convolve(like, c, unit, private):
         elif c.tokens:
             gather_tokens(like, c, tile, share * c.blocks + block, samples, x)
         else:
-            gather(like, c, tile, band, share * c.blocks + block, samples, x, private + c.room * s)
+            gather(like, c, tile, band, share * c.blocks + block, samples, x, private + c.buffer * s)
         first = begin * c.blocks + block * (end - begin) - begin
         for row in range(begin, end):
             rolled()
@@ -221,17 +221,17 @@ def _convolve(like, c, unit, private):
             if block == c.blocks - 1 and c.sixteen:
                 if (row - begin) % LANES == LANES - 1 and samples >= LANES // 2:
                     _deliver_tokens(like, c, tile, row - LANES + 1, samples, sums - (LANES - 1) * wide * s, wide * s,
-                                    private + c.room * s)
+                                    private + c.buffer * s)
                 elif row - begin >= (end - begin) // LANES * LANES or samples < LANES // 2:
                     _deliver(like, c, tile, band, lines, load_index(c.order + 4 * row), samples, sums, length,
-                             private + c.room * s)
+                             private + c.buffer * s)
             elif block == c.blocks - 1:
                 for output in range(together):
                     rolled()
                     number = row * together + output
                     if number < c.outputs:
                         _deliver(like, c, tile, band, lines, load_index(c.order + 4 * number), samples,
-                                 sums + output * wide * s, length, private + c.room * s)
+                                 sums + output * wide * s, length, private + c.buffer * s)
 
 
 @inline

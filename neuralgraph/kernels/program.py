@@ -105,18 +105,19 @@ def _slice(like, address, node, tap, source, target, private, samples, scale, sh
     """The convolution of one image with slice ``tap`` of the node's kernel."""
     p = carray(at(address), 1, PART)[0]
     s = size_of(narrow(like, 1))
-    room = private + p.scratch * s
+    buffer = private + p.scratch * s
     kernel = p.kernel + (node * p.depth_side + tap) * p.side * p.side * s
     width, out_width = p.width * samples, p.out_width * samples
     if is_swept(p.side, p.stride, out_width):
-        room += LANES * s
-        affine(like, source, room, p.height * width, scale, shift, slope)
-        sweep(like, room, samples, p.stride, kernel, target, p.height, width, p.out_height, out_width)
+        buffer += LANES * s
+        affine(like, source, buffer, p.height * width, scale, shift, slope)
+        sweep(like, buffer, samples, p.stride, kernel, target, p.height, width, p.out_height, out_width)
     elif samples == 1:
-        affine_bordered(like, source, room, p.pitch, p.side // 2, p.height, width, p.stride, first(scale), first(shift), slope)
-        convolve(like, room, p.pitch, p.side, p.stride, kernel, target, p.out_height, out_width)
+        affine_bordered(like, source, buffer, p.pitch, p.side // 2, p.height, width, p.stride, first(scale), first(shift),
+                        slope)
+        convolve(like, buffer, p.pitch, p.side, p.stride, kernel, target, p.out_height, out_width)
     else:
-        convolve_rows(like, source, room, samples, p.side, p.stride, kernel, target, p.height, width, p.out_height, out_width,
+        convolve_rows(like, source, buffer, samples, p.side, p.stride, kernel, target, p.height, width, p.out_height, out_width,
                       scale, shift, slope)
 
 

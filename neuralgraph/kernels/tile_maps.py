@@ -124,42 +124,42 @@ def _taps(like, x, pitch, side, step, kernel):
 
 
 @inline
-def convolve_rows(like, x, room, step, side, stride, kernel, out, height, width, out_height, out_width, scale, shift, slope):
+def convolve_rows(like, x, buffer, step, side, stride, kernel, out, height, width, out_height, out_width, scale, shift, slope):
     """A convolution of any side and stride of activation(scale x + shift), as wide as a row allows.
 
     Args:
-        room: for a bordered map, 0 at its borders, of which rows have 16 numbers more.
+        buffer: for a bordered map, 0 at its borders, of which rows have 16 numbers more.
     """
     if out_width >= 16:
-        _convolve_rows(like, x, room, step, side, stride, kernel, out, height, width, out_height, out_width, scale, shift,
+        _convolve_rows(like, x, buffer, step, side, stride, kernel, out, height, width, out_height, out_width, scale, shift,
                        slope)
     elif out_width >= 8:
-        _convolve_rows(narrow(like, 8), x, room, step, side, stride, kernel, out, height, width, out_height, out_width,
+        _convolve_rows(narrow(like, 8), x, buffer, step, side, stride, kernel, out, height, width, out_height, out_width,
                        scale, shift, slope)
     elif out_width >= 4:
-        _convolve_rows(narrow(like, 4), x, room, step, side, stride, kernel, out, height, width, out_height, out_width,
+        _convolve_rows(narrow(like, 4), x, buffer, step, side, stride, kernel, out, height, width, out_height, out_width,
                        scale, shift, slope)
     else:
-        _convolve_rows(narrow(like, 2), x, room, step, side, stride, kernel, out, height, width, out_height, out_width,
+        _convolve_rows(narrow(like, 2), x, buffer, step, side, stride, kernel, out, height, width, out_height, out_width,
                        scale, shift, slope)
 
 
 @inline
-def _convolve_rows(like, x, room, step, side, stride, kernel, out, height, width, out_height, out_width, scale, shift,
+def _convolve_rows(like, x, buffer, step, side, stride, kernel, out, height, width, out_height, out_width, scale, shift,
                    slope):
     lanes, s, border = lanes_of(like), size_of(narrow(like, 1)), side // 2
     pitch = width + 2 * border * step + 16
     for y in range(height):
         rolled()
         source = x + y * width * s
-        target = room + ((y + border) * pitch + border * step) * s
+        target = buffer + ((y + border) * pitch + border * step) * s
         _affine(like, source, target, width, scale, shift, slope)
     for y in range(out_height):
         rolled()
         for i in range(0, out_width, lanes):
             rolled()
             place = min(i, out_width - lanes)
-            row, target = room + (y * pitch + place) * stride * s, out + (y * out_width + place) * s
+            row, target = buffer + (y * pitch + place) * stride * s, out + (y * out_width + place) * s
             if stride == 1:
                 store(_taps(like, row, pitch, side, step, kernel), target)
             elif stride == 2:
@@ -170,7 +170,7 @@ def _convolve_rows(like, x, room, step, side, stride, kernel, out, height, width
                 for lane in range(lanes):
                     rolled()
                     number = place + lane
-                    row = room + (y * stride * pitch + number // step * stride * step + number % step) * s
+                    row = buffer + (y * stride * pitch + number // step * stride * step + number % step) * s
                     store(_taps(one, row, pitch, side, step, kernel), target + lane * s)
 
 

@@ -14,7 +14,7 @@ import neuralgraph as ng
 from neuralgraph import kernels
 from neuralgraph.analysis import STATISTICS, NullModel, null_model
 from neuralgraph.analysis.null_models import KINDS
-from neuralgraph.analysis.statistics import EdgeList
+from neuralgraph.analysis.statistics import GraphEdges
 from neuralgraph.errors import InputError, UnknownNameError
 from neuralgraph.kernels import plain
 
@@ -22,7 +22,7 @@ from neuralgraph.kernels import plain
 def random_edges(nodes, density, seed):
     generator = torch.Generator().manual_seed(seed)
     src, dst = (torch.rand(nodes, nodes, generator=generator) < density).nonzero().T
-    return EdgeList(nodes, src, dst)
+    return GraphEdges(nodes, src, dst)
 
 
 graphs = st.builds(random_edges, st.integers(3, 9), st.sampled_from([0.2, 0.4, 0.8]), st.integers(0, 2**31))
@@ -62,7 +62,7 @@ def test_statistics_are_those_of_networkx(edges):
 
 def test_assortativity_is_the_correlation_of_degrees_over_edges():
     edges = random_edges(30, 0.2, 0)
-    edges = EdgeList(30, *torch.tensor(sorted(arrows(edges))).T)
+    edges = GraphEdges(30, *torch.tensor(sorted(arrows(edges))).T)
     assert STATISTICS["assortativity"](edges) == pytest.approx(_correlation(edges))
 
 
@@ -77,15 +77,15 @@ def _correlation(edges):
 @pytest.mark.parametrize("graph, gap", [(nx.complete_graph(6), 6 / 5), (nx.star_graph(5), 1.0),
                                         (nx.cycle_graph(8), 1 - math.cos(2 * math.pi / 8))])
 def test_the_spectral_gap_of_known_graphs(graph, gap):
-    edges = EdgeList(len(graph) + 2, *torch.tensor(list(graph.edges)).T)  # two nodes are alone
+    edges = GraphEdges(len(graph) + 2, *torch.tensor(list(graph.edges)).T)  # two nodes are alone
     assert STATISTICS["spectral-gap"](edges) == pytest.approx(gap)
 
 
 def test_a_rich_club_and_two_communities_are_seen():
     club = [(u, v) for u in range(4) for v in range(u + 1, 4)] + [(u, 4 + 9 * u + i) for u in range(4) for i in range(9)]
-    assert STATISTICS["rich-club"](EdgeList(40, *torch.tensor(club).T)) == 1
+    assert STATISTICS["rich-club"](GraphEdges(40, *torch.tensor(club).T)) == 1
     cliques = [(s + u, s + v) for s in (0, 6) for u in range(6) for v in range(u + 1, 6)]
-    assert STATISTICS["modularity"](EdgeList(12, *torch.tensor(cliques).T)) == pytest.approx(0.5)
+    assert STATISTICS["modularity"](GraphEdges(12, *torch.tensor(cliques).T)) == pytest.approx(0.5)
 
 
 def seen(wiring, kind, candidates=None, samples=20, seed=0):

@@ -24,7 +24,7 @@ from neuralgraph.kernels.program import FOUR_SUMS
 from neuralgraph.plan import lower
 
 sizes = st.sampled_from([(1, 1), (2, 2), (5, 5), (6, 4), (8, 8), (2, 3), (17, 9), (1, 8), (3, 1)])
-batches = st.sampled_from([1, 2, 3, 5, 8, 9, 14, 20, 32, 33])  # 1, 2, 4 and 8 samples in a row, and some left over
+batches = st.sampled_from([1, 2, 3, 5, 8, 9, 14, 16, 19])  # 1, 2, 4 and 8 samples in a row, and some left over
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
