@@ -33,7 +33,7 @@ class Layout:
         self.plan, self.space, self.samples = plan, space, samples
         self.team, self.threads = team, threads
         self._keep: list = []  # arrays whose addresses are in instructions
-        count = 1 + max((int(g.nodes.max()) for g in (*plan.groups, *plan.before)), default=0)
+        count = _count(plan)
         self.row = np.full(count, -1, np.int64)  # first number of each node's row, in units of LANES
         self.edges = np.searchsorted(plan.dst, np.arange(count + 1))
         self.scratch: dict[tuple, int] = {}
@@ -96,11 +96,7 @@ class Layout:
     def _place(self, rows: _Rows) -> None:
         """Gives rows to all nodes, those whose last reader is done again."""
         plan = self.plan
-        level = np.zeros(len(self.row), int)
-        for group in plan.groups:
-            level[group.nodes] = group.level
-        last = np.full(len(self.row), -1)
-        np.maximum.at(last, plan.src, level[plan.dst])
+        _, last = _lifetimes(plan)
         leaving: dict[int, list[tuple[int, np.ndarray]]] = {}
         for group in plan.groups:
             if group.outputs is not None:
@@ -112,7 +108,7 @@ class Layout:
             self.row[group.nodes] = rows.take(size, len(group.nodes))
             for at in np.unique(last[group.nodes]).tolist():
                 some = self.row[group.nodes[last[group.nodes] == at]]
-                leaving.setdefault(max(at, group.level), []).append((size, some))
+                leaving.setdefault(at, []).append((size, some))
 
     def _private(self) -> int:
         """The memory a thread needs for itself: ten rows, and a bordered map per kind of convolution."""
@@ -271,19 +267,31 @@ def _shares(work: np.ndarray, team: int) -> np.ndarray:
     return np.searchsorted(work.cumsum(), work.sum() * np.arange(1, team) / team, side="right")
 
 
-def largest_level(plan: Plan, space: tuple[int, ...]) -> int:
-    """Numbers, per sample, of all maps that are needed at the same time, where they are most."""
-    count = 1 + max((int(group.nodes.max()) for group in (*plan.groups, *plan.before)), default=0)
-    level, last = np.zeros(count, int), np.zeros(count, int)
-    size = np.zeros(count)
+def _count(plan: Plan) -> int:
+    """One more than the largest number of a node."""
+    return 1 + max((int(group.nodes.max()) for group in (*plan.groups, *plan.before)), default=0)
+
+
+def _lifetimes(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """The level at which each node is computed, and the last one at which its map is needed; (count,) each."""
+    level = np.zeros(_count(plan), int)
     for group in plan.groups:
         level[group.nodes] = group.level
+    last = level.copy()
+    np.maximum.at(last, plan.src, level[plan.dst])
+    return level, last
+
+
+def largest_level(plan: Plan, space: tuple[int, ...]) -> int:
+    """Numbers, per sample, of all maps that are needed at the same time, where they are most."""
+    level, last = _lifetimes(plan)
+    size = np.zeros(len(level))
+    for group in plan.groups:
         if group.outputs is None:
             size[group.nodes] = math.prod(reduced(space, group.scale * group.stride))
-    np.maximum.at(last, plan.src, level[plan.dst])
     change = np.zeros(2 + level.max(initial=0))
     np.add.at(change, level, size)
-    np.subtract.at(change, np.maximum(last, level) + 1, size)
+    np.subtract.at(change, last + 1, size)
     return max(1, int(change.cumsum().max()))
 
 
