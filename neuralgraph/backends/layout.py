@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -21,21 +20,19 @@ class Layout:
     It depends on nothing but the stage, and lives as long as the stage does: get it by :meth:`of`.
     """
 
-    _kept: WeakKeyDictionary[Stage, Layout] = WeakKeyDictionary()
-
     def __init__(self, stage: Stage):
         # the parts, not the stage, which could never be forgotten otherwise
         self.which, self.src, self.dst = stage.which, stage.src, stage.dst
         self.shape = len(stage.nodes), len(stage.sources)
-        self._devices: dict[torch.device, dict[str, torch.Tensor]] = {}
 
     @classmethod
     def of(cls, stage: Stage) -> Layout:
         """That of a stage, the same at every call."""
-        found = cls._kept.get(stage)
-        if found is None:
-            found = cls._kept[stage] = cls(stage)
-        return found
+        if torch.compiler.is_compiling():
+            _make(stage)
+        elif "layout" not in stage.kept:
+            stage.kept["layout"] = cls(stage)
+        return stage.kept["layout"]
 
     @property
     def position(self) -> torch.Tensor:
@@ -80,13 +77,11 @@ class Layout:
             block.create_formats_()
         return block
 
-    @torch.inference_mode(False)  # kept, so it must serve training too
     def on(self, name: str, device: torch.device) -> torch.Tensor:
         """``which``, ``position``, ``slots``, ``src`` or ``dst`` on a device, kept for the next call."""
-        kept = self._devices.setdefault(device, {})
-        if name not in kept:
-            kept[name] = getattr(self, name).to(device)
-        return kept[name]
+        key = f"{name} on {device}"
+        _keep(self, name, key, device)
+        return getattr(self, key)
 
     def values(self, per_edge: torch.Tensor) -> torch.Tensor:
         """The entries of an (E,) tensor that belong to this stage, (E_s,)."""
@@ -101,3 +96,20 @@ class Layout:
             return values.view(self.shape)
         dense = values.new_zeros(self.shape[0] * self.shape[1])
         return dense.index_put((self.on("position", values.device),), values).view(self.shape)
+
+
+# what torch.compile finds done is a constant to it; while it records, it would record this too
+
+@torch.compiler.assume_constant_result
+def _make(stage: Stage) -> bool:
+    if "layout" not in stage.kept:
+        stage.kept["layout"] = Layout(stage)
+    return stage.kept["layout"].is_full_matrix
+
+
+@torch.compiler.assume_constant_result
+def _keep(layout: Layout, name: str, key: str, device: torch.device) -> bool:
+    if key not in vars(layout):
+        with torch.inference_mode(False):  # it must serve training too
+            setattr(layout, key, getattr(layout, name).to(device))
+    return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ class Stage:
         aggregate: "sum" or "product", how the weighted messages become one.
         chunks: the nodes by function; their concatenation is ``nodes``.
         inputs: which chunks of earlier stages ``sources`` is made of, as (stage, chunk) numbers.
+        kept: what others prepared from the above; copies and pickles begin without it.
     """
 
     nodes: torch.Tensor
@@ -45,9 +47,13 @@ class Stage:
     aggregate: str = "sum"
     chunks: tuple[Chunk, ...] = ()
     inputs: tuple[tuple[int, int], ...] = ()
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo) -> Stage:
         return self  # frozen
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": {}}
 
     @property
     def edges(self) -> torch.Tensor:

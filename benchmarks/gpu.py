@@ -1,0 +1,167 @@
+"""Training on a GPU: steps of the models, the masked product against the plain one, the choice of the k largest.
+
+    python benchmarks/gpu.py [--parts NAME...] [--ways NAME...] [--authors CHECKOUT] [--rounds N] [--json FILE]
+
+"eager" is PyTorch's default, whose convolutions may round factors to TF32; the others name what differs from it.
+"""
+
+import argparse
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from common import alternate, authors_model, report, save
+from torch import nn
+
+import neuralgraph as ng
+from neuralgraph.selectors.groups import top_k
+
+STEPS = {"tiny-static": 512, "tiny-discrete": 512, "mobilenet-dnw": 128}  # batch sizes of the paper
+PRODUCTS = ((192, 768, 512 * 64), (800, 800, 512 * 64), (1024, 512, 128 * 16))  # destinations, sources, pixels of a batch
+DENSITIES = 0.02, 0.1, 0.5
+CANDIDATES = ((325_760, 32_000), (640_000, 32_000), (4_700_000, 200_000))
+
+
+@contextlib.contextmanager
+def tf32(allowed):
+    """Whether products may round their factors to TF32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def step_of(model, batch, precision=torch.float32, allowed=True, mode=None):
+    """A function that makes one step of training, and waits until it is done."""
+    model = model.cuda().train()
+    images, labels = torch.randn(batch, 3, 32, 32, device="cuda"), torch.randint(10, (batch,), device="cuda")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    forward = model if mode is None else torch.compile(model, mode=mode, dynamic=False)
+
+    def step():
+        with tf32(allowed):
+            with torch.autocast("cuda", precision, precision != torch.float32):
+                loss = F.cross_entropy(forward(images).float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+    return step
+
+
+def steps(name, rounds, authors, ways, results):
+    batch, options = STEPS[name], dict(width=0.225) if name.startswith("mobilenet") else {}
+
+    def new():
+        return ng.models.create(name, num_classes=10, image_size=32, **options)
+
+    known = {"eager, no TF32": dict(allowed=False), "eager": {}, "eager, bfloat16": dict(precision=torch.bfloat16),
+             "compiled": dict(mode="default"), "compiled, bfloat16": dict(mode="default", precision=torch.bfloat16),
+             "compiled, CUDA graphs": dict(mode="reduce-overhead"),
+             "compiled, CUDA graphs, bfloat16": dict(mode="reduce-overhead", precision=torch.bfloat16)}
+    contenders = {}
+    if authors:
+        model = authors_model(authors, name, device="cuda")
+        contenders["the authors' code"] = step_of(Logits(model), batch)
+    contenders |= {way: step_of(new(), batch, **known[way]) for way in ways or known}
+    working = {}
+    for way, step in contenders.items():
+        try:
+            for _ in range(3):
+                step()
+            working[way] = step
+        except Exception as error:  # one way that fails must not hide the others
+            print(f"{name}, {way}: {type(error).__name__}: {str(error)[:500]}")
+    times = alternate(working, rounds, warm_up=2)
+    report(f"training step of {name}, batch {batch}", times, next(iter(times)), results, model=name, batch=batch,
+           gpu=torch.cuda.get_device_name())
+
+
+class Logits(nn.Module):
+    """A model whose outputs are numbers of classes, whatever map they come in."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x).flatten(1)
+
+
+def timed(run):
+    def wait():
+        for _ in range(10):
+            run()
+        torch.cuda.synchronize()
+    return wait
+
+
+def products(rounds, results):
+    """Forward and backward of one product with a matrix of which few entries are real."""
+    for destinations, sources, pixels in PRODUCTS:
+        x = torch.randn(sources, pixels, device="cuda", requires_grad=True)
+        weight = torch.randn(destinations, sources, device="cuda", requires_grad=True)
+        for density in DENSITIES:
+            k = round(density * weight.numel())
+
+            def masked():
+                mask = top_k(weight.detach().view(-1), k, by_magnitude=True).view_as(weight)
+                effective = weight.detach() * mask + (weight - weight.detach())
+                (effective @ x).backward(gradient)
+
+            def plain():
+                (weight @ x).backward(gradient)
+
+            def csr():
+                sparse = (weight.detach() * mask_once).to_sparse_csr()
+                (sparse @ x.detach())
+
+            gradient = torch.randn(destinations, pixels, device="cuda")
+            mask_once = top_k(weight.detach().view(-1), k, by_magnitude=True).view_as(weight)
+            sparse_once = (weight.detach() * mask_once).to_sparse_csr()
+
+            def csr_forward():
+                sparse_once @ x.detach()
+
+            def plain_forward():
+                weight.detach() @ x.detach()
+
+            for allowed in (False, True):
+                with tf32(allowed):
+                    times = alternate({name: timed(run) for name, run in {
+                        "plain product": plain, "top k, masked product": masked, "forward alone, plain": plain_forward,
+                        "forward alone, CSR": csr_forward}.items()}, rounds)
+                report(f"ten products {destinations}x{sources} with {pixels} columns, {density:.0%} real, "
+                       f"{'TF32' if allowed else 'float32'}", times, "plain product", results, density=density)
+
+
+def choices(rounds, results):
+    for number, k in CANDIDATES:
+        weight = torch.randn(number, device="cuda")
+        times = alternate({name: timed(run) for name, run in {
+            "the k largest of this library": lambda: top_k(weight, k, by_magnitude=True),
+            "torch.kthvalue": lambda: weight.abs().kthvalue(number - k + 1),
+            "torch.sort": lambda: weight.abs().sort(),
+        }.items()}, rounds)
+        report(f"ten choices of {k} of {number}", times, "the k largest of this library", results, candidates=number)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", nargs="+", default=[*STEPS, "products", "choices"])
+    parser.add_argument("--authors")
+    parser.add_argument("--ways", nargs="+", help="of making a step; by default all")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    found: list[dict] = []
+    for part in arguments.parts:
+        if part == "products":
+            products(arguments.rounds, found)
+        elif part == "choices":
+            choices(arguments.rounds, found)
+        else:
+            steps(part, arguments.rounds, arguments.authors, arguments.ways, found)
+    save(arguments.json, found)
