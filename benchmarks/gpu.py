@@ -2,7 +2,8 @@
 
     python benchmarks/gpu.py [--parts NAME...] [--ways NAME...] [--authors CHECKOUT] [--rounds N] [--json FILE]
 
-"eager" is PyTorch's default, whose convolutions may round factors to TF32; the others name what differs from it.
+"Plain operations" are PyTorch's, "fused nodes" this library's kernels for norm, activation and convolution, which the
+backend "auto" takes; the products are PyTorch's, whose factors it may round to TF32 where nothing else is said.
 """
 
 import argparse
@@ -38,6 +39,9 @@ def step_of(model, batch, precision=torch.float32, allowed=True, mode=None):
     model = model.cuda().train()
     images, labels = torch.randn(batch, 3, 32, 32, device="cuda"), torch.randint(10, (batch,), device="cuda")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    with torch.no_grad():
+        model.eval()(images)  # lays out the graph's stages, which torch.compile then finds
+    model.train()
     forward = model if mode is None else torch.compile(model, mode=mode, dynamic=False)
 
     def step():
@@ -51,21 +55,27 @@ def step_of(model, batch, precision=torch.float32, allowed=True, mode=None):
     return step
 
 
-def steps(name, rounds, authors, ways, results):
+def steps(name, rounds, authors, ways, profile, results):
     batch, options = STEPS[name], dict(width=0.225) if name.startswith("mobilenet") else {}
 
-    def new():
-        return ng.models.create(name, num_classes=10, image_size=32, **options)
+    def new(backend="auto"):
+        return ng.models.create(name, num_classes=10, image_size=32, backend=backend, **options)
 
-    known = {"eager, no TF32": dict(allowed=False), "eager": {}, "eager, bfloat16": dict(precision=torch.bfloat16),
-             "compiled": dict(mode="default"), "compiled, bfloat16": dict(mode="default", precision=torch.bfloat16),
-             "compiled, CUDA graphs": dict(mode="reduce-overhead"),
-             "compiled, CUDA graphs, bfloat16": dict(mode="reduce-overhead", precision=torch.bfloat16)}
+    known = {"plain operations, no TF32": dict(backend="dense", allowed=False), "plain operations": dict(backend="dense"),
+             "fused nodes, no TF32": dict(allowed=False), "fused nodes": {},
+             "fused nodes, bfloat16": dict(precision=torch.bfloat16),
+             "torch.compile": dict(backend="dense", mode="default"),
+             "torch.compile, bfloat16": dict(backend="dense", mode="default", precision=torch.bfloat16),
+             "torch.compile, CUDA graphs": dict(backend="dense", mode="reduce-overhead"),
+             "fused nodes, torch.compile": dict(mode="default"),
+             "fused nodes, torch.compile, CUDA graphs": dict(mode="reduce-overhead")}
     contenders = {}
     if authors:
         model = authors_model(authors, name, device="cuda")
         contenders["the authors' code"] = step_of(Logits(model), batch)
-    contenders |= {way: step_of(new(), batch, **known[way]) for way in ways or known}
+    for way in ways or known:
+        how = dict(known[way])
+        contenders[way] = step_of(new(how.pop("backend", "auto")), batch, **how)
     working = {}
     for way, step in contenders.items():
         try:
@@ -74,9 +84,24 @@ def steps(name, rounds, authors, ways, results):
             working[way] = step
         except Exception as error:  # one way that fails must not hide the others
             print(f"{name}, {way}: {type(error).__name__}: {str(error)[:500]}")
+    if profile:
+        for way, step in working.items():
+            print(f"\n{name}, {way}\n{kernels_of(step)}")
     times = alternate(working, rounds, warm_up=2)
     report(f"training step of {name}, batch {batch}", times, next(iter(times)), results, model=name, batch=batch,
            gpu=torch.cuda.get_device_name())
+
+
+def kernels_of(step, number=14):
+    """A table of what takes longest on the GPU, over five steps."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]) as seen:
+        for _ in range(5):
+            step()
+    events = [event for event in seen.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    events.sort(key=lambda event: -event.self_device_time_total)
+    lines = [f"  {event.self_device_time_total / 5000:8.3f} ms {event.count / 5:6.1f} x  {event.key[:90]}" for event in events]
+    total = sum(event.self_device_time_total for event in events) / 5000
+    return "\n".join([f"  {total:8.3f} ms in all, {sum(event.count for event in events) / 5:.0f} launches", *lines[:number]])
 
 
 class Logits(nn.Module):
@@ -153,6 +178,7 @@ if __name__ == "__main__":
     parser.add_argument("--parts", nargs="+", default=[*STEPS, "products", "choices"])
     parser.add_argument("--authors")
     parser.add_argument("--ways", nargs="+", help="of making a step; by default all")
+    parser.add_argument("--profile", action="store_true", help="print the kernels that take longest")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json")
     arguments = parser.parse_args()
@@ -163,5 +189,5 @@ if __name__ == "__main__":
         elif part == "choices":
             choices(arguments.rounds, found)
         else:
-            steps(part, arguments.rounds, arguments.authors, arguments.ways, found)
+            steps(part, arguments.rounds, arguments.authors, arguments.ways, arguments.profile, found)
     save(arguments.json, found)

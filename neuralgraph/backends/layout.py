@@ -17,33 +17,37 @@ if TYPE_CHECKING:
 class Layout:
     """The candidate edges of a stage as index tensors, as a dense matrix or as a DGL block.
 
-    It depends on nothing but the stage, and lives as long as the stage does: get it by :meth:`of`.
+    It depends on nothing but the stage, and lives as long as the stage does: get it by :meth:`of`. What a first call
+    of a network left here, torch.compile then finds and need not record.
     """
 
     def __init__(self, stage: Stage):
         # the parts, not the stage, which could never be forgotten otherwise
         self.which, self.src, self.dst = stage.which, stage.src, stage.dst
         self.shape = len(stage.nodes), len(stage.sources)
+        self._kept: dict[str, torch.Tensor] = {}
+        self._is_full: bool | None = None
 
     @classmethod
     def of(cls, stage: Stage) -> Layout:
         """That of a stage, the same at every call."""
-        if torch.compiler.is_compiling():
-            _make(stage)
-        elif "layout" not in stage.kept:
-            stage.kept["layout"] = cls(stage)
-        return stage.kept["layout"]
+        found = stage.kept.get("layout")
+        if found is None:
+            found = stage.kept["layout"] = cls(stage)
+        return found
 
     @property
     def position(self) -> torch.Tensor:
         """The index of each edge in the flattened matrix [dst, src], (E_s,)."""
         return self.dst.long() * self.shape[1] + self.src
 
-    @cached_property
+    @property
     def is_full_matrix(self) -> bool:
         """Whether the edges are every [dst, src] pair in row-major order and contiguous."""
-        return isinstance(self.which, slice) and len(self.src) == self.shape[0] * self.shape[1] and \
-            torch.equal(self.position, torch.arange(len(self.src), device="cpu"))
+        if self._is_full is None:
+            self._is_full = isinstance(self.which, slice) and len(self.src) == self.shape[0] * self.shape[1] and \
+                torch.equal(self.position, torch.arange(len(self.src), device="cpu"))
+        return self._is_full
 
     @cached_property
     def is_sorted(self) -> bool:
@@ -80,8 +84,10 @@ class Layout:
     def on(self, name: str, device: torch.device) -> torch.Tensor:
         """``which``, ``position``, ``slots``, ``src`` or ``dst`` on a device, kept for the next call."""
         key = f"{name} on {device}"
-        _keep(self, name, key, device)
-        return getattr(self, key)
+        if key not in self._kept:
+            with torch.inference_mode(False):  # it must serve training too
+                self._kept[key] = getattr(self, name).to(device)
+        return self._kept[key]
 
     def values(self, per_edge: torch.Tensor) -> torch.Tensor:
         """The entries of an (E,) tensor that belong to this stage, (E_s,)."""
@@ -97,19 +103,3 @@ class Layout:
         dense = values.new_zeros(self.shape[0] * self.shape[1])
         return dense.index_put((self.on("position", values.device),), values).view(self.shape)
 
-
-# what torch.compile finds done is a constant to it; while it records, it would record this too
-
-@torch.compiler.assume_constant_result
-def _make(stage: Stage) -> bool:
-    if "layout" not in stage.kept:
-        stage.kept["layout"] = Layout(stage)
-    return stage.kept["layout"].is_full_matrix
-
-
-@torch.compiler.assume_constant_result
-def _keep(layout: Layout, name: str, key: str, device: torch.device) -> bool:
-    if key not in vars(layout):
-        with torch.inference_mode(False):  # it must serve training too
-            setattr(layout, key, getattr(layout, name).to(device))
-    return True

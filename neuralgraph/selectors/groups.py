@@ -248,10 +248,10 @@ def is_traced() -> bool:
 
 def _whole_top_k(score, k):
     """The same, by operations on whole tensors."""
-    if score.device.type == "cpu":
-        threshold = score.kthvalue(score.shape[0] - k + 1).values
-    else:  # a GPU gives kthvalue one of its processors, topk all of them
-        threshold = score.topk(k, sorted=False).values.min()
+    if score.device.type != "cpu":  # sorted by all processors of a GPU; of these one alone would find the k-th largest
+        kept = score.argsort(stable=True)[score.shape[0] - k:]
+        return torch.zeros_like(score, dtype=torch.bool).index_fill(0, kept, True)
+    threshold = score.kthvalue(score.shape[0] - k + 1).values
     above, tied = score > threshold, score == threshold
     from_the_last = tied.flip(0).cumsum(0).flip(0)
     return above | (tied & (from_the_last <= k - above.sum()))

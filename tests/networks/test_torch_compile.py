@@ -32,6 +32,9 @@ def test_one_graph_with_the_same_numbers(case, selector, training):
     ng.rewire(twin, torch.optim.SGD(twin.parameters(), lr=0.05), total_steps=9)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     x = torch.randn(4, len(network.wiring.inputs), 6, 6, dtype=torch.float64)
+    with torch.no_grad():
+        twin.eval()(x)  # lays out the stages, which a copy shares
+    twin.train(training)
     outputs = [net(x) for net in (compiled, twin)]
     torch.testing.assert_close(*outputs, rtol=1e-9, atol=1e-10)
     if training:
@@ -49,6 +52,7 @@ def test_weights_that_change_are_ranked_anew():
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
     with torch.no_grad():
+        network(x)  # lays out the stages
         compiled(x)
         network.weight.copy_(network.weight.flip(0))
         torch.testing.assert_close(compiled(x), network(x), rtol=1e-12, atol=1e-12)
