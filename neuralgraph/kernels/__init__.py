@@ -1,6 +1,6 @@
 """Compiled loops for the CPU: sums over edges, node functions, ranking.
 
-numba compiles them for the machine at hand when they are first used and keeps the result on disk.
+numba compiles them for the machine at hand when they are first used, and the result is kept on disk.
 Without numba, torch's own operations do the sums, and nothing is fused.
 """
 
