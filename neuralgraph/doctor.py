@@ -138,7 +138,7 @@ def _kernels() -> str:
         place = folder()
     except (RuntimeError, OSError) as error:
         return f"compiled, not kept: {_in_a_line(error)} (NUMBA_CACHE_DIR names another folder)"
-    size = sum(file.stat().st_size for file in place.iterdir())
+    size = sum(file.stat().st_size for file in place.glob("*.nbc"))
     return f"compiled, kept in {place} ({size / 1e6:.1f} MB, which may be deleted at any time)"
 
 

@@ -24,6 +24,7 @@ from .._files import read_whole, replace
 
 HASH = 32  # bytes of a SHA-256
 PACKAGE = Path(__file__).resolve().parents[1]
+USERS = "used-by"
 
 
 def kept_on_disk(function: Callable, compiler: Callable):
@@ -57,7 +58,7 @@ def folder() -> Path:
 
 
 class _Locator(_CacheLocator):
-    """A folder for the functions of one installation in one state of its sources.
+    """A folder for one state of the sources, of all installations that have it; those that use it are named in it.
 
     In ``NUMBA_CACHE_DIR`` where that is set, else in ``XDG_CACHE_HOME`` or ``~/.cache``. numba's other functions are
     kept where numba wants to.
@@ -67,8 +68,7 @@ class _Locator(_CacheLocator):
         base = numba.config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME", "")  # type: ignore[attr-defined]
         if not (numba.config.CACHE_DIR or os.path.isabs(base)):  # type: ignore[attr-defined]
             base = Path.home() / ".cache"  # as the XDG specification has it of relative ones, too
-        installation = hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:12]
-        self._folder = Path(base, "neuralgraph", "kernels", installation, _sources()).absolute()
+        self._folder = Path(base, "neuralgraph", "kernels", _sources()).absolute()
         self._py_file, self._function = file, function  # the file's name is for numba's warnings
 
     @classmethod
@@ -85,20 +85,27 @@ class _Locator(_CacheLocator):
         return _sources()
 
     def ensure_cache_path(self) -> None:
-        """A new folder takes the place of those of other states of the sources, and of packages that are gone."""
-        if self._folder.is_dir():
+        """The folder, with a link to this installation in it; folders that are then of no installation are deleted."""
+        link = self._folder / USERS / hashlib.sha256(os.fsencode(PACKAGE)).hexdigest()[:12]
+        if link.is_symlink():
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # another process deletes the same, there are no links
-            link = self._folder.with_name("package")
-            if not link.is_symlink():
-                link.symlink_to(PACKAGE)
-            others = [other for other in link.parent.iterdir() if other not in (self._folder, link)]
-            for other in link.parents[1].iterdir():
-                if (other / link.name).is_symlink() and not (other / link.name).exists():
-                    others.append(other)
-            for other in others:
-                shutil.rmtree(other, ignore_errors=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # of a file system without links
+            link.symlink_to(PACKAGE)
+        for other in self._folder.parent.iterdir():
+            if other != self._folder:
+                with contextlib.suppress(OSError):  # another process does the same, or makes it
+                    _release(other, link.name)
+
+
+def _release(folder: Path, name: str) -> None:
+    """One of other sources than the installation of this name has now."""
+    links = list((folder / USERS).iterdir())
+    unused = [link for link in links if link.name == name or not link.exists()]
+    for link in unused:
+        link.unlink(missing_ok=True)
+    if len(unused) == len(links):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class _CacheImpl(CompileResultCacheImpl):
@@ -118,6 +125,8 @@ class _Cache(FunctionCache):
 
     def load_overload(self, sig, target_context):
         target_context.refresh()
+        with contextlib.suppress(OSError):
+            self._impl.locator.ensure_cache_path()
         try:
             key = self._key(sig, target_context.codegen())
             content = read_whole(self._path(key))
@@ -132,7 +141,6 @@ class _Cache(FunctionCache):
         with contextlib.suppress(Exception):  # of the disk, and for what cannot be pickled
             if not self._impl.check_cachable(data):
                 return
-            self._impl.locator.ensure_cache_path()
             key = self._key(sig, data.codegen)
             content = dumps((key, self._impl.reduce(data)))
             replace(self._path(key), hashlib.sha256(content).digest() + content)

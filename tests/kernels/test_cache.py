@@ -147,17 +147,18 @@ def test_where_machine_code_is_kept(places, monkeypatch, tmp_path):
     assert other.stats.cache_path == str(tmp_path / "__pycache__")
 
 
-def test_folders_of_code_that_is_gone_are_deleted(places, tmp_path):
-    """Of older sources of one installation, and of one that was deleted; another is left alone."""
-    old, other, gone = places("package", "old"), places("other", "state"), places("gone", "state")
-    for place in (old, other, gone):
-        (place / "entry.nbc").touch()
-    (tmp_path / "gone").rmdir()
-    new = places("package", "new")
-    assert new.parent == old.parent and other.parent != old.parent
-    assert not old.exists() and (other / "entry.nbc").exists() and not gone.parent.exists()
+def test_folders_that_no_installation_uses_are_deleted(places, tmp_path):
+    """Those of older sources, once the last installation that had them has others or is gone."""
+    old, new = places("one", "old"), places("other", "new")
+    assert old.is_dir() and places("other", "new") == new != old == places("two", "old")
+    places("one", "new")
+    assert old.is_dir()  # of two
+    places("one", "old"), places("one", "new")
     (new / "entry.nbc").touch()
-    assert places("package", "new") == new and (new / "entry.nbc").exists()
-    (tmp_path / "package").rename(tmp_path / "moved")
-    places("other", "later")
-    assert not new.parent.exists() and not other.exists()
+    (tmp_path / "two").rename(tmp_path / "moved")
+    places("three", "later")
+    assert not old.exists() and (new / "entry.nbc").exists()
+    unknown = new.with_name("unknown")  # it may be about to be made
+    unknown.mkdir()
+    places("one", "later"), places("other", "later")
+    assert not new.exists() and unknown.exists()
