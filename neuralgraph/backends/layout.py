@@ -10,6 +10,7 @@ import torch
 
 from .._dgl import load
 from ..wiring import Stage
+from ..wiring.ends import Rectangles
 
 if TYPE_CHECKING:
     from .._dgl import DGLGraph
@@ -25,7 +26,7 @@ class Layout:
 
     def __init__(self, stage: Stage):
         # the parts, not the stage, which could never be forgotten otherwise
-        self.which, self.src, self.dst = stage.which, stage.src, stage.dst
+        self.which, self.ends = stage.which, stage.ends
         self.shape = len(stage.nodes), len(stage.sources)
         self._devices: dict[torch.device, dict[str, torch.Tensor]] = {}
 
@@ -38,20 +39,27 @@ class Layout:
         return found
 
     @property
+    def src(self) -> torch.Tensor:
+        return self.ends.src
+
+    @property
+    def dst(self) -> torch.Tensor:
+        return self.ends.dst
+
+    @property
     def position(self) -> torch.Tensor:
         """The index of each edge in the flattened matrix [dst, src], (E_s,)."""
         return self.dst.long() * self.shape[1] + self.src
 
-    @cached_property
+    @property
     def is_full_matrix(self) -> bool:
         """Whether the edges are every [dst, src] pair in row-major order and contiguous."""
-        return isinstance(self.which, slice) and len(self.src) == self.shape[0] * self.shape[1] and \
-            torch.equal(self.position, torch.arange(len(self.src), device="cpu"))
+        return isinstance(self.ends, Rectangles)
 
     @cached_property
     def is_sorted(self) -> bool:
         """Whether the edges are in the order of destinations, those of each in the order of sources."""
-        return bool((self.position.diff() > 0).all())
+        return self.is_full_matrix or bool((self.position.diff() > 0).all())
 
     @property
     def slots(self) -> torch.Tensor:

@@ -65,7 +65,9 @@ class _Edges:
 
     def __init__(self, layout: Layout, real: torch.Tensor):
         self.layout = layout
-        if layout.is_sorted:
+        if layout.is_full_matrix:
+            self.by_dst, self._by_src = EdgeList.of_matrix(real.view(layout.shape)), None
+        elif layout.is_sorted:
             self.by_dst, self._by_src = EdgeList.of(real, layout.dst, layout.src, layout.shape[0]), None
         else:  # sums run over sources in their order, whatever the order of edges
             self._by_src = EdgeList.of(real, layout.src, layout.dst, layout.shape[1])
@@ -73,7 +75,7 @@ class _Edges:
 
     def multiplies(self, reaches_all: bool) -> bool:
         """Whether a matrix product computes the dot products of all pairs."""
-        asked = len(self.layout.src) if reaches_all else len(self.by_dst.index)
+        asked = len(self.layout.ends) if reaches_all else len(self.by_dst.index)
         return asked * DENSE_DOTS > self.layout.shape[0] * self.layout.shape[1]
 
     @classmethod
@@ -112,7 +114,7 @@ class _Edges:
         if reaches_all:
             return edge_dots(messages, gradient, layout.src, layout.dst)
         dots = edge_dots(messages, gradient, self.by_dst.index, self.by_dst.rows)
-        return dots.new_zeros(len(layout.src)).index_copy(0, self.by_dst.place.long(), dots)
+        return dots.new_zeros(len(layout.ends)).index_copy(0, self.by_dst.place.long(), dots)
 
 
 class _Propagate(torch.autograd.Function):

@@ -29,6 +29,16 @@ class EdgeList:
         """The edges whose ``kept`` is True, by ``row`` (int32); edges of a row keep their order."""
         return cls(*by_row(kept, row, other, num_rows))
 
+    @classmethod
+    def of_matrix(cls, kept: torch.Tensor) -> EdgeList:
+        """The True entries of a matrix, by row."""
+        rows, columns = kept.shape
+        place = kept.flatten().nonzero().flatten()
+        before = torch.arange(rows + 1, device="cpu") * columns  # entries before each row
+        first = torch.searchsorted(place, before)
+        index = place - before[:-1].repeat_interleave(first.diff())
+        return cls(first.int(), index.int(), place.int())
+
     def transposed(self, num_rows: int) -> EdgeList:
         """The same edges by their other end."""
         return EdgeList(*by_other_end(self.first, self.index, self.place, num_rows))

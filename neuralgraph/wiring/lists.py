@@ -14,6 +14,7 @@ from ..errors import WiringError, listed
 from ..nodes import NodeFunction
 from .assembling import Draft, all_but_outputs, assemble, default_function, integer, node_list, numbers_of, repeated
 from .devices import on_cpu
+from .ends import Listed
 from .tables import read_table
 from .wiring import Wiring
 
@@ -187,7 +188,7 @@ def _finished(draft: Draft, functions, blocks, weight, dims, prune_unreachable) 
             weight = weight[edges]
         functions = list(compress(functions, nodes.tolist()))
         blocks = None if blocks is None else blocks[nodes]
-    return assemble(draft.src, draft.dst, draft.role, draft.blocks() if blocks is None else blocks, functions,
+    return assemble(Listed(draft.src, draft.dst), draft.role, draft.blocks() if blocks is None else blocks, functions,
                     weight=weight, channel=draft.channels(), labels=draft.labels)
 
 

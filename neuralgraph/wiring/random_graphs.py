@@ -12,6 +12,7 @@ from ..errors import WiringError, is_real, lookup
 from ..nodes import NodeFunction
 from .assembling import all_but_outputs, assemble, default_function, generator_of, integer
 from .devices import on_cpu
+from .ends import Listed
 from .reading import HIDDEN, INPUT, OUTPUT
 from .stages import longest_path_levels
 from .wiring import Wiring
@@ -116,7 +117,7 @@ def _wiring(name, nodes, options, inputs, outputs, seed, function, dims) -> Wiri
     src, dst = src[order], dst[order]
     levels = longest_path_levels(len(role), src, dst)
     assert levels is not None  # edges go from smaller to larger numbers
-    return assemble(src, dst, role, levels, all_but_outputs(role, function))
+    return assemble(Listed(src, dst), role, levels, all_but_outputs(role, function))
 
 
 # The undirected graphs
