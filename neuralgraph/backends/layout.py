@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from .._dgl import load
+from ..selectors import Selection
 from ..wiring import Stage
 from ..wiring.ends import Rectangles
 
@@ -102,9 +103,12 @@ class Layout:
             return per_edge[self.which]
         return per_edge[self.on("which", per_edge.device)]
 
-    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weights (E,) of all edges of the wiring as this stage's dense matrix [dst, src]."""
-        values = self.values(weight)
+    def weight(self, selection: Selection) -> torch.Tensor:
+        """The effective weights of this stage's edges, (E_s,)."""
+        return selection.of(self.which) if isinstance(self.which, slice) else self.values(selection.weight)
+
+    def matrix(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of this stage's edges, (E_s,), as its dense matrix [dst, src]."""
         if self.is_full_matrix:
             return values.view(self.shape)
         dense = values.new_zeros(self.shape[0] * self.shape[1])

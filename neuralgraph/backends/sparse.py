@@ -49,7 +49,7 @@ class Sparse(Backend):
         if messages.device.type != "cpu" or is_transformed(messages):
             raise InputError(f"the sparse backend computes on the CPU and outside torch, got {where(messages)}: use "
                              "backend='dense' or 'auto' there.")
-        weight, space = Layout.of(stage).values(selection.weight), messages.shape[2:]
+        weight, space = Layout.of(stage).weight(selection), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
         edges, reaches_all = _Edges.of(stage, selection), selection.reaches_all
         joint = None
@@ -100,9 +100,9 @@ class _Edges:
         layout = self.layout
         if self.multiplies(reaches_all):
             pieces = map(channel_rows, _pieces(messages)) if joint is None else joint.pieces(messages)
-            matrix = gradient.new_zeros(layout.shape)
-            for some, other in zip(_pieces(gradient), pieces):
-                matrix.addmm_(channel_rows(some), other.T)
+            matrix = gradient.new_empty(layout.shape)
+            for number, (some, other) in enumerate(zip(_pieces(gradient), pieces)):
+                matrix.addmm_(channel_rows(some), other.T, beta=min(number, 1))  # the first overwrites what is there
             dots = matrix.flatten()
             if not layout.is_full_matrix:
                 dots = dots[layout.on("position", dots.device)]

@@ -212,8 +212,9 @@ class Rectangles(Ends):
 
 def joined(parts: Sequence[Ends]) -> Ends:
     """The edges of some parts, one part after the other."""
-    if all(isinstance(part, Rectangles) for part in parts):
-        return Rectangles(*(one for part in parts for one in part.rectangles))
+    full = [part for part in parts if isinstance(part, Rectangles)]
+    if len(full) == len(parts):
+        return Rectangles(*(one for part in full for one in part.rectangles))
     return Listed(torch.cat([part.src for part in parts]), torch.cat([part.dst for part in parts]))
 
 
