@@ -50,7 +50,7 @@ class Layout:
     @property
     def position(self) -> torch.Tensor:
         """The index of each edge in the flattened matrix [dst, src], (E_s,)."""
-        return self.dst.long() * self.shape[1] + self.src
+        return (self.dst.long() * self.shape[1]).add_(self.src)
 
     @property
     def is_full_matrix(self) -> bool:

@@ -136,9 +136,10 @@ class Reading:
 
     def _check_duplicates(self):
         first, src, dst = self._outline.first, self._outline.src, self._outline.dst
-        if bool(((dst * len(first) + src).diff() > 0).all()):
+        keys = (dst * len(first)).add_(src)
+        if bool((keys[1:] > keys[:-1]).all()):
             return  # sorted by destination and source, as most generators make them: no two are alike
-        keys = (src * len(first) + dst).sort().values
+        keys = (src * len(first)).add_(dst).sort().values
         twice = (keys[1:] == keys[:-1]).nonzero().flatten()
         if len(twice):
             u, v = (first[end] for end in divmod(int(keys[twice[0]]), len(first)))
@@ -291,7 +292,8 @@ class Reading:
             return f"{self._name(first[src[edge]])} -> {self._name(first[dst[edge]])}"
 
         while True:
-            fresh = ((scale[src] > 0) & (scale[dst] == 0)).nonzero().flatten()
+            known = scale > 0
+            fresh = (known[src] & ~known[dst]).nonzero().flatten()
             if not len(fresh):
                 break
             arriving = (scale * strides)[src[fresh]]

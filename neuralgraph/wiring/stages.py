@@ -122,10 +122,9 @@ def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
     """
     level = torch.zeros(num_nodes, dtype=torch.long) if least is None else least.clone()
     waiting = torch.bincount(dst, minlength=num_nodes)
-    by_source = _order(src, num_nodes)
     start = torch.zeros(num_nodes + 1, dtype=torch.long)
     start[1:] = torch.bincount(src, minlength=num_nodes).cumsum(0)
-    targets = dst[by_source]
+    targets = dst[_order(src, num_nodes)]
     ready = (waiting == 0).nonzero().flatten()
     seen = 0
     while len(ready):
@@ -166,6 +165,10 @@ class _Schedule:
         self.stage_of = torch.searchsorted(keys, key)
         self.local = torch.empty(wiring.num_nodes, dtype=torch.long)  # index in own stage
         self.members = [self._chunks(number) for number in range(len(keys))]
+        self.chunks = [((s, c), chunk.nodes) for s, chunks in enumerate(self.members) for c, chunk in enumerate(chunks)]
+        self.chunk_of = torch.empty_like(self.local)
+        for chunk, (_, nodes) in enumerate(self.chunks):
+            self.chunk_of[nodes] = chunk
         self.outline = wiring.ends.outline(wiring.num_nodes, self.stage_of)
         self.stages = tuple(self._stage(number, edges) for number, edges in
                             enumerate(self._by_stage(self.stage_of[self.outline.first][self.outline.dst])))
@@ -186,13 +189,10 @@ class _Schedule:
     def _stage(self, number: int, edges: torch.Tensor) -> Stage:
         """A stage, from the edges of the outline that lead to it."""
         wiring, outline, chunks = self.wiring, self.outline, self.members[number]
-        used = torch.zeros(len(outline.first), dtype=torch.bool).index_fill_(
-            0, outline.src[edges], True)[outline.group]
-        inputs = tuple((s, c) for s, chunks_ in enumerate(self.members)
-                       for c, chunk in enumerate(chunks_)
-                       if self.synchronous or used[chunk.nodes].any())
-        sources = [self.members[s][c].nodes for s, c in inputs]
-        sources = torch.cat(sources) if sources else torch.zeros(0, dtype=torch.long)
+        used = torch.zeros(len(outline.first), dtype=torch.bool).index_fill_(0, outline.src[edges], True)
+        read = self.chunk_of if self.synchronous else self.chunk_of[used[outline.group]]
+        inputs, found = zip(*(self.chunks[chunk] for chunk in read.unique().tolist())) if len(read) else ((), ())
+        sources = torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
         nodes = torch.cat([chunk.nodes for chunk in chunks])
         aggregate = "product" if self.is_product[nodes[0]] else "sum"
         which, ends = self._edges(edges, sources, nodes)
