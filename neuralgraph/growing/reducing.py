@@ -55,7 +55,7 @@ def reaching(wiring: Wiring, real: torch.Tensor) -> torch.Tensor:
     >>> reaching(wiring, torch.tensor([True, True, False, True, False])).tolist()
     [True, True, False, True]
     """
-    src, dst = wiring.src[real], wiring.dst[real]
+    src, dst = wiring.ends.of(real)
     found, before = wiring.role == OUTPUT, -1
     while int(found.sum()) > before:
         before = int(found.sum())
