@@ -1,4 +1,4 @@
-"""What candidate edges cost up to a hundred million of them: to build, to run, to train, in seconds and bytes.
+"""What candidate edges cost, up to a hundred million of them: to build, to run, to train, in seconds and bytes.
 
     python benchmarks/scale.py [--edges N...] [--wirings NAME...] [--json FILE]
 
@@ -21,6 +21,9 @@ from common import save
 import neuralgraph as ng
 
 BATCH = 8
+WARM_UP = 4e6  # edges from which on all kernels are used
+# what is freed goes back to the system, so that the resident set is what is in use
+ENVIRONMENT = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
 def blocks(edges):
@@ -36,9 +39,16 @@ def complete(edges):
             {"steps": 2})
 
 
+def random(edges):
+    """Half of the edges of six blocks, at random: a list."""
+    size = round((2 * edges / 15) ** 0.5)
+    block = torch.arange(6).repeat_interleave(size)
+    matrix = torch.rand(6 * size, 6 * size).lt_(0.5).bool().logical_and_(block[:, None] < block)
+    return (lambda: ng.wirings.from_adjacency(matrix, inputs=range(size), outputs=range(5 * size, 6 * size), dims=0),
+            ng.StaticNeuralGraph, {})
 
 
-WIRINGS = {"blocks": blocks, "complete": complete}
+WIRINGS = {"blocks": blocks, "complete": complete, "random": random}
 
 
 def resident():
@@ -87,10 +97,10 @@ if __name__ == "__main__":
     parser.add_argument("--json")
     parser.add_argument("--only", action="store_true", help=argparse.SUPPRESS)  # in the process of one size
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     if arguments.only:
-        torch.set_num_threads(1)
         (kind,), (edges,) = arguments.wirings, arguments.edges
-        live(kind, 4e6)  # kernels are compiled, libraries loaded
+        live(kind, min(edges, WARM_UP))  # kernels are compiled, libraries loaded
         print(json.dumps(live(kind, edges)))
         raise SystemExit
 
@@ -99,7 +109,7 @@ if __name__ == "__main__":
         rows = []
         for edges in arguments.edges:
             done = subprocess.run([sys.executable, __file__, "--wirings", kind, "--edges", str(edges), "--only"],
-                                  stdout=subprocess.PIPE, check=True)
+                                  stdout=subprocess.PIPE, check=True, env=ENVIRONMENT)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(", ".join(f"{name} {value:,.2f}" if isinstance(value, float) else f"{name} {value}"
                             for name, value in rows[-1].items()), flush=True)
