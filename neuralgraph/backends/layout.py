@@ -49,8 +49,8 @@ class Layout:
 
     @property
     def position(self) -> torch.Tensor:
-        """The index of each edge in the flattened matrix [dst, src], (E_s,)."""
-        return (self.dst.long() * self.shape[1]).add_(self.src)
+        """The index of each edge in the flattened matrix [dst, src], integers (E_s,)."""
+        return torch.arange(len(self.ends), device="cpu") if isinstance(self.ends, Rectangles) else self.ends.entries
 
     @property
     def is_full_matrix(self) -> bool:
@@ -60,7 +60,7 @@ class Layout:
     @cached_property
     def is_sorted(self) -> bool:
         """Whether the edges are in the order of destinations, those of each in the order of sources."""
-        return self.is_full_matrix or bool((self.position.diff() > 0).all())
+        return self.is_full_matrix or bool((self.position[1:] > self.position[:-1]).all())
 
     @property
     def slots(self) -> torch.Tensor:
@@ -80,7 +80,7 @@ class Layout:
 
     def block(self, real: torch.Tensor | None = None, reverse: bool = False) -> DGLGraph:
         """A bipartite DGL block of the candidate edges, or of those in the mask ``real`` (E_s,)."""
-        ends = (self.src, self.dst) if real is None else (self.src[real], self.dst[real])
+        ends = (self.src, self.dst) if real is None else tuple(end.int() for end in self.ends.of(real))
         sizes = self.shape[::-1]
         if reverse:
             ends, sizes = ends[::-1], sizes[::-1]
@@ -112,4 +112,4 @@ class Layout:
         if self.is_full_matrix:
             return values.view(self.shape)
         dense = values.new_zeros(self.shape[0] * self.shape[1])
-        return dense.index_put((self.on("position", values.device),), values).view(self.shape)
+        return dense.index_put((self.on("position", values.device).long(),), values).view(self.shape)

@@ -65,10 +65,10 @@ class _Edges:
 
     def __init__(self, layout: Layout, real: torch.Tensor):
         self.layout = layout
-        if layout.is_full_matrix:
-            self.by_dst, self._by_src = EdgeList.of_matrix(real.view(layout.shape)), None
-        elif layout.is_sorted:
-            self.by_dst, self._by_src = EdgeList.of(real, layout.dst, layout.src, layout.shape[0]), None
+        if layout.is_sorted:
+            place = real.nonzero().flatten()
+            entries = place if layout.is_full_matrix else layout.position[place].long()
+            self.by_dst, self._by_src = EdgeList.of_entries(place, entries, layout.shape), None
         else:  # sums run over sources in their order, whatever the order of edges
             self._by_src = EdgeList.of(real, layout.src, layout.dst, layout.shape[1])
             self.by_dst = self._by_src.transposed(layout.shape[0])
@@ -105,7 +105,7 @@ class _Edges:
                 matrix.addmm_(channel_rows(some), other.T, beta=min(number, 1))  # the first overwrites what is there
             dots = matrix.flatten()
             if not layout.is_full_matrix:
-                dots = dots[layout.on("position", dots.device)]
+                dots = dots.index_select(0, layout.position)
             if reaches_all:
                 return dots
             real = torch.zeros_like(dots, dtype=torch.bool)

@@ -30,13 +30,17 @@ class EdgeList:
         return cls(*by_row(kept, row, other, num_rows))
 
     @classmethod
-    def of_matrix(cls, kept: torch.Tensor) -> EdgeList:
-        """The True entries of a matrix, by row."""
-        rows, columns = kept.shape
-        place = kept.flatten().nonzero().flatten()
-        before = torch.arange(rows + 1, device="cpu") * columns  # entries before each row
-        first = torch.searchsorted(place, before)
-        index = place - before[:-1].repeat_interleave(first.diff())
+    def of_entries(cls, place: torch.Tensor, entries: torch.Tensor, shape: tuple[int, int]) -> EdgeList:
+        """Entries of a matrix, by row.
+
+        Args:
+            place: the numbers of the edges in the list they are from, int64 (n,).
+            entries: their numbers in the matrix, row by row, ascending, int64 (n,).
+            shape: of the matrix.
+        """
+        before = torch.arange(shape[0] + 1, device="cpu") * shape[1]  # entries before each row
+        first = torch.searchsorted(entries, before)
+        index = entries - before[:-1].repeat_interleave(first.diff())
         return cls(first.int(), index.int(), place.int())
 
     def transposed(self, num_rows: int) -> EdgeList:

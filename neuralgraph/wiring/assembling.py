@@ -10,7 +10,7 @@ import torch
 
 from ..errors import WiringError, listed, whole
 from ..nodes import IDENTITY, STATIC, NodeFunction
-from .ends import Ends
+from .ends import Ends, Entries
 from .graph import Graph
 from .reading import FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, ROLES
 from .stages import longest_path_levels
@@ -25,11 +25,14 @@ STATIC_VECTOR = NodeFunction("norm activation")
 DYNAMIC_VECTOR = NodeFunction(send="activation", receive="norm")
 
 
-def assemble(ends: Ends, role: torch.Tensor, block: torch.Tensor, functions: Sequence[NodeFunction], *,
-             weight: torch.Tensor | None = None, parameters: Mapping[str, torch.Tensor] | None = None,
+def assemble(ends: Ends | tuple[torch.Tensor, torch.Tensor], role: torch.Tensor, block: torch.Tensor,
+             functions: Sequence[NodeFunction], *, weight: torch.Tensor | None = None,
+             parameters: Mapping[str, torch.Tensor] | None = None,
              channel: torch.Tensor | None = None, scale: torch.Tensor | None = None,
              holds: torch.Tensor | None = None, labels: Sequence[Hashable] | None = None) -> Wiring:
-    """Packs everything a wiring holds into a graph and validates it."""
+    """Packs everything a wiring holds into a graph and validates it; ``ends`` may be the lists of them."""
+    if not isinstance(ends, Ends):
+        ends = Entries(*ends, (len(role), len(role)))
     graph = Graph(ends, len(role))
     graph.ndata["role"], graph.ndata["block"] = role, block
     codes: dict[NodeFunction, list[int]] = {}

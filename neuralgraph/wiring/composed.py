@@ -11,7 +11,6 @@ from ..errors import WiringError, listed
 from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
 from .devices import on_cpu
-from .ends import Listed
 from .random_graphs import draw
 from .reading import HIDDEN, INPUT, OUTPUT
 from .stages import longest_path_levels, topological_stages
@@ -181,5 +180,5 @@ class _Expansion:
         tie = torch.where(tie >= 0, torch.searchsorted(groups, tie), tie)
         levels = longest_path_levels(len(self.role), src, dst)
         assert levels is not None
-        wiring = assemble(Listed(src, dst), torch.tensor(self.role), levels, self.functions, weight=weight[order])
+        wiring = assemble((src, dst), torch.tensor(self.role), levels, self.functions, weight=weight[order])
         return Macro(wiring, tie, fixed[order])

@@ -1,9 +1,9 @@
-"""Where edges begin and end: two lists, or full rectangles of the matrix [dst, src]."""
+"""Where edges begin and end: entries of the matrix [dst, src], or full rectangles of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -31,28 +31,50 @@ class Outline:
 
 
 class Ends(ABC):
-    """Where E edges begin and end.
+    """Where E edges begin and end; the lists of that are there once somebody has asked for them.
 
-    ``src`` are the nodes at which they begin, integers (E,), ``dst`` those at which they end.
+    Args:
+        dtype: of the lists, int64 for a wiring and int32 for a stage.
     """
 
-    src: torch.Tensor
-    dst: torch.Tensor
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
 
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name not in ("src", "dst")}
+
+    @cached_property
+    @torch.inference_mode(False)  # kept, so it must serve training too
+    def src(self) -> torch.Tensor:
+        """The nodes at which edges begin, (E,)."""
+        return self._src().to(self.dtype)
+
+    @cached_property
+    @torch.inference_mode(False)
+    def dst(self) -> torch.Tensor:
+        """The nodes at which they end, (E,)."""
+        return self._dst().to(self.dtype)
+
+    @abstractmethod
+    def _src(self) -> torch.Tensor: ...
+
+    @abstractmethod
+    def _dst(self) -> torch.Tensor: ...
+
     @abstractmethod
     def copy(self) -> Ends:
-        """The same, sharing no tensor."""
+        """The same, sharing no list."""
 
     def equals(self, other: Ends) -> bool:
         """Whether the edges are the same, in the same order."""
-        return len(self) == len(other) and torch.equal(self.src, other.src) and torch.equal(self.dst, other.dst)
+        return len(self) == len(other) and torch.equal(self._src(), other._src()) and torch.equal(self._dst(), other._dst())
 
     @abstractmethod
     def of(self, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The ends of some edges, given their numbers or a mask (E,)."""
+        """The ends of some edges, given their numbers or a mask (E,), int64."""
 
     @abstractmethod
     def run(self, sources: torch.Tensor, targets: torch.Tensor) -> slice | None:
@@ -72,37 +94,69 @@ class Ends(ABC):
         """The numbers of the edges that some edges of their outline stand for, ascending as those do."""
 
 
-class Listed(Ends):
-    """Edges of any kind, as lists."""
+class Entries(Ends):
+    """Edges of any kind, as the numbers of entries of a matrix [dst, src], row by row.
 
-    def __init__(self, src: torch.Tensor, dst: torch.Tensor):
-        self.src, self.dst = src, dst
+    >>> ends = Entries(torch.tensor([0, 1, 0]), torch.tensor([1, 2, 2]), (3, 3))
+    >>> ends.entries.tolist(), ends.src.tolist(), ends.dst.tolist()
+    ([3, 7, 6], [0, 1, 0], [1, 2, 2])
+
+    Args:
+        src: where they begin, integers (E,).
+        dst: where they end, likewise.
+        shape: of the matrix.
+        dtype: of the lists.
+    """
+
+    def __init__(self, src: torch.Tensor, dst: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype = torch.int64):
+        super().__init__(dtype)
+        self.shape = shape
+        numbers = (dst.long() * shape[1]).add_(src)
+        self.entries = numbers.int() if shape[0] * shape[1] < 2**31 else numbers
 
     def __len__(self) -> int:
-        return len(self.src)
+        return len(self.entries)
 
-    def copy(self) -> Listed:
-        return Listed(self.src.clone(), self.dst.clone())
+    # by numpy, which divides by one number much faster, and because torch may be tracing what it does
+
+    def _src(self) -> torch.Tensor:
+        return torch.from_numpy(self.entries.numpy() % self._columns)
+
+    def _dst(self) -> torch.Tensor:
+        return torch.from_numpy(self.entries.numpy() // self._columns)
+
+    @property
+    def _columns(self) -> np.integer:
+        return self.entries.numpy().dtype.type(max(1, self.shape[1]))
+
+    def copy(self) -> Entries:
+        copy = Entries.__new__(Entries)
+        copy.__dict__.update(self.__getstate__())
+        return copy
+
+    def equals(self, other: Ends) -> bool:
+        if isinstance(other, Entries) and self.shape == other.shape:
+            return torch.equal(self.entries, other.entries)
+        return super().equals(other)
 
     def of(self, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.src[edges], self.dst[edges]
-
-    def is_matrix(self, rows: int, columns: int) -> bool:
-        """Whether the edges are every pair [dst, src] of such a matrix, row by row."""
-        if len(self) != rows * columns:
-            return False
-        row, column = (torch.arange(number, dtype=self.src.dtype) for number in (rows, columns))
-        shape = rows, columns
-        return torch.equal(self.src.view(shape), column.expand(shape)) and \
-            torch.equal(self.dst.view(shape), row[:, None].expand(shape))
+        entries = self.entries[edges].long()
+        dst = torch.from_numpy(entries.numpy() // max(1, self.shape[1]))
+        return entries - dst * self.shape[1], dst
 
     def run(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
         return None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the edges are all entries of the matrix, in their order."""
+        return len(self) == self.shape[0] * self.shape[1] and \
+            torch.equal(self.entries, torch.arange(len(self), dtype=self.entries.dtype))
+
     def outline(self, num_nodes: int, *columns: torch.Tensor) -> Outline:
         """The graph itself, in which nodes are seldom alike."""
         every = torch.arange(num_nodes)
-        return Outline(every, every, self.src, self.dst)
+        return Outline(every, every, self._src().long(), self._dst().long())
 
     def behind(self, outline: Outline, edges: torch.Tensor) -> torch.Tensor:
         return edges
@@ -130,27 +184,23 @@ class Rectangles(Ends):
         dtype: of the lists.
     """
 
-    def __init__(self, *rectangles: Rectangle, dtype: type[np.integer] = np.int64):
-        self.rectangles, self.dtype = tuple(filter(len, rectangles)), dtype
+    def __init__(self, *rectangles: Rectangle, dtype: torch.dtype = torch.int64):
+        super().__init__(dtype)
+        self.rectangles = tuple(filter(len, rectangles))
         self._first = [0, *accumulate(map(len, self.rectangles))]
 
     def __len__(self) -> int:
         return self._first[-1]
 
-    def __getstate__(self) -> dict:
-        return {name: value for name, value in vars(self).items() if name not in ("src", "dst")}
-
-    @cached_property
-    def src(self) -> torch.Tensor:  # type: ignore[override]
+    def _src(self) -> torch.Tensor:
         return self._list(lambda one: np.arange(one.sources.start, one.sources.stop))
 
-    @cached_property
-    def dst(self) -> torch.Tensor:  # type: ignore[override]
+    def _dst(self) -> torch.Tensor:
         return self._list(lambda one: np.arange(one.targets.start, one.targets.stop)[:, None])
 
-    @torch.inference_mode(False)  # kept, so it must serve training too
     def _list(self, nodes: Callable[[Rectangle], np.ndarray]) -> torch.Tensor:
-        numbers = np.empty(len(self), self.dtype)  # by numpy, for torch may be tracing what it does
+        """By numpy, since torch may be tracing what it does."""
+        numbers = np.empty(len(self), np.int64 if self.dtype == torch.int64 else np.int32)
         for first, one in zip(self._first, self.rectangles):
             numbers[first:first + len(one)].reshape(len(one.targets), len(one.sources))[:] = nodes(one)
         return torch.from_numpy(numbers)
@@ -188,7 +238,7 @@ class Rectangles(Ends):
             begins[1:-1] |= column[1:] != column[:-1]
         group = begins[:-1].cumsum(0) - 1
         between = self._between(group)
-        return Outline(begins[:-1].nonzero().flatten(), group, between.src, between.dst)
+        return Outline(begins[:-1].nonzero().flatten(), group, between._src(), between._dst())
 
     def _between(self, group: torch.Tensor) -> Rectangles:
         """The same rectangles of a matrix of groups."""
@@ -208,14 +258,6 @@ class Rectangles(Ends):
                 marked = own.view(len(small.targets), len(small.sources))[rows][:, columns]
                 found.append(marked.flatten().nonzero().flatten() + first)
         return torch.cat(found)
-
-
-def joined(parts: Sequence[Ends]) -> Ends:
-    """The edges of some parts, one part after the other."""
-    full = [part for part in parts if isinstance(part, Rectangles)]
-    if len(full) == len(parts):
-        return Rectangles(*(one for part in full for one in part.rectangles))
-    return Listed(torch.cat([part.src for part in parts]), torch.cat([part.dst for part in parts]))
 
 
 def _range_of(nodes: torch.Tensor) -> range | None:

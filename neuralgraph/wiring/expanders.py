@@ -10,7 +10,6 @@ from ..errors import WiringError
 from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
 from .devices import on_cpu
-from .ends import Listed
 from .layered import chain
 from .wiring import Wiring
 
@@ -67,7 +66,7 @@ def expander(sizes: Sequence[int], degree: int | Sequence[int], *, seed: int | t
         weights.append(torch.empty(len(u)).normal_(0, deviation, generator=generator))
         start += a
     functions = [dense.function_of(node) for node in range(dense.num_nodes)]
-    return assemble(Listed(torch.cat(src), torch.cat(dst)), dense.role, dense.block, functions, weight=torch.cat(weights),
+    return assemble((torch.cat(src), torch.cat(dst)), dense.role, dense.block, functions, weight=torch.cat(weights),
                     scale=dense.scale)  # which a node without in-edges cannot tell
 
 

@@ -9,7 +9,7 @@ from ..nodes import NodeFunction
 from .assembling import DYNAMIC, all_but_outputs, assemble, default_function, integer
 from .composed import Macro, macro, micro
 from .devices import on_cpu
-from .ends import Listed, Rectangle, Rectangles
+from .ends import Rectangle, Rectangles
 from .expanders import expander
 from .layered import blocks, chain
 from .lists import from_adjacency, from_edges, from_table
@@ -42,7 +42,7 @@ def complete_dag(nodes: int, *, inputs: int, outputs: int, function: NodeFunctio
     keep = (role[dst] != INPUT) & (role[src] != OUTPUT)
     block = (torch.arange(nodes) - inputs + 1).clamp(0, nodes - outputs - inputs + 1)
     function = default_function(dims, function)
-    return assemble(Listed(src[keep], dst[keep]), role, block, all_but_outputs(role, function))
+    return assemble((src[keep], dst[keep]), role, block, all_but_outputs(role, function))
 
 
 @on_cpu

@@ -9,7 +9,7 @@ import torch
 
 from .._dgl import load
 from ..errors import WiringError
-from .ends import Ends, Listed
+from .ends import Ends, Entries
 
 if TYPE_CHECKING:
     from .._dgl import DGLGraph
@@ -70,7 +70,7 @@ class Graph:
 
     def __setstate__(self, state: dict) -> None:
         if "ends" not in state:  # in pickles of version 0.2
-            state = {"ends": Listed(state.pop("src"), state.pop("dst")), **state}
+            state = {"ends": Entries(state.pop("src"), state.pop("dst"), (state["num_nodes"],) * 2), **state}
         self.__dict__.update(state)
 
     def copy(self) -> Graph:
@@ -84,7 +84,8 @@ class Graph:
     def from_dgl(cls, graph: DGLGraph) -> Graph:
         """A homogeneous graph of DGL; the data are the same tensors."""
         src, dst = graph.edges()
-        found = cls(Listed(src.long(), dst.long()), graph.num_nodes())
+        number = graph.num_nodes()
+        found = cls(Entries(src, dst, (number, number)), number)
         found.ndata.update(graph.ndata)
         found.edata.update(graph.edata)
         return found

@@ -12,7 +12,6 @@ from ..errors import WiringError, is_real, lookup
 from ..nodes import NodeFunction
 from .assembling import all_but_outputs, assemble, default_function, generator_of, integer
 from .devices import on_cpu
-from .ends import Listed
 from .reading import HIDDEN, INPUT, OUTPUT
 from .stages import longest_path_levels
 from .wiring import Wiring
@@ -117,7 +116,7 @@ def _wiring(name, nodes, options, inputs, outputs, seed, function, dims) -> Wiri
     src, dst = src[order], dst[order]
     levels = longest_path_levels(len(role), src, dst)
     assert levels is not None  # edges go from smaller to larger numbers
-    return assemble(Listed(src, dst), role, levels, all_but_outputs(role, function))
+    return assemble((src, dst), role, levels, all_but_outputs(role, function))
 
 
 # The undirected graphs

@@ -79,8 +79,7 @@ class Reading:
         self.role = self._integers("role", low=0, high=len(ROLES) - 1)
         self.block = self._integers("block", low=0)
         self._check_roles()
-        self._outline = graph.ends.outline(graph.num_nodes)
-        self._check_duplicates()
+        self._fed = self._check_duplicates()
         self.channel = self._read_channel()
         self.functions, self.function = self._read_functions()
         self._check_learned()
@@ -134,11 +133,14 @@ class Reading:
                     f"{len(self.role)} nodes: give one the role {ROLES[code]!r} (code {code})."
                 )
 
-    def _check_duplicates(self):
-        first, src, dst = self._outline.first, self._outline.src, self._outline.dst
+    def _check_duplicates(self) -> torch.Tensor:
+        """Refuses edges that stand twice; returns which nodes have in-edges, a mask (V,)."""
+        outline = self._graph.ends.outline(self._graph.num_nodes)
+        first, src, dst = outline.first, outline.src, outline.dst
+        fed = torch.zeros(len(first), dtype=torch.bool).index_fill_(0, dst, True)[outline.group]
         keys = (dst * len(first)).add_(src)
         if bool((keys[1:] > keys[:-1]).all()):
-            return  # sorted by destination and source, as most generators make them: no two are alike
+            return fed  # sorted by destination and source, as most generators make them
         keys = (src * len(first)).add_(dst).sort().values
         twice = (keys[1:] == keys[:-1]).nonzero().flatten()
         if len(twice):
@@ -148,6 +150,7 @@ class Reading:
                 f"({len(twice)} repeated edges in all): every candidate edge has one weight; "
                 "remove the repetitions."
             )
+        return fed
 
     def _read_channel(self) -> torch.Tensor:
         """The index of each node among the inputs or the outputs, (V,); -1 for hidden nodes."""
@@ -249,12 +252,10 @@ class Reading:
 
     def _read_holds(self) -> torch.Tensor:
         """Which nodes keep the data, a mask (V,)."""
-        outline = self._outline
-        fed = torch.zeros(len(outline.first), dtype=torch.bool).index_fill_(0, outline.dst, True)[outline.group]
         if "holds" not in self._graph.ndata:
-            return (self.role == INPUT) & ~fed
+            return (self.role == INPUT) & ~self._fed
         holds = self._integers("holds", low=0, high=1) == 1
-        wrong = (holds & (fed | (self.role != INPUT))).nonzero().flatten().tolist()
+        wrong = (holds & (self._fed | (self.role != INPUT))).nonzero().flatten().tolist()
         if wrong:
             raise WiringError(f"node {self._name(wrong[0])} has holds=1, but only an input node "
                               "without in-edges can keep the data; set it to 0 there.")

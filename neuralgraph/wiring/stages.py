@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from ..errors import WiringError, listed
-from .ends import Ends, Listed, Outline, Rectangle, Rectangles
+from .ends import Entries, Outline, Rectangle, Rectangles
 from .wiring import INPUT, OUTPUT, Wiring
+
+CHUNK = 2**22  # edges looked at at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Stage:
     nodes: torch.Tensor
     sources: torch.Tensor
     which: torch.Tensor | slice
-    ends: Ends
+    ends: Rectangles | Entries
     scale: int = 1
     aggregate: str = "sum"
     chunks: tuple[Chunk, ...] = ()
@@ -50,7 +52,8 @@ class Stage:
 
     def __setstate__(self, state: dict) -> None:
         if "ends" not in state:  # in pickles of version 0.2
-            state = {"ends": Listed(state.pop("src"), state.pop("dst")), **state}
+            shape = len(state["nodes"]), len(state["sources"])
+            state = {"ends": Entries(state.pop("src"), state.pop("dst"), shape, torch.int32), **state}
         self.__dict__.update(state)
 
     @property
@@ -80,6 +83,11 @@ def topological_stages(wiring: Wiring) -> tuple[Stage, ...]:
         WiringError: for a cycle (which it names), an input node with parents, an output node with
             children, or outputs of different size.
     """
+    return _Schedule(wiring, _levels(wiring)).stages
+
+
+def _levels(wiring: Wiring) -> torch.Tensor:
+    """The longest distance of each node from the roots, (V,), at least 1 of what is no input."""
     outline = wiring.ends.outline(wiring.num_nodes, wiring.role)
     _check_static(wiring, outline)
     level = longest_path_levels(len(outline.first), outline.src, outline.dst,
@@ -90,7 +98,7 @@ def topological_stages(wiring: Wiring) -> tuple[Stage, ...]:
             + " -> ".join(repr(wiring.label(int(outline.first[node]))) for node in _find_cycle(outline))
             + ". Remove one of these edges, or use a discrete- or continuous-time network."
         )
-    return _Schedule(wiring, level[outline.group]).stages
+    return level[outline.group]
 
 
 def synchronous_stages(wiring: Wiring) -> tuple[Stage, ...]:
@@ -125,18 +133,19 @@ def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
     start = torch.zeros(num_nodes + 1, dtype=torch.long)
     start[1:] = torch.bincount(src, minlength=num_nodes).cumsum(0)
     targets = dst[_order(src, num_nodes)]
+    at_once = max(1, CHUNK // max(1, int(start.diff().max()) if num_nodes else 1))
     ready = (waiting == 0).nonzero().flatten()
     seen = 0
     while len(ready):
         seen += len(ready)
-        count = start[ready + 1] - start[ready]
-        offset = torch.arange(int(count.sum())) - (count.cumsum(0) - count).repeat_interleave(count)
-        out = targets[start[ready].repeat_interleave(count) + offset]
-        reached = level[ready].repeat_interleave(count) + 1
-        level = level.scatter_reduce(0, out, reached, "amax")
-        waiting = waiting - torch.bincount(out, minlength=num_nodes)
         is_ready = torch.zeros(num_nodes, dtype=torch.bool)
-        is_ready[out] = True
+        for some in ready.split(at_once):
+            count = start[some + 1] - start[some]
+            offset = torch.arange(int(count.sum())) - (count.cumsum(0) - count).repeat_interleave(count)
+            out = targets[start[some].repeat_interleave(count) + offset]
+            level.scatter_reduce_(0, out, level[some].repeat_interleave(count) + 1, "amax")
+            waiting -= torch.bincount(out, minlength=num_nodes)
+            is_ready[out] = True
         ready = (is_ready & (waiting == 0)).nonzero().flatten()
     return level if seen == num_nodes else None
 
@@ -198,9 +207,10 @@ class _Schedule:
         which, ends = self._edges(edges, sources, nodes)
         return Stage(nodes, sources, which, ends, int(wiring.scale[nodes[0]]), aggregate, chunks, inputs)
 
-    def _edges(self, edges: torch.Tensor, sources: torch.Tensor, nodes: torch.Tensor) -> tuple[torch.Tensor | slice, Ends]:
+    def _edges(self, edges: torch.Tensor, sources: torch.Tensor,
+               nodes: torch.Tensor) -> tuple[torch.Tensor | slice, Rectangles | Entries]:
         """The numbers of a stage's edges in the wiring, and their ends in the stage."""
-        matrix = Rectangles(Rectangle(range(len(sources)), range(len(nodes))), dtype=np.int32)
+        matrix = Rectangles(Rectangle(range(len(sources)), range(len(nodes))), dtype=torch.int32)
         run = self.wiring.ends.run(sources, nodes)
         if run is not None:
             return run, matrix
@@ -208,11 +218,11 @@ class _Schedule:
         place = torch.empty(self.wiring.num_nodes, dtype=torch.long)
         place[sources] = torch.arange(len(sources))
         src, dst = self.wiring.ends.of(edges)
-        ends = Listed(place[src].int(), self.local[dst].int())
+        ends = Entries(place[src], self.local[dst], (len(nodes), len(sources)), torch.int32)
         first, last = (int(edges[0]), int(edges[-1]) + 1) if len(edges) else (0, 0)
         if last - first != len(edges) or not torch.equal(edges, torch.arange(first, last)):
             return edges.clone(), ends
-        return slice(first, last), matrix if ends.is_matrix(len(nodes), len(sources)) else ends
+        return slice(first, last), matrix if ends.is_whole else ends
 
 
 def _check_static(wiring: Wiring, outline: Outline) -> None:

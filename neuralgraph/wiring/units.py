@@ -10,7 +10,7 @@ from ..errors import WiringError
 from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
 from .devices import on_cpu
-from .ends import Ends, Listed, Rectangle, Rectangles, joined
+from .ends import Ends, Rectangle, Rectangles
 from .reading import HIDDEN, INPUT, OUTPUT
 from .wiring import Wiring
 
@@ -138,11 +138,11 @@ class _Layers:
         self.role: list[int] = []
         self.block: list[int] = []
         self.functions: list[NodeFunction] = []
-        self.edges: list[Ends] = []
+        self.edges: list[Rectangle | tuple[torch.Tensor, torch.Tensor]] = []
 
     @property
     def num_edges(self) -> int:
-        return sum(map(len, self.edges))
+        return sum(len(edges if isinstance(edges, Rectangle) else edges[0]) for edges in self.edges)
 
     def add(self, name: object, size: int, role: int, function: NodeFunction) -> None:
         start = len(self.role)
@@ -154,10 +154,18 @@ class _Layers:
     def connect(self, source: object, target: object, one_to_one: bool = False) -> None:
         """Edges as a matrix [target, source] row by row, or from each unit to the one of its index."""
         u, v = self.nodes[source], self.nodes[target]
-        self.edges.append(Listed(torch.tensor(u), torch.tensor(v)) if one_to_one else Rectangles(Rectangle(u, v)))
+        self.edges.append((torch.tensor(u), torch.tensor(v)) if one_to_one else Rectangle(u, v))
+
+    def ends(self) -> Ends | tuple[torch.Tensor, torch.Tensor]:
+        full = [edges for edges in self.edges if isinstance(edges, Rectangle)]
+        if len(full) == len(self.edges):
+            return Rectangles(*full)
+        lists = [(Rectangles(edges).src, Rectangles(edges).dst) if isinstance(edges, Rectangle) else edges
+                 for edges in self.edges]
+        return torch.cat([src for src, _ in lists]), torch.cat([dst for _, dst in lists])
 
     def wiring(self, **learned) -> Wiring:
-        return assemble(joined(self.edges), torch.tensor(self.role), torch.tensor(self.block), self.functions, **learned)
+        return assemble(self.ends(), torch.tensor(self.role), torch.tensor(self.block), self.functions, **learned)
 
 
 def _unit(activation: str) -> NodeFunction:

@@ -13,7 +13,7 @@ from .._dgl import load
 from ..errors import WiringError
 from ..nodes import NodeFunction
 from .devices import on_cpu
-from .ends import Ends, Listed
+from .ends import Ends, Entries
 from .graph import Graph
 from .reading import HIDDEN, INPUT, OUTPUT, ROLES, STRUCTURE, Reading
 
@@ -208,7 +208,8 @@ class Wiring:
         The tensors may be on any device; a wiring is on the CPU.
         """
         edges = edges.cpu()
-        graph = Graph(self.ends if edges.all() else Listed(*self.ends.of(edges)), self.num_nodes)
+        number = self.num_nodes
+        graph = Graph(self.ends if edges.all() else Entries(*self.ends.of(edges), (number, number)), number)
         for name in STRUCTURE:
             graph.ndata[name] = self._graph.ndata[name]
         for name, value in parameters.items():

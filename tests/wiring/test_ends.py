@@ -12,7 +12,7 @@ import neuralgraph as ng
 from neuralgraph.errors import NeuralGraphError, WiringError
 from neuralgraph.wiring import Stage, synchronous_stages, topological_stages
 from neuralgraph.wiring.assembling import assemble
-from neuralgraph.wiring.ends import Listed, Rectangle, Rectangles
+from neuralgraph.wiring.ends import Entries, Rectangle, Rectangles
 from neuralgraph.wiring.graph import Graph
 from neuralgraph.wiring.stages import longest_path_levels
 
@@ -54,8 +54,8 @@ def drawn(rng, acyclic):
     return Rectangles(*found), torch.tensor(role), functions
 
 
-def listed(ends):
-    return Listed(ends.src.clone(), ends.dst.clone())
+def listed(ends, num_nodes):
+    return Entries(ends.src, ends.dst, (num_nodes, num_nodes))
 
 
 def outcome(run):
@@ -87,7 +87,7 @@ def same(found, expected):
 @settings(max_examples=100)
 def test_wirings_and_stages_are_those_of_the_lists(seed, acyclic):
     ends, role, functions = drawn(random.Random(seed), acyclic)
-    full, plain = (outcome(lambda e=e: assemble(e, role, torch.zeros_like(role), functions)) for e in (ends, listed(ends)))
+    full, plain = (outcome(lambda e=e: assemble(e, role, torch.zeros_like(role), functions)) for e in (ends, listed(ends, len(role))))
     assert same(full, plain)
     if isinstance(plain, ng.Wiring):
         assert isinstance(full.ends, Rectangles)
@@ -136,10 +136,10 @@ WIRINGS = {
 @pytest.mark.parametrize("name", WIRINGS)
 def test_networks_are_those_of_the_lists(name, backend):
     full = WIRINGS[name]()
-    graph = Graph(listed(full.ends), full.num_nodes)
+    graph = Graph(listed(full.ends, full.num_nodes), full.num_nodes)
     graph.ndata.update(full.data.ndata)
     plain = ng.Wiring(graph)
-    assert isinstance(full.ends, Rectangles) and isinstance(plain.ends, Listed)
+    assert isinstance(full.ends, Rectangles) and isinstance(plain.ends, Entries)
     assert not {"src", "dst"} & vars(pickle.loads(pickle.dumps(full)).ends).keys()
     results = []
     for wiring in (full, plain):
@@ -170,7 +170,7 @@ def test_a_network_on_rectangles_needs_no_list_of_edges():
 
 def test_full_lists_are_rectangles_to_a_stage():
     wiring = ng.wirings.from_adjacency(torch.ones(7, 7).triu(1) * (torch.arange(7) > 2), inputs=[0, 1, 2], outputs=[6])
-    assert isinstance(wiring.ends, Listed)
+    assert isinstance(wiring.ends, Entries)
     assert [type(stage.ends) for stage in topological_stages(wiring)] == [Rectangles] * 5
 
 
