@@ -66,9 +66,8 @@ class _Edges:
     def __init__(self, layout: Layout, real: torch.Tensor):
         self.layout = layout
         if layout.is_sorted:
-            place = real.nonzero().flatten()
-            entries = place if layout.is_full_matrix else layout.position[place].long()
-            self.by_dst, self._by_src = EdgeList.of_entries(place, entries, layout.shape), None
+            entries = None if layout.is_full_matrix else layout.position
+            self.by_dst, self._by_src = EdgeList.of_entries(real, entries, layout.shape), None
         else:  # sums run over sources in their order, whatever the order of edges
             self._by_src = EdgeList.of(real, layout.src, layout.dst, layout.shape[1])
             self.by_dst = self._by_src.transposed(layout.shape[0])

@@ -7,9 +7,9 @@ import torch
 from . import AVAILABLE
 
 if AVAILABLE:
-    from .sorting import by_other_end, by_row
+    from .sorting import by_entry, by_other_end, by_row
 else:
-    from .plain import by_other_end, by_row
+    from .plain import by_entry, by_other_end, by_row
 
 
 class EdgeList:
@@ -30,18 +30,14 @@ class EdgeList:
         return cls(*by_row(kept, row, other, num_rows))
 
     @classmethod
-    def of_entries(cls, place: torch.Tensor, entries: torch.Tensor, shape: tuple[int, int]) -> EdgeList:
-        """Entries of a matrix, by row.
+    def of_entries(cls, kept: torch.Tensor, entries: torch.Tensor | None, shape: tuple[int, int]) -> EdgeList:
+        """The edges whose ``kept`` is True, which are entries of a matrix [row, other end] in ascending order.
 
         Args:
-            place: the numbers of the edges in the list they are from, int64 (n,).
-            entries: their numbers in the matrix, row by row, ascending, int64 (n,).
+            entries: the number of the entry that each edge is, row by row, integers; None where edges are all entries.
             shape: of the matrix.
         """
-        before = torch.arange(shape[0] + 1, device="cpu") * shape[1]  # entries before each row
-        first = torch.searchsorted(entries, before)
-        index = entries - before[:-1].repeat_interleave(first.diff())
-        return cls(first.int(), index.int(), place.int())
+        return cls(*by_entry(kept, entries, *shape))
 
     def transposed(self, num_rows: int) -> EdgeList:
         """The same edges by their other end."""
