@@ -43,7 +43,8 @@ class Dense(Backend):
 def _product(matrix: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
     """The sums (B, n_dst, ...) of messages (B, n_src, ...)."""
     space = messages.shape[2:]
-    if len(space) and messages.device.type == "cpu" and matrix.numel() * len(messages) * space.numel() < SMALL:
+    if len(space) and messages.device.type == "cpu" and not torch.compiler.is_compiling() and \
+            matrix.numel() * len(messages) * space.numel() < SMALL:
         rows = messages.flatten(2).transpose(1, 2)  # (B, L, n_src)
         return F.linear(rows, matrix).transpose(1, 2).unflatten(2, space)
     return PRODUCTS[len(space)](messages, matrix.view(*matrix.shape, *[1] * len(space)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -20,23 +19,22 @@ if TYPE_CHECKING:
 class Layout:
     """The candidate edges of a stage as index tensors, as a dense matrix or as a DGL block.
 
-    It depends on nothing but the stage, and lives as long as the stage does: get it by :meth:`of`.
+    It depends on nothing but the stage, and lives as long as the stage does: get it by :meth:`of`. What a first call
+    of a network left here, torch.compile then finds and need not record.
     """
-
-    _kept: WeakKeyDictionary[Stage, Layout] = WeakKeyDictionary()
 
     def __init__(self, stage: Stage):
         # the parts, not the stage, which could never be forgotten otherwise
         self.which, self.ends = stage.which, stage.ends
         self.shape = len(stage.nodes), len(stage.sources)
-        self._devices: dict[torch.device, dict[str, torch.Tensor]] = {}
+        self._kept: dict[str, torch.Tensor] = {}
 
     @classmethod
     def of(cls, stage: Stage) -> Layout:
         """That of a stage, the same at every call."""
-        found = cls._kept.get(stage)
+        found = stage.kept.get("layout")
         if found is None:
-            found = cls._kept[stage] = cls(stage)
+            found = stage.kept["layout"] = cls(stage)
         return found
 
     @property
@@ -48,19 +46,24 @@ class Layout:
         return self.ends.dst
 
     @property
-    def position(self) -> torch.Tensor:
-        """The index of each edge in the flattened matrix [dst, src], integers (E_s,)."""
-        return torch.arange(len(self.ends), device="cpu") if isinstance(self.ends, Rectangles) else self.ends.entries
-
-    @property
     def is_full_matrix(self) -> bool:
         """Whether the edges are every [dst, src] pair in row-major order and contiguous."""
         return isinstance(self.ends, Rectangles)
 
+    @property
+    def entries(self) -> torch.Tensor | None:
+        """The index of each edge in the flattened matrix [dst, src], integers (E_s,); None where they are a full matrix."""
+        return None if isinstance(self.ends, Rectangles) else self.ends.entries
+
+    @property
+    def position(self) -> torch.Tensor:
+        """The same, int64, of edges that are any."""
+        return torch.arange(len(self.ends), device="cpu") if self.entries is None else self.entries.long()
+
     @cached_property
     def is_sorted(self) -> bool:
         """Whether the edges are in the order of destinations, those of each in the order of sources."""
-        return self.is_full_matrix or bool((self.position[1:] > self.position[:-1]).all())
+        return self.entries is None or bool((self.entries[1:] > self.entries[:-1]).all())
 
     @property
     def slots(self) -> torch.Tensor:
@@ -89,13 +92,13 @@ class Layout:
             block.create_formats_()
         return block
 
-    @torch.inference_mode(False)  # kept, so it must serve training too
     def on(self, name: str, device: torch.device) -> torch.Tensor:
         """``which``, ``position``, ``slots``, ``src`` or ``dst`` on a device, kept for the next call."""
-        kept = self._devices.setdefault(device, {})
-        if name not in kept:
-            kept[name] = getattr(self, name).to(device)
-        return kept[name]
+        key = f"{name} on {device}"
+        if key not in self._kept:
+            with torch.inference_mode(False):  # it must serve training too
+                self._kept[key] = getattr(self, name).to(device)
+        return self._kept[key]
 
     def values(self, per_edge: torch.Tensor) -> torch.Tensor:
         """The entries of an (E,) tensor that belong to this stage, (E_s,)."""
@@ -112,4 +115,4 @@ class Layout:
         if self.is_full_matrix:
             return values.view(self.shape)
         dense = values.new_zeros(self.shape[0] * self.shape[1])
-        return dense.index_put((self.on("position", values.device).long(),), values).view(self.shape)
+        return dense.index_put((self.on("position", values.device),), values).view(self.shape)

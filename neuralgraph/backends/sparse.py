@@ -66,8 +66,7 @@ class _Edges:
     def __init__(self, layout: Layout, real: torch.Tensor):
         self.layout = layout
         if layout.is_sorted:
-            entries = None if layout.is_full_matrix else layout.position
-            self.by_dst, self._by_src = EdgeList.of_entries(real, entries, layout.shape), None
+            self.by_dst, self._by_src = EdgeList.of_entries(real, layout.entries, layout.shape), None
         else:  # sums run over sources in their order, whatever the order of edges
             self._by_src = EdgeList.of(real, layout.src, layout.dst, layout.shape[1])
             self.by_dst = self._by_src.transposed(layout.shape[0])
@@ -103,8 +102,8 @@ class _Edges:
             for number, (some, other) in enumerate(zip(_pieces(gradient), pieces)):
                 matrix.addmm_(channel_rows(some), other.T, beta=min(number, 1))  # the first overwrites what is there
             dots = matrix.flatten()
-            if not layout.is_full_matrix:
-                dots = dots.index_select(0, layout.position)
+            if layout.entries is not None:
+                dots = dots.index_select(0, layout.entries)
             if reaches_all:
                 return dots
             real = torch.zeros_like(dots, dtype=torch.bool)

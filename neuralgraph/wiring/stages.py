@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ class Stage:
         aggregate: "sum" or "product", how the weighted messages become one.
         chunks: the nodes by function; their concatenation is ``nodes``.
         inputs: which chunks of earlier stages ``sources`` is made of, as (stage, chunk) numbers.
+        kept: what others prepared from the above; copies and pickles begin without it.
     """
 
     nodes: torch.Tensor
@@ -46,14 +48,18 @@ class Stage:
     aggregate: str = "sum"
     chunks: tuple[Chunk, ...] = ()
     inputs: tuple[tuple[int, int], ...] = ()
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo) -> Stage:
         return self  # frozen
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": {}}
+
     def __setstate__(self, state: dict) -> None:
         if "ends" not in state:  # in pickles of version 0.2
             shape = len(state["nodes"]), len(state["sources"])
-            state = {"ends": Entries(state.pop("src"), state.pop("dst"), shape, torch.int32), **state}
+            state = {"ends": Entries(state.pop("src"), state.pop("dst"), shape, torch.int32), "kept": {}, **state}
         self.__dict__.update(state)
 
     @property
