@@ -151,11 +151,11 @@ class Entries(Ends):
     def is_whole(self) -> bool:
         """Whether the edges are all entries of the matrix, in their order."""
         return len(self) == self.shape[0] * self.shape[1] and \
-            torch.equal(self.entries, torch.arange(len(self), dtype=self.entries.dtype))
+            torch.equal(self.entries, torch.arange(len(self), dtype=self.entries.dtype, device="cpu"))
 
     def outline(self, num_nodes: int, *columns: torch.Tensor) -> Outline:
         """The graph itself, in which nodes are seldom alike."""
-        every = torch.arange(num_nodes)
+        every = torch.arange(num_nodes, device="cpu")
         return Outline(every, every, self._src().long(), self._dst().long())
 
     def behind(self, outline: Outline, edges: torch.Tensor) -> torch.Tensor:
@@ -215,7 +215,7 @@ class Rectangles(Ends):
         edges = edges.nonzero().flatten() if edges.dtype == torch.bool else edges
         first, source, columns, target = torch.tensor(
             [(first, one.sources.start, len(one.sources), one.targets.start)
-             for first, one in zip(self._first, self.rectangles)], dtype=torch.long).reshape(-1, 4).T.contiguous()
+             for first, one in zip(self._first, self.rectangles)], dtype=torch.long, device="cpu").reshape(-1, 4).T.contiguous()
         which = torch.searchsorted(first, edges, right=True) - 1
         within, columns = edges - first[which], columns[which]
         row = within // columns
@@ -230,7 +230,7 @@ class Rectangles(Ends):
         return None
 
     def outline(self, num_nodes: int, *columns: torch.Tensor) -> Outline:
-        begins = torch.zeros(num_nodes + 1, dtype=torch.bool)
+        begins = torch.zeros(num_nodes + 1, dtype=torch.bool, device="cpu")
         begins[0] = True
         for one in self.rectangles:
             begins[[one.sources.start, one.sources.stop, one.targets.start, one.targets.stop]] = True
@@ -248,7 +248,7 @@ class Rectangles(Ends):
         return Rectangles(*(Rectangle(groups(one.sources), groups(one.targets)) for one in self.rectangles))
 
     def behind(self, outline: Outline, edges: torch.Tensor) -> torch.Tensor:
-        marks = torch.zeros(len(outline.src), dtype=torch.bool).index_fill_(0, edges, True)
+        marks = torch.zeros(len(outline.src), dtype=torch.bool, device="cpu").index_fill_(0, edges, True)
         between, found = self._between(outline.group), [edges[:0]]
         for first, one, small, own in zip(self._first, self.rectangles, between.rectangles,
                                           marks.split(list(map(len, between.rectangles)))):
@@ -263,4 +263,5 @@ class Rectangles(Ends):
 def _range_of(nodes: torch.Tensor) -> range | None:
     """The nodes as a range, if they are one."""
     first = int(nodes[0]) if len(nodes) else 0
-    return range(first, first + len(nodes)) if torch.equal(nodes, torch.arange(first, first + len(nodes))) else None
+    found = range(first, first + len(nodes))
+    return found if torch.equal(nodes, torch.arange(found.start, found.stop, device="cpu")) else None
