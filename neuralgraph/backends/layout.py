@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._dgl import load
+from ..selectors import Selection
 from ..wiring import Stage
+from ..wiring.ends import Rectangles
 
 if TYPE_CHECKING:
     from .._dgl import DGLGraph
@@ -23,10 +25,9 @@ class Layout:
 
     def __init__(self, stage: Stage):
         # the parts, not the stage, which could never be forgotten otherwise
-        self.which, self.src, self.dst = stage.which, stage.src, stage.dst
+        self.which, self.ends = stage.which, stage.ends
         self.shape = len(stage.nodes), len(stage.sources)
         self._kept: dict[str, torch.Tensor] = {}
-        self._is_full: bool | None = None
 
     @classmethod
     def of(cls, stage: Stage) -> Layout:
@@ -37,22 +38,32 @@ class Layout:
         return found
 
     @property
-    def position(self) -> torch.Tensor:
-        """The index of each edge in the flattened matrix [dst, src], (E_s,)."""
-        return self.dst.long() * self.shape[1] + self.src
+    def src(self) -> torch.Tensor:
+        return self.ends.src
+
+    @property
+    def dst(self) -> torch.Tensor:
+        return self.ends.dst
 
     @property
     def is_full_matrix(self) -> bool:
         """Whether the edges are every [dst, src] pair in row-major order and contiguous."""
-        if self._is_full is None:
-            self._is_full = isinstance(self.which, slice) and len(self.src) == self.shape[0] * self.shape[1] and \
-                torch.equal(self.position, torch.arange(len(self.src), device="cpu"))
-        return self._is_full
+        return isinstance(self.ends, Rectangles)
+
+    @property
+    def entries(self) -> torch.Tensor | None:
+        """The index of each edge in the flattened matrix [dst, src], integers (E_s,); None where they are a full matrix."""
+        return None if isinstance(self.ends, Rectangles) else self.ends.entries
+
+    @property
+    def position(self) -> torch.Tensor:
+        """The same, int64, of edges that are any."""
+        return torch.arange(len(self.ends), device="cpu") if self.entries is None else self.entries.long()
 
     @cached_property
     def is_sorted(self) -> bool:
         """Whether the edges are in the order of destinations, those of each in the order of sources."""
-        return bool((self.position.diff() > 0).all())
+        return self.entries is None or bool((self.entries[1:] > self.entries[:-1]).all())
 
     @property
     def slots(self) -> torch.Tensor:
@@ -72,7 +83,7 @@ class Layout:
 
     def block(self, real: torch.Tensor | None = None, reverse: bool = False) -> DGLGraph:
         """A bipartite DGL block of the candidate edges, or of those in the mask ``real`` (E_s,)."""
-        ends = (self.src, self.dst) if real is None else (self.src[real], self.dst[real])
+        ends = (self.src, self.dst) if real is None else tuple(end.int() for end in self.ends.of(real))
         sizes = self.shape[::-1]
         if reverse:
             ends, sizes = ends[::-1], sizes[::-1]
@@ -95,11 +106,13 @@ class Layout:
             return per_edge[self.which]
         return per_edge[self.on("which", per_edge.device)]
 
-    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weights (E,) of all edges of the wiring as this stage's dense matrix [dst, src]."""
-        values = self.values(weight)
+    def weight(self, selection: Selection) -> torch.Tensor:
+        """The effective weights of this stage's edges, (E_s,)."""
+        return selection.of(self.which) if isinstance(self.which, slice) else self.values(selection.weight)
+
+    def matrix(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of this stage's edges, (E_s,), as its dense matrix [dst, src]."""
         if self.is_full_matrix:
             return values.view(self.shape)
         dense = values.new_zeros(self.shape[0] * self.shape[1])
         return dense.index_put((self.on("position", values.device),), values).view(self.shape)
-

@@ -167,7 +167,9 @@ class NeuralGraph(nn.Module, ABC):
         return real
 
     def _weighted(self, real: torch.Tensor, cache: dict) -> Selection:
-        return self.selector.weighted(self.weight, real, cache)
+        selection = self.selector.weighted(self.weight, real, cache)
+        selection.cut(stage.which for stage in self.stages if isinstance(stage.which, slice))
+        return selection
 
     def freeze(self) -> None:
         """Keeps the real edges of now until :meth:`thaw`: gradients reach them only, and schedules rest.
@@ -275,8 +277,8 @@ class NeuralGraph(nn.Module, ABC):
                 return self.backend.propagate(stage, messages, selection)
             return self.backend.propagate(stage, messages, selection, shared)
         layout = Layout.of(stage)
-        real, weight = (layout.values(values).view(-1, *[1] * self.dims)
-                        for values in (selection.real, selection.weight))
+        real, weight = (values.view(-1, *[1] * self.dims)
+                        for values in (layout.values(selection.real), layout.weight(selection)))
         z = messages[:, layout.on("src", messages.device)]
         # not real: what is not finite stays out, for 0 inf is not 0
         z = z.where(real, z.detach().nan_to_num(0.0, 0.0, 0.0))
