@@ -58,16 +58,15 @@ if __name__ == "__main__":
     digits = ng.data.load("digits")
     train, test = (TensorDataset(digits.normalise(images).flatten(1), labels) for images, labels in
                    ((digits.train_images, digits.train_labels), (digits.test_images, digits.test_labels)))
-    k = wiring.num_edges // 2
+    k, networks = wiring.num_edges // 2, {}
     for name, selector in (("learned", ng.TopK(k)), ("random", ng.RandomGraph(k))):
         torch.manual_seed(0)
-        network = ng.DiscreteTimeNeuralGraph(wiring, selector, steps=5, dims=0)
+        networks[name] = ng.DiscreteTimeNeuralGraph(wiring, selector, steps=5, dims=0)
         rows = ng.training.fit(
-            model_on(network), DataLoader(train, batch_size=64, shuffle=True), folder=folder / name, epochs=8,
+            model_on(networks[name]), DataLoader(train, batch_size=64, shuffle=True), folder=folder / name, epochs=8,
             loss=torch.nn.functional.cross_entropy, test=DataLoader(test, batch_size=360), metrics={"accuracy": accuracy},
             optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.01))
         print(f"{k} of {wiring.num_edges} connections, {name}: {rows[-1]['test_accuracy']:.1f} % of test digits")
-        if name == "learned":
-            graph = ng.to_networkx(network)
+    graph = ng.to_networkx(networks["learned"])
     busiest = max(graph, key=lambda neuron: graph.degree(neuron, weight="magnitude"))
     print(f"the busiest neuron of the learned wiring is {busiest}, with {graph.degree(busiest)} connections")

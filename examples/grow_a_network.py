@@ -66,16 +66,17 @@ def main(folder):
     torch.set_num_threads(1)  # for work as small as this
     network = ng.StaticNeuralGraph(wiring, ng.Complete(), dims=0, seed=3)
     stayed = train(ng.StaticNeuralGraph(wiring, ng.Complete(), dims=0, seed=3), x, y, STEPS * (ROUNDS + 1))
-    losses, splits = train(network, x, y, STEPS), []
+    losses, splits, reports = train(network, x, y, STEPS), [], []
     for _ in range(ROUNDS):
         before = losses[-1]
         network, report = ng.growing.split(network, [(x, y)], torch.nn.functional.mse_loss, fraction=0.5, epsilon=0.1)
+        reports.append(report)
         units = network.wiring.num_nodes - 3
         splits.append((len(losses), units))
         losses += train(network, x, y, STEPS)
         print(f"stuck at {before:.5f}, lowest eigenvalue {min(node.eigenvalue for node in report.nodes):.2e}; "
               f"with {units} units {losses[-1]:.5f}")
-    print(report)
+    print(reports[-1])
     print(f"never split: {stayed[-1]:.5f}, split: {losses[-1]:.5f}, {math.floor(stayed[-1] / losses[-1])} times less")
     draw(losses, stayed, splits, Path(folder) / "grow_a_network.png")
 

@@ -12,20 +12,25 @@ import neuralgraph as ng
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 60
 
-# The task: output i is input i, blurred. Only edges that keep the channels apart help.
 generator = torch.Generator().manual_seed(0)
+
+
+def error(net):
+    """The task: output i is input i, blurred. Only edges that keep the channels apart help."""
+    x = torch.randn(16, 4, 8, 8, generator=generator)
+    target = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
+    return (net(x) - target).square().mean()
+
+
 wiring = ng.wirings.blocks([4, 12, 12, 4], ng.NodeFunction("conv"))
 net = ng.StaticNeuralGraph(wiring, selector=ng.TopK(k=60))
 optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
 start = net.selection().real
 for step in range(steps):
-    x = torch.randn(16, 4, 8, 8, generator=generator)
-    target = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1)
-    loss = (net(x) - target).square().mean()
     optimizer.zero_grad()
-    loss.backward()
+    error(net).backward()
     optimizer.step()
-print(f"loss {loss.item():.4f}; {(net.selection().real & ~start).sum()} of 60 edges are not those "
+print(f"loss {error(net).item():.4f}; {(net.selection().real & ~start).sum()} of 60 edges are not those "
       "it started with")
 
 graph = ng.to_networkx(net)

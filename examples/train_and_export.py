@@ -23,19 +23,21 @@ before = net.selection().real
 
 for epoch in range(epochs):
     net.train()
+    losses = []
     for chosen in ng.data.training_order(len(data.train_images), seed=0, epoch=epoch).split(32):
         logits = net(data.normalise(data.train_images[chosen])).mean((2, 3))
         loss = F.cross_entropy(logits, data.train_labels[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        losses.append(loss.item())
     net.eval()
     with torch.no_grad():
         answers = net(data.normalise(data.test_images)).mean((2, 3)).argmax(1)
     accuracy = (answers == data.test_labels).float().mean().item()
     swapped = (net.selection().real & ~before).sum().item()
     before = net.selection().real
-    print(f"epoch {epoch + 1}: loss {loss.item():.3f}, test accuracy {100 * accuracy:.1f} %, "
+    print(f"epoch {epoch + 1}: loss {sum(losses) / len(losses):.3f}, test accuracy {100 * accuracy:.1f} %, "
           f"{swapped} edges swapped")
 
 path = ng.write(net.learned_wiring(), folder / "digits.graphml")

@@ -132,11 +132,14 @@ def _kernels() -> str:
 
     if not kernels.AVAILABLE:
         return "not compiled: numba is missing or switched off (NUMBA_DISABLE_JIT), PyTorch does the sums"
-    from .kernels.launch import folder
+    from .kernels.keeping import folder
 
-    place = folder()
-    return "compiled, not kept: numba has no folder to write to (NUMBA_CACHE_DIR)" if place is None else \
-        f"compiled, kept in {place}"
+    try:
+        place = folder()
+    except (RuntimeError, OSError) as error:
+        return f"compiled, not kept: {_in_a_line(error)} (NUMBA_CACHE_DIR names another folder)"
+    size = sum(file.stat().st_size for file in place.glob("*.nbc"))
+    return f"compiled, kept in {place} ({size / 1e6:.1f} MB, which may be deleted at any time)"
 
 
 def _network(backend: str) -> tuple[StaticNeuralGraph, torch.Tensor]:

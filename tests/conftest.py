@@ -1,5 +1,7 @@
 import os
+from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 
 import hypothesis
 import pytest
@@ -21,6 +23,31 @@ def pytest_collection_modifyitems(items):
         values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         if item.get_closest_marker("dgl") or any(isinstance(value, str) and value == "dgl" for value in values):
             item.add_marker(pytest.mark.skip(reason="DGL is not installed"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session):
+    """Before all tests are run by several processes, each compiles some of the kernels, and the others find them on the disk.
+
+    No process gets a test before all have been here.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and len(session.items) > 2000:
+        for kernel, dtype in kernels()[int(worker.removeprefix("gw"))::WORKERS]:
+            kernel._compile(dtype)
+
+
+def kernels():
+    """Every (kernel, dtype) of the library."""
+    from neuralgraph import kernels
+
+    if not kernels.AVAILABLE:
+        return []
+    from neuralgraph.kernels.launch import Kernel
+
+    modules = [import_module(f"neuralgraph.kernels.{module.name}") for module in iter_modules(kernels.__path__)]
+    found = {id(thing): thing for module in modules for thing in vars(module).values() if isinstance(thing, Kernel)}
+    return [(kernel, dtype) for kernel in found.values() for dtype in kernel._sources]
 
 
 @pytest.hookimpl(tryfirst=True)

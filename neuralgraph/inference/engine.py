@@ -11,11 +11,11 @@ from torch import nn
 from .. import kernels
 from ..errors import InputError
 from ..plan import Plan, check_space, joined
-from .parts import check_compiles
+from .passes import check_compiles
 
 if kernels.AVAILABLE:
     from ..kernels.launch import Crowds, team_size
-    from .layout import Layout, largest_level
+    from .layout import ProgramLayout, largest_level
 
 SIDES = ((), ("length",), ("height", "width"), ("depth", "height", "width"))
 KEPT = 16  # sizes of maps and batches whose layouts are kept
@@ -47,7 +47,7 @@ class CompiledNetwork(nn.Module):
                              "pip install numba.")
         self.plans = plans
         self._crowds = Crowds()
-        self._layouts: dict[tuple, Layout] = {}  # the least recently used first
+        self._layouts: dict[tuple, ProgramLayout] = {}  # the least recently used first
         self._needed: dict[tuple[int, ...], int] = {}  # bytes of a sample, for sizes of maps
         if not plans:
             raise InputError("a compiled network needs at least one plan.")
@@ -95,7 +95,7 @@ class CompiledNetwork(nn.Module):
         """All plans as one."""
         return functools.reduce(joined, self.plans)
 
-    def _laid_out(self, shape: tuple[int, ...]) -> Layout:
+    def _laid_out(self, shape: tuple[int, ...]) -> ProgramLayout:
         batch, space, threads = shape[0], tuple(shape[2:]), torch.get_num_threads()
         if space not in self._needed:
             self._needed[space] = largest_level(self._whole, space) * self._whole.weight.itemsize
@@ -108,7 +108,7 @@ class CompiledNetwork(nn.Module):
             for plan in self.plans:
                 check_space(plan, side)
                 side = plan.output_space(side)
-            found = Layout(self._whole, space, samples, team, threads)
+            found = ProgramLayout(self._whole, space, samples, team, threads)
         self._layouts[key] = found
         if len(self._layouts) > KEPT:
             self._layouts.pop(next(iter(self._layouts)), None)

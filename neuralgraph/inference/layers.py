@@ -57,7 +57,7 @@ class CompiledLayers(nn.Module):
         self._ranks = [x.dim() for x in example]
         self._crowds = Crowds()
         self._plans: dict[tuple, list[LayerPlan]] = {}
-        self._layouts: dict[tuple, _Layout] = {}  # the least recently used first
+        self._layouts: dict[tuple, _LayersLayout] = {}  # the least recently used first
         self.eval()
         example = tuple(x.detach().cpu() for x in example)
         self.summary = _summary(self._plan(example))
@@ -78,11 +78,11 @@ class CompiledLayers(nn.Module):
         with self._crowds.run((id(plan), batch, torch.get_num_threads())):
             return self._laid_out(plan, batch).run(inputs)
 
-    def _laid_out(self, plan: LayerPlan, batch: int) -> _Layout:
+    def _laid_out(self, plan: LayerPlan, batch: int) -> _LayersLayout:
         key = id(plan), batch, torch.get_num_threads()
         layout = self._layouts.pop(key, None)
         if layout is None:
-            layout = _Layout(plan, batch, torch.get_num_threads())
+            layout = _LayersLayout(plan, batch, torch.get_num_threads())
         self._layouts[key] = layout
         if len(self._layouts) > KEPT:
             self._layouts.pop(next(iter(self._layouts)), None)
@@ -208,7 +208,7 @@ class _Torch:
     compute: Callable[[dict[Step, torch.Tensor]], torch.Tensor]
 
 
-class _Layout:
+class _LayersLayout:
     """A plan for one number of samples: where tensors are, and what is run in which order."""
 
     def __init__(self, plan: LayerPlan, batch: int, threads: int):

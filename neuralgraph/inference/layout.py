@@ -13,12 +13,12 @@ from ..kernels import program
 from ..kernels.formulas import compiled_formula
 from ..nodes import Affine, Convolve, Pointwise, scalar
 from ..plan import Group, Plan, reduced
-from .parts import Part, cropped, parts_of
+from .passes import MapPass, cropped, passes_of
 
 FILLED_UP = 1.6  # four nodes are summed at once if that makes at most so many times their edges
 
 
-class Layout:
+class ProgramLayout:
     """Where everything is in memory, for one size of maps, and the instructions that say so.
 
     Args:
@@ -119,9 +119,9 @@ class Layout:
         size = self.between + 3 * row
         self.small, self.term = self.between + row, self.between + 2 * row
         for group in groups:
-            for part, space in self._parts(group):
-                if part.convolution is not None:
-                    side, stride = key = self._convolution(part.convolution, space)
+            for map_pass, space in self._passes(group):
+                if map_pass.convolution is not None:
+                    side, stride = key = self._convolution(map_pass.convolution, space)
                     if (space, key) not in self.scratch:
                         _, height, width = space
                         self.scratch[space, key] = size
@@ -140,12 +140,12 @@ class Layout:
         columns = width + 2 * (side // 2)
         return program.LANES + (-(-columns // stride) if self.samples == 1 else self.samples * columns)
 
-    def _parts(self, group: Group) -> Iterator[tuple[Part, tuple[int, int, int]]]:
-        """Each part with the depth, height and width of the maps it gets."""
+    def _passes(self, group: Group) -> Iterator[tuple[MapPass, tuple[int, int, int]]]:
+        """Each pass with the depth, height and width of the maps it gets."""
         scale = group.scale
-        for part in parts_of(group.steps):
-            yield part, self._map(scale)
-            scale *= part.shrinks
+        for map_pass in passes_of(group.steps):
+            yield map_pass, self._map(scale)
+            scale *= map_pass.shrinks
 
     # ------------------------------------------------------------------------------ instructions
 
@@ -186,12 +186,12 @@ class Layout:
         return np.array(first), np.concatenate(index), np.concatenate(weight)
 
     def _instruct(self, word, group: Group, fours: bool, team: int, waits: bool) -> None:
-        nodes, parts = group.nodes, list(self._parts(group))
+        nodes, passes = group.nodes, list(self._passes(group))
         begin, end = self.edges[nodes], self.edges[nodes + 1]
         count = end - begin
         pixels = math.prod(self._map(group.scale))
         targets = self.row[nodes] if group.outputs is None else group.outputs
-        work = (count + 12 * len(parts)) * pixels + 1
+        work = (count + 12 * len(passes)) * pixels + 1
         if fours:
             share = 4 * _shares(work.reshape(-1, 4).sum(1), team)
             first, parents, weight = self._fours(nodes)
@@ -206,11 +206,11 @@ class Layout:
         word["index"] = self._at(self.row[parents].astype(np.int32))
         word["weight"] = self._number(weight)
         word["pixels"] = pixels
-        word["parts"] = len(parts)
-        words = np.zeros(max(1, len(parts)), program.PART)
-        for part_word, (part, space) in zip(words, parts):
-            self._part(part_word, part, space)
-        word["parts_at"] = self._at(words)
+        word["passes"] = len(passes)
+        words = np.zeros(max(1, len(passes)), program.PASS)
+        for pass_word, (map_pass, space) in zip(words, passes):
+            self._pass(pass_word, map_pass, space)
+        word["passes_at"] = self._at(words)
         word["to_output"] = group.outputs is not None
         word["targets"] = self._at(targets.astype(np.int32))
         word["out_pixels"] = math.prod(self._map(group.scale * group.stride))
@@ -218,20 +218,20 @@ class Layout:
         word["bounds"] = self._at(np.array([0, *share, len(nodes)], np.int32))
         word["waits"] = waits
 
-    def _part(self, word, part: Part, space: tuple[int, int, int]) -> None:
+    def _pass(self, word, map_pass: MapPass, space: tuple[int, int, int]) -> None:
         word["norm"] = program.PLAIN
-        if part.norm is not None:
-            word["norm"] = program.AFFINE if isinstance(part.norm, Affine) else program.INSTANCE
-            word["epsilon"] = getattr(part.norm, "epsilon", 0.0)
-            word["scale"], word["shift"] = self._number(part.norm.scale), self._number(part.norm.shift)
+        if map_pass.norm is not None:
+            word["norm"] = program.AFFINE if isinstance(map_pass.norm, Affine) else program.INSTANCE
+            word["epsilon"] = getattr(map_pass.norm, "epsilon", 0.0)
+            word["scale"], word["shift"] = self._number(map_pass.norm.scale), self._number(map_pass.norm.shift)
         word["slope"] = 1.0
-        if part.activation is not None:
-            self._activation(word, part.activation)
+        if map_pass.activation is not None:
+            self._activation(word, map_pass.activation)
         word["depth"], word["height"], word["width"] = space
         word["between"], word["small"], word["term"] = self.between, self.small, self.term
-        if part.convolution is not None:
-            side, stride = key = self._convolution(part.convolution, space)
-            kernel = cropped(part.convolution.kernel, max(space))
+        if map_pass.convolution is not None:
+            side, stride = key = self._convolution(map_pass.convolution, space)
+            kernel = cropped(map_pass.convolution.kernel, max(space))
             if self.plan.dims == 1:  # in the middle row of a square
                 square = np.zeros((len(kernel), side, side), kernel.dtype)
                 square[:, side // 2] = kernel
@@ -240,7 +240,7 @@ class Layout:
             word["depth_side"] = side if self.plan.dims == 3 else 1
             word["out_depth"], word["out_height"], word["out_width"] = (-(-s // stride) for s in space)
             word["pitch"], word["scratch"] = self._pitch(space[2], side, stride), self.scratch[space, key]
-            word["padded"] = part.convolution.zero_pad and stride > 1
+            word["padded"] = map_pass.convolution.zero_pad and stride > 1
 
     def _activation(self, word, activation: Pointwise) -> None:
         form = scalar(activation.name)

@@ -1,6 +1,6 @@
 """Compiled loops: sums over edges, node functions, ranking for the CPU; node functions for a GPU.
 
-numba compiles them for the machine at hand when they are first used and keeps the result on disk.
+numba compiles them for the machine at hand when they are first used, and the result is kept on disk.
 Without numba, torch's own operations do the sums, and nothing is fused. For GPUs it is Triton, which comes with PyTorch.
 """
 

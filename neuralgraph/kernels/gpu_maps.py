@@ -188,14 +188,15 @@ def map_backward(gradient, x, weight, bias, mean, rstd, kernel, norm: int, slope
                         *gradient.stride()[:2], *shape, slope, **sizes)
         sums = partial.sum(1)
         if norm != NO_NORM:
-            to_weight, to_bias = sums[:, 0].contiguous(), sums[:, 1].contiguous()
+            to_weight.copy_(sums[:, 0])
+            to_bias.copy_(sums[:, 1])
         if norm == BATCH:
             number = x.shape[0] * x.shape[2] * x.shape[3]
             _through_batch_norm[grid](to_x, x, weight, mean, rstd, to_bias, to_weight, *x.shape[:2], *x.stride()[:2],
                                       x.shape[2] * x.shape[3], number, PIXELS=sizes["PIXELS"], SAMPLES=sizes["SAMPLES"],
                                       KIND=sizes["KIND"])
     if kernel is not None:
-        to_kernel = sums[:, 2:].reshape(kernel.shape)
+        to_kernel.copy_(sums[:, 2:].view(kernel.shape))
     return to_x, to_weight, to_bias, to_kernel
 
 

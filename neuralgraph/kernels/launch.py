@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
-import llvmlite
-import numba
 import numpy as np
 import torch
 from numba import types
-from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
-from numba.core.serialize import dumps
 
-from .._files import read_whole, replace
+from .keeping import kept_on_disk
 from .record import Packer
 
-HASH = 32  # bytes of a SHA-256
 GRAIN = 2**16  # numbers that are worth another thread: some microseconds
 
 
@@ -89,78 +82,6 @@ class Kernel:
 def _callback(function: Callable[[int], None]) -> CFunc:
     """As numba's ``cfunc`` makes it, but not compiled yet."""
     return CFunc(function, ((types.int64,), types.void), locals={}, options={})
-
-
-def kept_on_disk(function: Callable, compiler: Callable):
-    """``compiler()(function)``, of which the machine code is kept where numba has a folder to write to.
-
-    Args:
-        compiler: a decorator of numba's that does not compile at once.
-    """
-    compiled = compiler()(function)
-    with contextlib.suppress(RuntimeError, OSError):  # no such folder
-        compiled._cache = _Cache(function)
-    return compiled
-
-
-def compiled(function: Callable) -> Callable:
-    """A function of arrays, compiled at its first call for their types, that runs on the thread that calls it."""
-    return kept_on_disk(function, partial(numba.njit, nogil=True))
-
-
-def folder() -> Path | None:
-    """Where machine code of the library is kept; None where numba has no folder to write to."""
-    try:
-        cache = _Cache(kept_on_disk)  # a function of this package, as kernels are
-        cache._impl.locator.ensure_cache_path()
-        return Path(cache._cache_path)
-    except (RuntimeError, OSError):
-        return None
-
-
-class _Cache(FunctionCache):
-    """Machine code by function and types; never a reason to fail, since it can be compiled again.
-
-    An entry that is damaged or cannot be read is a miss, and what cannot be written is not kept.
-    numba's own files have no checksums, and it compares the date of the one file that a function stands
-    in, but kernels are made of parts from all files of this folder: here an entry is one file, which
-    begins with a hash of the rest, and its name and key say what it was made from and with.
-    """
-
-    def load_overload(self, sig, target_context):
-        target_context.refresh()
-        try:
-            key = self._key(sig, target_context.codegen())
-            content = read_whole(self._path(key))
-            if content[:HASH] != hashlib.sha256(content[HASH:]).digest():
-                return None
-            kept, data = pickle.loads(content[HASH:])
-            return self._impl.rebuild(target_context, data) if kept == key else None
-        except Exception:  # unpickling and linking raise what they like
-            return None
-
-    def save_overload(self, sig, data):
-        with contextlib.suppress(Exception):  # of the disk, and for what cannot be pickled
-            if not self._impl.check_cachable(data):
-                return
-            self._impl.locator.ensure_cache_path()
-            key = self._key(sig, data.codegen)
-            content = dumps((key, self._impl.reduce(data)))
-            replace(self._path(key), hashlib.sha256(content).digest() + content)
-
-    def _key(self, sig, codegen) -> tuple:
-        return numba.__version__, llvmlite.__version__, _sources(), *self._index_key(sig, codegen)
-
-    def _path(self, key: tuple) -> Path:
-        name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-        return Path(self._cache_path, f"{self._impl.filename_base}-{name}.nbc")
-
-
-@cache
-def _sources() -> str:
-    """A hash of the files of this folder."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _parallel(run, address: int, threads: int) -> None:

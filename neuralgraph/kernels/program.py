@@ -47,10 +47,10 @@ SUM, PRODUCT, INPUT, FOUR_SUMS = range(4)  # FOUR_SUMS: of four nodes over all p
 PLAIN, AFFINE, INSTANCE = range(3)
 
 INSTRUCTION = np.dtype([(name, np.int64) for name in (
-    "kind", "first", "index", "weight", "pixels", "parts", "parts_at", "to_output", "targets", "out_pixels",
+    "kind", "first", "index", "weight", "pixels", "passes", "passes_at", "to_output", "targets", "out_pixels",
     "channels", "bounds", "waits")])
-# One part of what nodes compute: a norm, an activation, a convolution, each optional.
-PART = np.dtype(
+# One pass of what nodes compute: a norm, an activation, a convolution, each optional.
+PASS = np.dtype(
     [(name, np.int64) for name in ("norm", "scale", "shift")] + [("epsilon", np.float64)]
     # the activation: x from 0 on and slope x below, or the function at an address, with values of each node
     + [("slope", np.float64)] + [(name, np.int64) for name in ("function", "values", "num_values")]
@@ -59,13 +59,13 @@ PART = np.dtype(
         "out_width", "padded", "pitch")]
     # places in private memory: a bordered map, the argument of a convolution, its result, a term of it
     + [(name, np.int64) for name in ("scratch", "between", "small", "term")])
-INSTRUCTION_BYTES, PART_BYTES = INSTRUCTION.itemsize, PART.itemsize
+INSTRUCTION_BYTES, PASS_BYTES = INSTRUCTION.itemsize, PASS.itemsize
 
 
 @inline
-def _part(like, address, node, source, target, private, samples):
+def _pass(like, address, node, source, target, private, samples):
     """norm, activation, convolution of the maps of one node, from ``source`` to ``target``, both contiguous."""
-    p = carray(at(address), 1, PART)[0]
+    p = carray(at(address), 1, PASS)[0]
     s = size_of(narrow(like, 1))
     length = p.depth * p.height * p.width * samples
     scale, shift = fill(like, 1.0), fill(like, 0.0)
@@ -103,7 +103,7 @@ def _part(like, address, node, source, target, private, samples):
 @inline
 def _slice(like, address, node, tap, source, target, private, samples, scale, shift, slope):
     """The convolution of one image with slice ``tap`` of the node's kernel."""
-    p = carray(at(address), 1, PART)[0]
+    p = carray(at(address), 1, PASS)[0]
     s = size_of(narrow(like, 1))
     buffer = private + p.scratch * s
     kernel = p.kernel + (node * p.depth_side + tap) * p.side * p.side * s
@@ -124,7 +124,7 @@ def _slice(like, address, node, tap, source, target, private, samples, scale, sh
 @inline
 def _volume(like, address, node, source, target, private, samples, scale, shift, slope):
     """The convolution of a volume: a sum over slices of it and of the kernel."""
-    p = carray(at(address), 1, PART)[0]
+    p = carray(at(address), 1, PASS)[0]
     s = size_of(narrow(like, 1))
     area, out_area = p.height * p.width * samples, p.out_height * p.out_width * samples
     term = private + p.term * s
@@ -145,7 +145,7 @@ def _volume(like, address, node, source, target, private, samples, scale, shift,
 @inline
 def _surrounded(like, address, source, target, samples):
     """A smaller map with zeros around it, the odd one out at the end."""
-    p = carray(at(address), 1, PART)[0]
+    p = carray(at(address), 1, PASS)[0]
     s = size_of(narrow(like, 1))
     front = (p.depth - p.out_depth) // 2
     top, left = (p.height - p.out_height) // 2, (p.width - p.out_width) // 2
@@ -281,7 +281,7 @@ def _instruction(like, job, code, me, space, private, tile):
     s = size_of(narrow(like, 1))
     step = job.samples
     samples = min(step, job.batch - tile * step)
-    pixels, parts = c.pixels, c.parts
+    pixels, passes = c.pixels, c.passes
     length = (step * pixels + LANES - 1) // LANES * LANES
     other = private + 4 * length * s
     x = job.x + tile * step * job.x_sample
@@ -309,15 +309,15 @@ def _instruction(like, job, code, me, space, private, tile):
             target = out + place * c.out_pixels * s
             if step > 1:
                 target = other + 2 * length * s
-        if parts == 0:
+        if passes == 0:
             affine(like, source, target, pixels * step, fill(like, 1.0), fill(like, 0.0), 1.0)
-        # parts before the last go from one private map to the other and back
-        for part in range(parts):
+        # passes before the last go from one private map to the other and back
+        for index in range(passes):
             rolled()
             to = target
-            if part < parts - 1:
-                to = other + part % 2 * length * s
-            _part(like, c.parts_at + part * PART_BYTES, node, source, to, private, step)
+            if index < passes - 1:
+                to = other + index % 2 * length * s
+            _pass(like, c.passes_at + index * PASS_BYTES, node, source, to, private, step)
             source = to
         if c.to_output and step > 1:
             _scattered(like, target, out + place * c.out_pixels * s, job.out_sample, samples, step, c.out_pixels)

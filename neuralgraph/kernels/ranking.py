@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numba import carray, types
 
-from .launch import Kernel, compiled
+from .keeping import compiled
+from .launch import Kernel
 from .record import record
 from .vector import (
     at,

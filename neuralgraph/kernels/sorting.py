@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .launch import compiled
+from .keeping import compiled
 
 
 def by_row(kept, row, other, num_rows):

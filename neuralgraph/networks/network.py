@@ -86,8 +86,9 @@ class NeuralGraph(nn.Module, ABC):
         def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
     def _is_fused(self, x: torch.Tensor) -> bool:
-        """Whether node functions are compiled."""
-        return self.backend.fuses_nodes and not is_transformed(x)
+        """Whether node functions are compiled; on a GPU torch.compile makes faster ones of the plain operations."""
+        by_torch = torch.compiler.is_compiling() and x.device.type != "cpu"
+        return self.backend.fuses_nodes and not by_torch and not is_transformed(x)
 
     @property
     def backend(self) -> Backend:

@@ -15,7 +15,7 @@ from .conv import DepthwiseConv
 from .norm import EPSILON, MOMENTUM, BatchNorm, InstanceNorm
 from .operation import Operation, Rows
 
-TYPES = {"cpu": (torch.float32, torch.float64)}  # of numbers that there are kernels for
+TYPES: dict[str, tuple[torch.dtype, ...]] = {"cpu": (torch.float32, torch.float64)}  # of numbers that there are kernels for
 if kernels.TRITON:
     TYPES["cuda"] = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -34,7 +34,7 @@ def all_sparse():
 @pytest.fixture(scope="module", autouse=True)
 def poisoned():
     """Memory in which what was never written is not a number."""
-    workspace = layers._Layout._workspace
+    workspace = layers._LayersLayout._workspace
 
     def filled(layout):
         memory, private, code, values = workspace(layout)
@@ -42,9 +42,9 @@ def poisoned():
         private.fill_(torch.nan)
         return memory, private, code, values
 
-    layers._Layout._workspace = filled
+    layers._LayersLayout._workspace = filled
     yield
-    layers._Layout._workspace = workspace
+    layers._LayersLayout._workspace = workspace
 
 
 def thinned(model, density=0.3, seed=0):
@@ -531,11 +531,11 @@ def test_runs_on_one_thread_where_there_is_no_room(monkeypatch):
     fast = ng.compile(model, x)
     monkeypatch.setattr(Crowd, "has_room", lambda crowd: False)
     seen = []
-    run = layers._Layout.run
-    monkeypatch.setattr(layers._Layout, "run", lambda layout, inputs: (seen.append(torch.get_num_threads()), run(layout, inputs))[1])
+    run = layers._LayersLayout.run
+    monkeypatch.setattr(layers._LayersLayout, "run", lambda layout, inputs: (seen.append(torch.get_num_threads()), run(layout, inputs))[1])
     same(model, fast, x)
     assert seen == [1, 1] and torch.get_num_threads() == 2
-    monkeypatch.setattr(layers._Layout, "run", lambda layout, inputs: 1 / 0)
+    monkeypatch.setattr(layers._LayersLayout, "run", lambda layout, inputs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fast(x)
     assert torch.get_num_threads() == 2  # whatever happens

@@ -19,7 +19,7 @@ from torch import nn
 import neuralgraph as ng
 from neuralgraph.errors import InputError
 from neuralgraph.inference.engine import KEPT
-from neuralgraph.inference.layout import Layout
+from neuralgraph.inference.layout import ProgramLayout
 from neuralgraph.kernels.program import FOUR_SUMS
 from neuralgraph.plan import lower
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("two_threads")
 @pytest.fixture(scope="module", autouse=True)
 def poisoned():
     """Memory in which what was never written is not a number."""
-    workspace = Layout._workspace
+    workspace = ProgramLayout._workspace
 
     def filled(layout):
         space, private = workspace(layout)
@@ -41,9 +41,9 @@ def poisoned():
         private[:, :layout.between].fill_(torch.nan)
         return space, private
 
-    Layout._workspace = filled
+    ProgramLayout._workspace = filled
     yield
-    Layout._workspace = workspace
+    ProgramLayout._workspace = workspace
 
 
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.4, 1.0]), batch=batches,

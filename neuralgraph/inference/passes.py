@@ -11,7 +11,7 @@ from ..nodes import Affine, Convolve, Lowered, Normalize, Pointwise, scalar
 
 
 @dataclass
-class Part:
+class MapPass:
     """A norm, an activation and a convolution of some nodes, in this order, each optional."""
 
     norm: Affine | Normalize | None = None
@@ -37,14 +37,14 @@ class Part:
         return 1 if self.convolution is None else self.convolution.shrinks
 
 
-def parts_of(steps: list[Lowered]) -> list[Part]:
-    """As few parts as the order of the steps allows."""
-    parts: list[Part] = []
+def passes_of(steps: list[Lowered]) -> list[MapPass]:
+    """As few passes as the order of the steps allows."""
+    passes: list[MapPass] = []
     for step in steps:
-        if not (parts and parts[-1].takes(step)):
-            parts.append(Part())
-            parts[-1].takes(step)
-    return parts
+        if not (passes and passes[-1].takes(step)):
+            passes.append(MapPass())
+            passes[-1].takes(step)
+    return passes
 
 
 def check_compiles(steps: list[Lowered]) -> None:
