@@ -46,6 +46,8 @@ def _product(matrix: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
     space = messages.shape[2:]
     if len(space) and messages.device.type == "cpu" and not is_compiling() and \
             matrix.numel() * len(messages) * space.numel() < SMALL:
+        if space.numel() == 1:
+            return F.linear(messages.flatten(1), matrix).view(len(messages), -1, *space)
         rows = messages.flatten(2).transpose(1, 2)  # (B, L, n_src)
         return F.linear(rows, matrix).transpose(1, 2).unflatten(2, space)
     return PRODUCTS[len(space)](messages, matrix.view(*matrix.shape, *[1] * len(space)))

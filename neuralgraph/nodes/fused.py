@@ -15,6 +15,7 @@ from .conv import DepthwiseConv
 from .norm import EPSILON, MOMENTUM, BatchNorm, InstanceNorm
 from .operation import Operation, Rows
 
+SMALL = 2**15  # numbers of an activation alone that a call of ours takes longer for than torch does
 TYPES: dict[str, tuple[torch.dtype, ...]] = {"cpu": (torch.float32, torch.float64)}  # of numbers that there are kernels for
 if kernels.TRITON:
     TYPES["cuda"] = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -31,7 +32,7 @@ def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
         The result, and whether it was written into ``out``.
     """
     written = False
-    if x.dim() == 2 or x.dtype not in TYPES.get(x.device.type, ()):
+    if x.dim() == 2 or x.dtype not in TYPES.get(x.device.type, ()) or not operations:
         return _one_by_one(operations, x, rows), written
     parts = list(_parts(operations))
     for part in parts:
@@ -54,8 +55,13 @@ class _Part:
     def __init__(self):
         self.norm = self.activation = self.convolution = None
 
-    def _fits(self, x: torch.Tensor) -> bool:
-        """Whether there is a kernel for maps and convolutions of this size."""
+    def _is_worth_it(self, x: torch.Tensor, out: torch.Tensor | None) -> bool:
+        """Whether there is a kernel for maps and convolutions of this size, and what it saves is more than a call.
+
+        An activation alone is torch's, unless it is written where a copy would bring it.
+        """
+        if self.norm is None and self.convolution is None and (out is None or x.numel() < SMALL):
+            return False
         if x.device.type == "cpu":
             return True
         from ..kernels import gpu_maps  # Triton is loaded where it is used
@@ -83,7 +89,7 @@ class _Part:
             out = out.flatten(2)[:, :, None] if out is not None and out.shape == x.shape else None
             y, written = self(x.flatten(2)[:, :, None], rows, out)
             return y.unflatten(3, space).squeeze(2), written
-        if not self._fits(x):
+        if not self._is_worth_it(x, out):
             given = (self.norm, self.activation, self.convolution)
             return _one_by_one((operation for operation in given if operation is not None), x, rows), False
         norm, kind, mean, rstd = self.norm, NO_NORM, None, None
