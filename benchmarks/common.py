@@ -64,7 +64,7 @@ FLAGS = dict(output_size=10, image_size=32, in_channels=3, prune_rate=0.95, prun
 
 
 def authors_model(checkout: str, name: str, image_size: int = 32, num_classes: int = 10, *,
-                  graph: str = "dnw", seed: int = 0) -> nn.Module:
+                  graph: str = "dnw", seed: int = 0, device: str = "cpu") -> nn.Module:
     """A model of the authors' code, from a checkout of allenai/dnw."""
     module, kind, flags = AUTHORS[name]
     if not (Path(checkout) / "models" / "graphs").is_dir():
@@ -77,6 +77,6 @@ def authors_model(checkout: str, name: str, image_size: int = 32, num_classes: i
     for key in list(vars(config.FLAGS)):
         delattr(config.FLAGS, key)
     vars(config.FLAGS).update({**FLAGS, **flags, "image_size": image_size, "output_size": num_classes,
-                               "graph": graph})
+                               "graph": graph, "device": device})
     torch.manual_seed(seed)
     return getattr(importlib.import_module(module), kind)()

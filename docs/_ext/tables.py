@@ -129,10 +129,14 @@ def benchmarks() -> list[str]:
     return lines
 
 
+def on_dgl(on: dict) -> str:
+    return f"dgl {on['dgl']}" if "dgl" in on else "without dgl" + (f", on one {on['gpu']}" if "gpu" in on else "")
+
+
 def made_by(path: Path, content: dict) -> list[str]:
     on = content["environment"]
     return [f"`{content['command']}` on {on['cores']} cores of a processor that calls itself {on['processor']}, "
-            f"{on['threads']} threads, torch {on['torch']}, dgl {on['dgl']}, Python {on['python']}: "
+            f"{on['threads']} threads, torch {on['torch']}, {on_dgl(on)}, Python {on['python']}: "
             f"`benchmarks/results/{path.name}`."]
 
 

@@ -110,7 +110,7 @@ def _network_cost(network: NeuralGraph, space: tuple[int, ...], skip_dead: bool)
     wiring, real = network.wiring, _real(network)
     live = ~dead_nodes(wiring, real).no_out if skip_dead else torch.ones(wiring.num_nodes, dtype=torch.bool)
     edges = sum(math.prod(reduced(space, scale)) * count
-                for scale, count in Counter(wiring.scale[wiring.dst][real].tolist()).items())
+                for scale, count in Counter(wiring.scale[wiring.ends.of(real)[1]].tolist()).items())
     repeats, all_functions = 1, [network.functions]
     if isinstance(network, DiscreteTimeNeuralGraph):
         repeats = network.steps or 1

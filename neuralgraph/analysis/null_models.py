@@ -162,8 +162,7 @@ def _edges_of(wiring, candidates):
     if isinstance(wiring, NeuralGraph):
         real = wiring.selection().real.cpu()
         whole_wiring = wiring.wiring
-        return (whole_wiring.src[real], whole_wiring.dst[real], whole_wiring,
-                whole_wiring if candidates is None else candidates)
+        return (*whole_wiring.ends.of(real), whole_wiring, whole_wiring if candidates is None else candidates)
     if not isinstance(wiring, Wiring):
         raise InputError(f"expected a wiring or a network, got {type(wiring).__name__}.")
     return wiring.src, wiring.dst, wiring, candidates

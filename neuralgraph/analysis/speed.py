@@ -69,7 +69,8 @@ def environment() -> dict[str, object]:
     """What a measurement depends on beside the program."""
     return {"neuralgraph": __version__, "torch": torch.__version__, **_installed("dgl"),
             "numpy": np.__version__, "python": platform.python_version(), "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads()}
+            "cores": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads(),
+            **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})}
 
 
 def _installed(package: str) -> dict[str, str]:

@@ -36,9 +36,7 @@ class DeadNodes:
 
 def degrees(wiring: Wiring, real: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """In- and out-degree of every node, each (V,), over all edges or those of the mask ``real``."""
-    src, dst = wiring.src, wiring.dst
-    if real is not None:
-        src, dst = src[real.cpu()], dst[real.cpu()]
+    src, dst = (wiring.src, wiring.dst) if real is None else wiring.ends.of(real.cpu())
     return (torch.bincount(dst, minlength=wiring.num_nodes),
             torch.bincount(src, minlength=wiring.num_nodes))
 
@@ -59,7 +57,8 @@ def dead_nodes(wiring: Wiring, real: torch.Tensor | None = None) -> DeadNodes:
 
 def longest_path(wiring: Wiring) -> int | None:
     """The number of edges of the longest path, or None if the wiring has cycles."""
-    levels = longest_path_levels(wiring.num_nodes, wiring.src, wiring.dst)
+    outline = wiring.ends.outline(wiring.num_nodes)
+    levels = longest_path_levels(len(outline.first), outline.src, outline.dst)
     return None if levels is None else int(levels.max())
 
 

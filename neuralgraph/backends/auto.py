@@ -45,5 +45,5 @@ class Auto(Backend):
         """The number of real edges into the stage."""
         key = (Auto, stage)
         if key not in selection.cache:
-            selection.cache[key] = int(Layout.of(stage).values(selection.real).sum())
+            selection.cache[key] = int(Layout.of(stage).values(selection.real).count_nonzero())
         return selection.cache[key]

@@ -27,7 +27,8 @@ class Dense(Backend):
 
     def propagate(self, stage: Stage, messages: torch.Tensor, selection: Selection,
                   shared: Shared | None = None) -> torch.Tensor:
-        matrix = Layout.of(stage).matrix(selection.weight)
+        layout = Layout.of(stage)
+        matrix = layout.matrix(layout.weight(selection))
         sums = _product(matrix, messages)
         if messages.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed(messages) or \
                 sums.detach().sum().isfinite():
@@ -42,7 +43,8 @@ class Dense(Backend):
 def _product(matrix: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
     """The sums (B, n_dst, ...) of messages (B, n_src, ...)."""
     space = messages.shape[2:]
-    if len(space) and messages.device.type == "cpu" and matrix.numel() * len(messages) * space.numel() < SMALL:
+    if len(space) and messages.device.type == "cpu" and not torch.compiler.is_compiling() and \
+            matrix.numel() * len(messages) * space.numel() < SMALL:
         rows = messages.flatten(2).transpose(1, 2)  # (B, L, n_src)
         return F.linear(rows, matrix).transpose(1, 2).unflatten(2, space)
     return PRODUCTS[len(space)](messages, matrix.view(*matrix.shape, *[1] * len(space)))
@@ -51,7 +53,7 @@ def _product(matrix: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
 def _add_not_finite(sums, stage, messages, selection):
     """Adds the messages that are not finite along real edges, where alone they belong: 0 inf is not 0."""
     layout = Layout.of(stage)
-    real, weight = (layout.values(values) for values in (selection.real, selection.weight))
+    real, weight = layout.values(selection.real), layout.weight(selection)
     wrong = (messages != 0).transpose(0, 1).flatten(1).any(1)
     edges = (real & wrong[layout.src.long()]).nonzero().flatten()
     for some in edges.split(max(1, CHUNK // max(1, messages[:, 0].numel()))):

@@ -49,7 +49,7 @@ class DGL(Backend):
             selection.cache[key] = layout.block(real), layout.block(real, reverse=True)
         forward, backward = selection.cache[key]
         features = messages.transpose(0, 1).reshape(messages.shape[1], -1)
-        weight = layout.values(selection.weight)
+        weight = layout.weight(selection)
         dtype = torch.promote_types(torch.promote_types(features.dtype, weight.dtype), torch.float32)
         asked = layout.candidates if selection.reaches_all else forward
         sums = _MessagePassing.apply(features.to(dtype), weight.to(dtype), real, forward, backward, asked)

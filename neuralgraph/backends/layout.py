@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 
 from .._dgl import load
+from ..selectors import Selection
 from ..wiring import Stage
+from ..wiring.ends import Rectangles
 
 if TYPE_CHECKING:
     from .._dgl import DGLGraph
@@ -18,40 +19,51 @@ if TYPE_CHECKING:
 class Layout:
     """The candidate edges of a stage as index tensors, as a dense matrix or as a DGL block.
 
-    It depends on nothing but the stage, and lives as long as the stage does: get it by :meth:`of`.
+    It depends on nothing but the stage, and lives as long as the stage does: get it by :meth:`of`. What a first call
+    of a network left here, torch.compile then finds and need not record.
     """
-
-    _kept: WeakKeyDictionary[Stage, Layout] = WeakKeyDictionary()
 
     def __init__(self, stage: Stage):
         # the parts, not the stage, which could never be forgotten otherwise
-        self.which, self.src, self.dst = stage.which, stage.src, stage.dst
+        self.which, self.ends = stage.which, stage.ends
         self.shape = len(stage.nodes), len(stage.sources)
-        self._devices: dict[torch.device, dict[str, torch.Tensor]] = {}
+        self._kept: dict[str, torch.Tensor] = {}
 
     @classmethod
     def of(cls, stage: Stage) -> Layout:
         """That of a stage, the same at every call."""
-        found = cls._kept.get(stage)
+        found = stage.kept.get("layout")
         if found is None:
-            found = cls._kept[stage] = cls(stage)
+            found = stage.kept["layout"] = cls(stage)
         return found
 
     @property
-    def position(self) -> torch.Tensor:
-        """The index of each edge in the flattened matrix [dst, src], (E_s,)."""
-        return self.dst.long() * self.shape[1] + self.src
+    def src(self) -> torch.Tensor:
+        return self.ends.src
 
-    @cached_property
+    @property
+    def dst(self) -> torch.Tensor:
+        return self.ends.dst
+
+    @property
     def is_full_matrix(self) -> bool:
         """Whether the edges are every [dst, src] pair in row-major order and contiguous."""
-        return isinstance(self.which, slice) and len(self.src) == self.shape[0] * self.shape[1] and \
-            torch.equal(self.position, torch.arange(len(self.src), device="cpu"))
+        return isinstance(self.ends, Rectangles)
+
+    @property
+    def entries(self) -> torch.Tensor | None:
+        """The index of each edge in the flattened matrix [dst, src], integers (E_s,); None where they are a full matrix."""
+        return None if isinstance(self.ends, Rectangles) else self.ends.entries
+
+    @property
+    def position(self) -> torch.Tensor:
+        """The same, int64, of edges that are any."""
+        return torch.arange(len(self.ends), device="cpu") if self.entries is None else self.entries.long()
 
     @cached_property
     def is_sorted(self) -> bool:
         """Whether the edges are in the order of destinations, those of each in the order of sources."""
-        return bool((self.position.diff() > 0).all())
+        return self.entries is None or bool((self.entries[1:] > self.entries[:-1]).all())
 
     @property
     def slots(self) -> torch.Tensor:
@@ -71,7 +83,7 @@ class Layout:
 
     def block(self, real: torch.Tensor | None = None, reverse: bool = False) -> DGLGraph:
         """A bipartite DGL block of the candidate edges, or of those in the mask ``real`` (E_s,)."""
-        ends = (self.src, self.dst) if real is None else (self.src[real], self.dst[real])
+        ends = (self.src, self.dst) if real is None else tuple(end.int() for end in self.ends.of(real))
         sizes = self.shape[::-1]
         if reverse:
             ends, sizes = ends[::-1], sizes[::-1]
@@ -80,13 +92,13 @@ class Layout:
             block.create_formats_()
         return block
 
-    @torch.inference_mode(False)  # kept, so it must serve training too
     def on(self, name: str, device: torch.device) -> torch.Tensor:
         """``which``, ``position``, ``slots``, ``src`` or ``dst`` on a device, kept for the next call."""
-        kept = self._devices.setdefault(device, {})
-        if name not in kept:
-            kept[name] = getattr(self, name).to(device)
-        return kept[name]
+        key = f"{name} on {device}"
+        if key not in self._kept:
+            with torch.inference_mode(False):  # it must serve training too
+                self._kept[key] = getattr(self, name).to(device)
+        return self._kept[key]
 
     def values(self, per_edge: torch.Tensor) -> torch.Tensor:
         """The entries of an (E,) tensor that belong to this stage, (E_s,)."""
@@ -94,9 +106,12 @@ class Layout:
             return per_edge[self.which]
         return per_edge[self.on("which", per_edge.device)]
 
-    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weights (E,) of all edges of the wiring as this stage's dense matrix [dst, src]."""
-        values = self.values(weight)
+    def weight(self, selection: Selection) -> torch.Tensor:
+        """The effective weights of this stage's edges, (E_s,)."""
+        return selection.of(self.which) if isinstance(self.which, slice) else self.values(selection.weight)
+
+    def matrix(self, values: torch.Tensor) -> torch.Tensor:
+        """Values of this stage's edges, (E_s,), as its dense matrix [dst, src]."""
         if self.is_full_matrix:
             return values.view(self.shape)
         dense = values.new_zeros(self.shape[0] * self.shape[1])

@@ -49,7 +49,7 @@ class Sparse(Backend):
         if messages.device.type != "cpu" or is_transformed(messages):
             raise InputError(f"the sparse backend computes on the CPU and outside torch, got {where(messages)}: use "
                              "backend='dense' or 'auto' there.")
-        weight, space = Layout.of(stage).values(selection.weight), messages.shape[2:]
+        weight, space = Layout.of(stage).weight(selection), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
         edges, reaches_all = _Edges.of(stage, selection), selection.reaches_all
         joint = None
@@ -66,14 +66,14 @@ class _Edges:
     def __init__(self, layout: Layout, real: torch.Tensor):
         self.layout = layout
         if layout.is_sorted:
-            self.by_dst, self._by_src = EdgeList.of(real, layout.dst, layout.src, layout.shape[0]), None
+            self.by_dst, self._by_src = EdgeList.of_entries(real, layout.entries, layout.shape), None
         else:  # sums run over sources in their order, whatever the order of edges
             self._by_src = EdgeList.of(real, layout.src, layout.dst, layout.shape[1])
             self.by_dst = self._by_src.transposed(layout.shape[0])
 
     def multiplies(self, reaches_all: bool) -> bool:
         """Whether a matrix product computes the dot products of all pairs."""
-        asked = len(self.layout.src) if reaches_all else len(self.by_dst.index)
+        asked = len(self.layout.ends) if reaches_all else len(self.by_dst.index)
         return asked * DENSE_DOTS > self.layout.shape[0] * self.layout.shape[1]
 
     @classmethod
@@ -98,12 +98,12 @@ class _Edges:
         layout = self.layout
         if self.multiplies(reaches_all):
             pieces = map(channel_rows, _pieces(messages)) if joint is None else joint.pieces(messages)
-            matrix = gradient.new_zeros(layout.shape)
-            for some, other in zip(_pieces(gradient), pieces):
-                matrix.addmm_(channel_rows(some), other.T)
+            matrix = gradient.new_empty(layout.shape)
+            for number, (some, other) in enumerate(zip(_pieces(gradient), pieces)):
+                matrix.addmm_(channel_rows(some), other.T, beta=min(number, 1))  # the first overwrites what is there
             dots = matrix.flatten()
-            if not layout.is_full_matrix:
-                dots = dots[layout.on("position", dots.device)]
+            if layout.entries is not None:
+                dots = dots.index_select(0, layout.entries)
             if reaches_all:
                 return dots
             real = torch.zeros_like(dots, dtype=torch.bool)
@@ -112,7 +112,7 @@ class _Edges:
         if reaches_all:
             return edge_dots(messages, gradient, layout.src, layout.dst)
         dots = edge_dots(messages, gradient, self.by_dst.index, self.by_dst.rows)
-        return dots.new_zeros(len(layout.src)).index_copy(0, self.by_dst.place.long(), dots)
+        return dots.new_zeros(len(layout.ends)).index_copy(0, self.by_dst.place.long(), dots)
 
 
 class _Propagate(torch.autograd.Function):

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
 from ..nodes import is_learned
 from ..wiring import Wiring
+from ..wiring.ends import Entries
 from ..wiring.graph import Graph
 from ..wiring.wiring import INPUT, OUTPUT
 from .carrying import carry, grown_selector
@@ -263,7 +264,7 @@ def grown_wiring(wiring: Wiring, split: torch.Tensor) -> tuple[Wiring, torch.Ten
         order = (new_dst * number + new_src).argsort()
         edge, into_copy, new_src, new_dst = edge[order], into_copy[order], new_src[order], new_dst[order]
     old = wiring.data
-    graph = Graph(new_src, new_dst, number)
+    graph = Graph(Entries(new_src, new_dst, (number, number)), number)
     for name, value in old.ndata.items():
         if not is_learned(name):
             graph.ndata[name] = _doubled(value, split)

@@ -10,6 +10,7 @@ from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
 from ..nodes import is_learned
 from ..selectors import Complete
 from ..wiring import Wiring
+from ..wiring.ends import Entries
 from ..wiring.graph import Graph
 from ..wiring.wiring import INPUT, OUTPUT
 
@@ -29,7 +30,8 @@ def reduced_network(network: NeuralGraph) -> tuple[NeuralGraph, torch.Tensor]:
     nodes = (live | (wiring.role == INPUT) | (wiring.role == OUTPUT)).nonzero().flatten()
     place = torch.full((wiring.num_nodes,), -1)
     place[nodes] = torch.arange(len(nodes))
-    graph = Graph(place[wiring.src[edges]], place[wiring.dst[edges]], len(nodes))
+    src, dst = wiring.ends.of(edges)
+    graph = Graph(Entries(place[src], place[dst], (len(nodes), len(nodes))), len(nodes))
     for name, value in wiring.data.ndata.items():
         if not is_learned(name):
             graph.ndata[name] = value[nodes]
@@ -54,7 +56,7 @@ def reaching(wiring: Wiring, real: torch.Tensor) -> torch.Tensor:
     >>> reaching(wiring, torch.tensor([True, True, False, True, False])).tolist()
     [True, True, False, True]
     """
-    src, dst = wiring.src[real], wiring.dst[real]
+    src, dst = wiring.ends.of(real)
     found, before = wiring.role == OUTPUT, -1
     while int(found.sum()) > before:
         before = int(found.sum())

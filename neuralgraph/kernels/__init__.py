@@ -1,8 +1,10 @@
-"""Compiled loops for the CPU: sums over edges, node functions, ranking.
+"""Compiled loops: sums over edges, node functions, ranking for the CPU; node functions for a GPU.
 
 numba compiles them for the machine at hand when they are first used, and the result is kept on disk.
-Without numba, torch's own operations do the sums, and nothing is fused.
+Without numba, torch's own operations do the sums, and nothing is fused. For GPUs it is Triton, which comes with PyTorch.
 """
+
+from importlib.util import find_spec
 
 try:
     import numba as _numba
@@ -11,7 +13,9 @@ try:
 except ImportError:
     AVAILABLE = False
 
-__all__ = ["AVAILABLE"]
+TRITON = find_spec("triton") is not None
+
+__all__ = ["AVAILABLE", "TRITON"]
 
 
 def __dir__() -> list[str]:

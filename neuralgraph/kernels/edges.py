@@ -7,9 +7,9 @@ import torch
 from . import AVAILABLE
 
 if AVAILABLE:
-    from .sorting import by_other_end, by_row
+    from .sorting import by_entry, by_other_end, by_row
 else:
-    from .plain import by_other_end, by_row
+    from .plain import by_entry, by_other_end, by_row
 
 
 class EdgeList:
@@ -28,6 +28,16 @@ class EdgeList:
     def of(cls, kept: torch.Tensor, row: torch.Tensor, other: torch.Tensor, num_rows: int) -> EdgeList:
         """The edges whose ``kept`` is True, by ``row`` (int32); edges of a row keep their order."""
         return cls(*by_row(kept, row, other, num_rows))
+
+    @classmethod
+    def of_entries(cls, kept: torch.Tensor, entries: torch.Tensor | None, shape: tuple[int, int]) -> EdgeList:
+        """The edges whose ``kept`` is True, which are entries of a matrix [row, other end] in ascending order.
+
+        Args:
+            entries: the number of the entry that each edge is, row by row, integers; None where edges are all entries.
+            shape: of the matrix.
+        """
+        return cls(*by_entry(kept, entries, *shape))
 
     def transposed(self, num_rows: int) -> EdgeList:
         """The same edges by their other end."""

@@ -14,9 +14,9 @@ from .launch import Kernel
 from .map_gradients import correlate, correlation_lanes, through_activation, through_norm
 from .one_map import affine, affine_bordered, clear, convolve, moments, number, squares_of, total_from
 from .record import record
+from .shapes import BATCH, FIXED, INSTANCE, NO_NORM, empty_gradients, empty_moments
 from .vector import at, inline, load_scalar, narrow, rolled, size_of, splat, store_scalar, take_number
 
-NO_NORM, FIXED, INSTANCE, BATCH = range(4)  # where mean and rstd come from
 # addresses, and distances of samples and rows in bytes
 MAPS = ("batch channels height width out_height out_width side stride norm x x_sample x_row weight bias mean rstd "
         "kernel scratch scratch_size pitch grabs ")
@@ -314,19 +314,6 @@ def map_backward(gradient, x, weight, bias, mean, rstd, kernel, norm: int, slope
         kernel=_address(kernel), scratch=scratch.data_ptr(), scratch_size=scratch_size, pitch=pitch, grabs=grabs,
         to_x=to_x, to_weight=to_weight, to_bias=to_bias, to_kernel=to_kernel), x.numel() * (6 + 2 * side**2))
     return results
-
-
-def empty_moments(x, norm: int):
-    """Empty tensors for the mean and rstd of each map, if INSTANCE wants them."""
-    shape = x.shape[:2] if norm == INSTANCE else (0,)
-    return x.new_empty(shape), x.new_empty(shape)
-
-
-def empty_gradients(x, kernel, norm: int):
-    """Empty tensors for the gradients of x, weight, bias and kernel."""
-    channels = 0 if norm == NO_NORM else x.shape[1]
-    return (x.new_empty(x.shape), x.new_empty(channels), x.new_empty(channels),
-            x.new_empty(0 if kernel is None else kernel.shape))
 
 
 def _address(tensor) -> int:

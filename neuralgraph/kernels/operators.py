@@ -6,18 +6,26 @@ say how gradients flow.
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 
 from . import maps, rows, sums
+from .shapes import empty_gradients, empty_moments
 
 LIBRARY = torch.library.Library("neuralgraph", "DEF")
 
 
-def _operator(signature: str, compute, shapes):
-    """Registers ``compute`` for the CPU and ``shapes``, which makes empty results, for tracing."""
+def _operator(signature: str, compute, shapes, on_gpu: bool = False):
+    """Registers ``compute`` for the CPU and ``shapes``, which makes empty results, for tracing.
+
+    ``on_gpu``: :mod:`.gpu_maps` has a function of this name, for GPUs.
+    """
     name = LIBRARY.define(signature)
     LIBRARY.impl(name, compute, "CPU")
     LIBRARY.impl(name, shapes, "Meta")
+    if on_gpu:
+        LIBRARY.impl(name, lambda *given: getattr(importlib.import_module(".gpu_maps", __package__), name)(*given), "CUDA")
     return getattr(torch.ops.neuralgraph, name).default
 
 
@@ -40,18 +48,19 @@ channel_rows = _operator(
 channel_moments = _operator(
     "channel_moments(Tensor x, float epsilon) -> (Tensor, Tensor, Tensor)",
     maps.channel_moments,
-    lambda x, epsilon: tuple(x.new_empty(x.shape[1]) for _ in range(3)))
+    lambda x, epsilon: tuple(x.new_empty(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32)) for _ in range(3)),
+    on_gpu=True)
 
 map_forward = _operator(
     "map_forward(Tensor(a!) out, Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? rstd, "
     "Tensor? kernel, int norm, float slope, int stride, float epsilon) -> (Tensor, Tensor)",
     maps.map_forward,
     lambda out, x, weight, bias, mean, rstd, kernel, norm, slope, stride, epsilon:
-        maps.empty_moments(x, norm))
+        empty_moments(x, norm), on_gpu=True)
 
 map_backward = _operator(
     "map_backward(Tensor gradient, Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? rstd, "
     "Tensor? kernel, int norm, float slope, int stride) -> (Tensor, Tensor, Tensor, Tensor)",
     maps.map_backward,
     lambda gradient, x, weight, bias, mean, rstd, kernel, norm, slope, stride:
-        maps.empty_gradients(x, kernel, norm))
+        empty_gradients(x, kernel, norm), on_gpu=True)

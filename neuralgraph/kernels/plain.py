@@ -35,6 +35,16 @@ def by_row(kept, row, other, num_rows):
     return _first(row[place], num_rows), other[place], place.int()
 
 
+def by_entry(kept, entries, rows, columns):
+    """The same of edges that are entries of a matrix in ascending order, or all entries where there are none given."""
+    place = kept.nonzero().flatten()
+    entries = place if entries is None else entries[place].long()
+    before = torch.arange(rows + 1, device="cpu") * columns  # entries before each row
+    first = torch.searchsorted(entries, before)
+    index = entries - before[:-1].repeat_interleave(first.diff())
+    return first.int(), index.int(), place.int()
+
+
 def by_other_end(first, index, place, num_rows):
     """The same edges sorted by ``index``."""
     rows = torch.arange(len(first) - 1, dtype=torch.int32, device="cpu").repeat_interleave(first.diff())

@@ -15,6 +15,13 @@ def by_row(kept, row, other, num_rows):
     return tuple(map(torch.from_numpy, lists))
 
 
+def by_entry(kept, entries, rows, columns):
+    """As :func:`neuralgraph.kernels.plain.by_entry`."""
+    place = np.flatnonzero(kept.numpy())
+    entries = place if entries is None else entries.numpy()[place].astype(np.int64)
+    return tuple(map(torch.from_numpy, _by_entry(place, entries, rows, columns)))
+
+
 def by_other_end(first, index, place, num_rows):
     """As :func:`neuralgraph.kernels.plain.by_other_end`."""
     lists = _by_other_end(first.numpy(), index.numpy(), place.numpy(), num_rows)
@@ -37,6 +44,23 @@ def _by_row(edges, row, other, num_rows):
         index[slot] = other[edge]
         place[slot] = edge
     return first, index, place
+
+
+@compiled
+def _by_entry(place, entries, rows, columns):
+    first = np.empty(rows + 1, np.int32)
+    index = np.empty(len(place), np.int32)
+    places = np.empty(len(place), np.int32)
+    edge = 0
+    for row in range(rows):
+        first[row] = edge
+        begin, end = row * columns, (row + 1) * columns
+        while edge < len(place) and entries[edge] < end:
+            index[edge] = entries[edge] - begin
+            places[edge] = place[edge]
+            edge += 1
+    first[rows] = edge
+    return first, index, places
 
 
 @compiled

@@ -86,8 +86,9 @@ class NeuralGraph(nn.Module, ABC):
         def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
     def _is_fused(self, x: torch.Tensor) -> bool:
-        """Whether node functions are compiled."""
-        return self.backend.fuses_nodes and not is_transformed(x)
+        """Whether node functions are compiled; on a GPU torch.compile makes faster ones of the plain operations."""
+        by_torch = torch.compiler.is_compiling() and x.device.type != "cpu"
+        return self.backend.fuses_nodes and not by_torch and not is_transformed(x)
 
     @property
     def backend(self) -> Backend:
@@ -122,6 +123,9 @@ class NeuralGraph(nn.Module, ABC):
 
     def _forward_selection(self) -> Selection:
         """The selection of one forward: made anew in training, kept in evaluation."""
+        if torch.compiler.is_compiling():  # what is recorded ranks the weights at every call
+            choose = self.selector.sample if self.training else self.selector.select
+            return self._weighted(choose(self.weight.detach()), {})
         if not has_numbers(self.weight):
             return self._weighted(self._mask_without_numbers(), {})
         with without_transforms():
@@ -163,7 +167,9 @@ class NeuralGraph(nn.Module, ABC):
         return real
 
     def _weighted(self, real: torch.Tensor, cache: dict) -> Selection:
-        return self.selector.weighted(self.weight, real, cache)
+        selection = self.selector.weighted(self.weight, real, cache)
+        selection.cut(stage.which for stage in self.stages if isinstance(stage.which, slice))
+        return selection
 
     def freeze(self) -> None:
         """Keeps the real edges of now until :meth:`thaw`: gradients reach them only, and schedules rest.
@@ -271,8 +277,8 @@ class NeuralGraph(nn.Module, ABC):
                 return self.backend.propagate(stage, messages, selection)
             return self.backend.propagate(stage, messages, selection, shared)
         layout = Layout.of(stage)
-        real, weight = (layout.values(values).view(-1, *[1] * self.dims)
-                        for values in (selection.real, selection.weight))
+        real, weight = (values.view(-1, *[1] * self.dims)
+                        for values in (layout.values(selection.real), layout.weight(selection)))
         z = messages[:, layout.on("src", messages.device)]
         # not real: what is not finite stays out, for 0 inf is not 0
         z = z.where(real, z.detach().nan_to_num(0.0, 0.0, 0.0))

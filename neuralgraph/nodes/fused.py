@@ -6,13 +6,18 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
+from .. import kernels
 from ..errors import ONLY_FIRST_DERIVATIVES, InputError
-from ..kernels.maps import BATCH, FIXED, INSTANCE, NO_NORM
 from ..kernels.operators import channel_moments, map_backward, map_forward
+from ..kernels.shapes import BATCH, FIXED, INSTANCE, NO_NORM
 from .activation import ACTIVATIONS, Activation
 from .conv import DepthwiseConv
 from .norm import EPSILON, MOMENTUM, BatchNorm, InstanceNorm
 from .operation import Operation, Rows
+
+TYPES: dict[str, tuple[torch.dtype, ...]] = {"cpu": (torch.float32, torch.float64)}  # of numbers that there are kernels for
+if kernels.TRITON:
+    TYPES["cuda"] = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
@@ -26,10 +31,8 @@ def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
         The result, and whether it was written into ``out``.
     """
     written = False
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or x.dim() == 2:
-        for operation in operations:
-            x = operation(x, rows)
-        return x, written
+    if x.dim() == 2 or x.dtype not in TYPES.get(x.device.type, ()):
+        return _one_by_one(operations, x, rows), written
     parts = list(_parts(operations))
     for part in parts:
         if isinstance(part, _Part):
@@ -39,11 +42,24 @@ def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
     return x, written
 
 
+def _one_by_one(operations: Iterable[Operation], x: torch.Tensor, rows: Rows) -> torch.Tensor:
+    for operation in operations:
+        x = operation(x, rows)
+    return x
+
+
 class _Part:
     """At most one norm, one activation and one convolution, in this order."""
 
     def __init__(self):
         self.norm = self.activation = self.convolution = None
+
+    def _fits(self, x: torch.Tensor) -> bool:
+        """Whether there is a kernel for maps and convolutions of this size."""
+        if x.device.type == "cpu":
+            return True
+        from ..kernels import gpu_maps  # Triton is loaded where it is used
+        return gpu_maps.serves(x, 0 if self.convolution is None else self.convolution.kernel_size)
 
     def takes(self, operation: Operation) -> bool:
         """Whether the operation can be the next one; if so it is."""
@@ -67,6 +83,9 @@ class _Part:
             out = out.flatten(2)[:, :, None] if out is not None and out.shape == x.shape else None
             y, written = self(x.flatten(2)[:, :, None], rows, out)
             return y.unflatten(3, space).squeeze(2), written
+        if not self._fits(x):
+            given = (self.norm, self.activation, self.convolution)
+            return _one_by_one((operation for operation in given if operation is not None), x, rows), False
         norm, kind, mean, rstd = self.norm, NO_NORM, None, None
         if isinstance(norm, InstanceNorm):
             norm.check_values(x)

@@ -69,7 +69,7 @@ class _Unrolled:
         self.edges: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         selection = network.selection()
         real = selection.real.cpu()
-        self.real_src, self.real_dst = self.wiring.src[real].numpy(), self.wiring.dst[real].numpy()
+        self.real_src, self.real_dst = (ends.numpy() for ends in self.wiring.ends.of(real))
         self.real_weight = selection.weight.detach().cpu()[real].numpy()
 
     def add(self, level: int, nodes: np.ndarray, kind: str, receive: NodeFunctions | None,

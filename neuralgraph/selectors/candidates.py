@@ -50,7 +50,13 @@ class Candidates(ABC):
 
     @abstractmethod
     def block(self) -> torch.Tensor:
-        """The number of the block, or the layer, that each candidate leads to, int64 (n,)."""
+        """The number of the block, or the layer, that each candidate leads to, counted from 0, int64 (n,)."""
+
+    def layers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """:meth:`block`, counted among those that have candidates, and how many each of these has, (L,)."""
+        block = self.block()
+        size = torch.bincount(block)
+        return (block, size) if size.all() else (((size > 0).cumsum(0) - 1)[block], size[size > 0])
 
     @abstractmethod
     def nth(self) -> torch.Tensor:
@@ -128,7 +134,7 @@ class Edges(Candidates):
         return self.wiring.num_nodes
 
     def block(self) -> torch.Tensor:
-        return self.wiring.block[self.wiring.dst]
+        return self.wiring.block.unique(return_inverse=True)[1][self.wiring.dst]
 
     def nth(self) -> torch.Tensor:
         return torch.zeros(self.num, dtype=torch.long)

@@ -18,7 +18,7 @@ def _whole(candidates: Candidates, k: int, group: int | None) -> Groups:
 
 def _by_block(candidates: Candidates, k: int, group: int | None) -> Groups:
     """k divided in proportion to the candidates into each block, largest remainders first."""
-    _, block, size = candidates.block().unique(return_inverse=True, return_counts=True)
+    block, size = candidates.layers()
     number = max(1, candidates.num)
     keep = size * k // number  # integers, so that nothing depends on rounding
     remainder = (size * k % number).argsort(descending=True, stable=True)[:k - int(keep.sum())]

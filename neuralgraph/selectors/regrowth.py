@@ -141,8 +141,8 @@ def layers_of(groups: Groups, candidates: Candidates) -> Groups:
     """Layers within which candidates are replaced: the blocks of what competes as a whole, or the groups."""
     if type(groups) is not Whole:
         return groups
-    _, block = candidates.block().unique(return_inverse=True)
-    layers = Groups(block, torch.zeros(int(block.max()) + 1 if len(block) else 0, dtype=torch.long))
+    block, size = candidates.layers()
+    layers = Groups(block, torch.zeros_like(size))
     layers.always, layers.never = groups.always, groups.never
     return layers
 

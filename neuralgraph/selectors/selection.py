@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,6 +30,24 @@ class Selection:
     weight: torch.Tensor
     reaches_all: bool
     cache: dict[Any, Any] = field(default_factory=dict, repr=False)
+    # the weights of candidates in a row, by the first and one after the last of them; of a selection made anew none
+    _parts: dict[tuple[int, int], torch.Tensor] = field(init=False, default_factory=dict, repr=False)
+
+    def cut(self, runs: Iterable[slice]) -> None:
+        """Prepares for :meth:`of` these runs of candidates, of which no two overlap.
+
+        Their weights become views that have one gradient in common, where each slice of ``weight`` would have one of
+        all E candidates, most of it 0.
+        """
+        cuts = sorted({0, len(self.weight), *(end for run in runs for end in (run.start, run.stop))})
+        pairs = list(zip(cuts, cuts[1:]))
+        parts = self.weight.split([last - first for first, last in pairs]) if len(pairs) > 1 else [self.weight]
+        self._parts.update(zip(pairs, parts))
+
+    def of(self, run: slice) -> torch.Tensor:
+        """The effective weights of candidates in a row, differentiable."""
+        part = self._parts.get((run.start, run.stop))
+        return self.weight[run] if part is None else part
 
     def threshold(self) -> float:
         """The smallest magnitude of a real edge, the paper's tau; nan without real edges."""

@@ -33,7 +33,7 @@ class Classification(Task):
     unit = "images"
 
     def __init__(self, recipe: Recipe, data: Images, ranks: Ranks, device: torch.device):
-        self.recipe, self.data, self.ranks, self.device = recipe, data, ranks, device
+        self.recipe, self.data, self.ranks, self.device = recipe, data.on(device), ranks, device
         self.augmentation = Augmentation(recipe.crop_padding, recipe.flip)
 
     @property
@@ -59,8 +59,8 @@ class Classification(Task):
             logits = model(images)
             loss = F.cross_entropy(logits.float(), labels)
         own = len(self.ranks.share(numbers))
-        right = int((logits.argmax(1) == labels).sum())
-        return Learned(loss, own, len(numbers), {"accuracy": right if own else 0})
+        right = (logits.argmax(1) == labels).sum()
+        return Learned(loss, own, len(numbers), {"accuracy": right if own else 0.0})
 
     def training_row(self, progress: Progress) -> dict[str, float]:
         return {"train_loss": round(progress.loss / progress.seen, 6),
@@ -78,19 +78,18 @@ class Classification(Task):
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> tuple[float, float, float]:
         """Accuracy (top-1 and top-5, per cent) and mean loss on the test images."""
-        correct, among_five, loss, count = 0, 0, 0.0, self.data.num_test
-        small = max(self.data.size) <= 64
+        count, small = self.data.num_test, max(self.data.size) <= 64
+        sums = torch.zeros(3, dtype=torch.float64, device=self.device)  # read once, at the end
         batches = self.ranks.share(torch.arange(count)).split(
             EVALUATION_BATCH if small else min(EVALUATION_BATCH, self.recipe.batch_size))
         for images, labels in self.data.test_batches([batch for batch in batches if len(batch)]):
             labels = labels.to(self.device)
             with self._autocast():
                 logits = model(self.data.normalise(images.to(self.device)))
-                loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
-            correct += int((logits.argmax(1) == labels).sum())
-            five = logits.topk(min(5, logits.shape[1])).indices
-            among_five += int((five == labels[:, None]).sum())
-        correct, among_five, loss = self.ranks.sum(correct, among_five, loss)
+                loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+            best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            sums += torch.stack([(logits.argmax(1) == labels).sum(), best.sum(), loss])
+        correct, among_five, loss = self.ranks.sum(*sums.tolist())
         return 100 * correct / count, 100 * among_five / count, loss / count
 
     def _autocast(self):

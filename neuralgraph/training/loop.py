@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -54,13 +54,15 @@ class Loop:
         ranks: the processes that train together.
         device: of the model.
         notes: what else a checkpoint holds, as JSON.
+        compiled: the mode of :func:`torch.compile` to train with, if any.
     """
 
     def __init__(self, model: nn.Module, task: Task, optimizer: Optimizer, folder: Path, *, epochs: int,
-                 schedule: Schedule, ranks: Ranks, device: torch.device, notes: dict):
+                 schedule: Schedule, ranks: Ranks, device: torch.device, notes: dict,
+                 compiled: str | None = None):
         self.model, self.task, self.optimizer, self.folder = model, task, optimizer, folder
         self.epochs, self.schedule, self.notes = epochs, schedule, notes
-        self.ranks, self.device = ranks, device
+        self.ranks, self.device, self.compiled = ranks, device, compiled
         self.rates = [float(group["lr"]) for group in optimizer.param_groups]
         self.progress = Progress()
         self.turnover = Turnover(model)
@@ -112,6 +114,8 @@ class Loop:
             if self.ranks.is_first:
                 self.log.write(self.progress.rows)  # a kill may have come before it
             model = self.ranks.parallel(self.model, self.device)
+            if self.compiled is not None:  # the last batch of an epoch may have a size of its own
+                model = cast(nn.Module, torch.compile(model, mode=self.compiled, dynamic=False))
             watcher.started(trained)
             saved = time.monotonic()
             while not self.is_finished:
@@ -150,7 +154,7 @@ class Loop:
         # averaged over the processes, this is the mean over the whole batch
         (learned.loss * (learned.own * self.ranks.size / learned.count)).backward()
         self.optimizer.step()
-        loss, *sums, stop = self.ranks.sum(learned.loss.item() * learned.own, *learned.sums.values(),
+        loss, *sums, stop = self.ranks.sum(learned.loss.item() * learned.own, *map(float, learned.sums.values()),
                                            interrupted)
         progress.add(learned.count, loss, dict(zip(learned.sums, sums)))
         now = time.perf_counter()

@@ -13,9 +13,11 @@ import torch
 
 from .._html import beside, curve, facts
 from .._version import __version__
+from ..backends import Auto, Dense
 from ..data import Images, load, lost_readers
 from ..errors import DataError, InputError
 from ..models import Classifier
+from ..networks import ContinuousTimeNeuralGraph, NeuralGraph
 from .checkpoint import CHECKPOINT, RECIPE, digest, read_checkpoint, write_checkpoint, write_json
 from .classification import Classification
 from .distributed import choose_device, current
@@ -56,6 +58,7 @@ class Run:
         self.growth = list(growth)  # what was split on the way to the present size
         self.model = grown(make_model(recipe, self.images), {"growth": self.growth}, source or folder).to(self.device)
         self.model.preprocessing = preprocessing_of(data, recipe)
+        self._check_compiles()
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=recipe.lr, momentum=recipe.momentum,
             weight_decay=recipe.weight_decay, nesterov=recipe.nesterov)
@@ -63,7 +66,7 @@ class Run:
         self._check_images_fit()
         self.model.eval()
         self.loop = Loop(self.model, self.task, self.optimizer, folder, epochs=recipe.epochs,
-                         schedule=recipe.factor, ranks=self.ranks, device=self.device,
+                         schedule=recipe.factor, ranks=self.ranks, device=self.device, compiled=recipe.torch_compile,
                          notes={"preprocessing": self.model.preprocessing.to_json()}
                          | ({"growth": self.growth} if self.growth else {}))
         self.changes: list[dict] = []  # of settings and images since the run began
@@ -182,6 +185,18 @@ class Run:
         if recipe.crop_padding > min(data.size):
             raise InputError(f"crop_padding={recipe.crop_padding} is more than the "
                              f"{min(data.size)} pixels of an image; choose less.")
+
+    def _check_compiles(self) -> None:
+        """Refuses to have torch compile what it cannot look into."""
+        if self.recipe.torch_compile is None:
+            return
+        for network in (module for module in self.model.modules() if isinstance(module, NeuralGraph)):
+            if isinstance(network, ContinuousTimeNeuralGraph):
+                raise InputError("torch_compile: the solver of a continuous-time model decides by the numbers what comes "
+                                 "next, which torch.compile cannot record; use torch_compile=none.")
+            if not isinstance(network.backend, Dense) and (self.device.type == "cpu" or not isinstance(network.backend, Auto)):
+                raise InputError(f"torch_compile: torch cannot look into the backend {self.recipe.backend!r} on "
+                                 f"{self.device}; use backend=dense, or torch_compile=none.")
 
     def _check_images_fit(self) -> None:
         """Refuses images that are too small for the model, and a batch of one image where batch norms then

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +22,13 @@ class Learned:
         loss: mean over the own samples, to be differentiated.
         own: samples of this process that count.
         count: samples of all processes.
-        sums: of each metric over the own samples.
+        sums: of each metric over the own samples; tensors are read after the step, so that a GPU need not be waited for.
     """
 
     loss: torch.Tensor
     own: int
     count: int
-    sums: dict[str, float]
+    sums: Mapping[str, float | torch.Tensor]
 
 
 class Task(ABC):

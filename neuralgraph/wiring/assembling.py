@@ -10,6 +10,7 @@ import torch
 
 from ..errors import WiringError, listed, whole
 from ..nodes import IDENTITY, STATIC, NodeFunction
+from .ends import Ends, Entries
 from .graph import Graph
 from .reading import FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, ROLES
 from .stages import longest_path_levels
@@ -24,13 +25,15 @@ STATIC_VECTOR = NodeFunction("norm activation")
 DYNAMIC_VECTOR = NodeFunction(send="activation", receive="norm")
 
 
-def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: torch.Tensor,
+def assemble(ends: Ends | tuple[torch.Tensor, torch.Tensor], role: torch.Tensor, block: torch.Tensor,
              functions: Sequence[NodeFunction], *, weight: torch.Tensor | None = None,
              parameters: Mapping[str, torch.Tensor] | None = None,
              channel: torch.Tensor | None = None, scale: torch.Tensor | None = None,
              holds: torch.Tensor | None = None, labels: Sequence[Hashable] | None = None) -> Wiring:
-    """Packs everything a wiring holds into a graph and validates it."""
-    graph = Graph(src, dst, len(role))
+    """Packs everything a wiring holds into a graph and validates it; ``ends`` may be the lists of them."""
+    if not isinstance(ends, Ends):
+        ends = Entries(*ends, (len(role), len(role)))
+    graph = Graph(ends, len(role))
     graph.ndata["role"], graph.ndata["block"] = role, block
     codes: dict[NodeFunction, list[int]] = {}
     for node, function in enumerate(functions):
@@ -48,9 +51,9 @@ def assemble(src: torch.Tensor, dst: torch.Tensor, role: torch.Tensor, block: to
         if value is not None:
             graph.ndata[name] = value
     if weight is not None:
-        if not isinstance(weight, torch.Tensor) or weight.shape != (len(src),):
+        if not isinstance(weight, torch.Tensor) or weight.shape != (len(ends),):
             got = tuple(weight.shape) if isinstance(weight, torch.Tensor) else type(weight).__name__
-            raise WiringError(f"weight must be a tensor of shape ({len(src)},), one an edge, got {got}.")
+            raise WiringError(f"weight must be a tensor of shape ({len(ends)},), one an edge, got {got}.")
         graph.edata["weight"] = weight
     return Wiring(graph, labels=labels)
 

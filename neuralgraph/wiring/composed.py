@@ -180,5 +180,5 @@ class _Expansion:
         tie = torch.where(tie >= 0, torch.searchsorted(groups, tie), tie)
         levels = longest_path_levels(len(self.role), src, dst)
         assert levels is not None
-        wiring = assemble(src, dst, torch.tensor(self.role), levels, self.functions, weight=weight[order])
+        wiring = assemble((src, dst), torch.tensor(self.role), levels, self.functions, weight=weight[order])
         return Macro(wiring, tie, fixed[order])

@@ -168,7 +168,7 @@ def from_networkx(graph: nx.Graph, inputs: Iterable[Hashable] | None = None,
     dims = read_values(draft.labels, functions, learned, dims, faults)
     _refuse(faults)
     block = torch.tensor([-1 if node["block"] is None else node["block"] for node in nodes], dtype=torch.long)
-    return assemble(draft.src, draft.dst, draft.role, block.where(block >= 0, draft.blocks()), functions,
+    return assemble((draft.src, draft.dst), draft.role, block.where(block >= 0, draft.blocks()), functions,
                     weight=_filled(weights, draft, generator),
                     parameters=stacked(functions, initial_values(functions, learned, dims, generator), dims),
                     channel=draft.channels(), scale=_scale(nodes), holds=_holds(nodes, draft), labels=draft.labels)

@@ -66,7 +66,7 @@ def expander(sizes: Sequence[int], degree: int | Sequence[int], *, seed: int | t
         weights.append(torch.empty(len(u)).normal_(0, deviation, generator=generator))
         start += a
     functions = [dense.function_of(node) for node in range(dense.num_nodes)]
-    return assemble(torch.cat(src), torch.cat(dst), dense.role, dense.block, functions, weight=torch.cat(weights),
+    return assemble((torch.cat(src), torch.cat(dst)), dense.role, dense.block, functions, weight=torch.cat(weights),
                     scale=dense.scale)  # which a node without in-edges cannot tell
 
 

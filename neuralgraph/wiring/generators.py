@@ -9,6 +9,7 @@ from ..nodes import NodeFunction
 from .assembling import DYNAMIC, all_but_outputs, assemble, default_function, integer
 from .composed import Macro, macro, micro
 from .devices import on_cpu
+from .ends import Rectangle, Rectangles
 from .expanders import expander
 from .layered import blocks, chain
 from .lists import from_adjacency, from_edges, from_table
@@ -41,7 +42,7 @@ def complete_dag(nodes: int, *, inputs: int, outputs: int, function: NodeFunctio
     keep = (role[dst] != INPUT) & (role[src] != OUTPUT)
     block = (torch.arange(nodes) - inputs + 1).clamp(0, nodes - outputs - inputs + 1)
     function = default_function(dims, function)
-    return assemble(src[keep], dst[keep], role, block, all_but_outputs(role, function))
+    return assemble((src[keep], dst[keep]), role, block, all_but_outputs(role, function))
 
 
 @on_cpu
@@ -57,11 +58,9 @@ def complete(nodes: int, *, inputs: int, outputs: int, function: NodeFunction | 
     Wiring(4 nodes: 1 input, 2 hidden, 1 output; 16 candidate edges)
     """
     nodes, inputs, outputs, role = _roles(nodes, inputs, outputs)
-    dst = torch.arange(nodes).repeat_interleave(nodes)
-    src = torch.arange(nodes).repeat(nodes)
     block = torch.tensor([1, 0, 2])[role]
     function = default_function(dims, function, dynamic=True)
-    return assemble(src, dst, role, block, [function] * nodes)
+    return assemble(Rectangles(Rectangle(range(nodes), range(nodes))), role, block, [function] * nodes)
 
 
 def _roles(nodes, inputs, outputs):

@@ -9,6 +9,7 @@ import torch
 
 from .._dgl import load
 from ..errors import WiringError
+from .ends import Ends, Entries
 
 if TYPE_CHECKING:
     from .._dgl import DGLGraph
@@ -49,18 +50,32 @@ class Graph:
     """A directed graph with data on nodes and edges.
 
     Args:
-        src: where edges begin, integers (E,).
-        dst: where they end, likewise.
+        ends: where edges begin and end, int64.
         num_nodes: V.
     """
 
-    def __init__(self, src: torch.Tensor, dst: torch.Tensor, num_nodes: int):
-        self.src, self.dst, self.num_nodes = src.long(), dst.long(), num_nodes
-        self.ndata, self.edata = Columns("node", num_nodes), Columns("edge", len(src))
+    def __init__(self, ends: Ends, num_nodes: int):
+        self.ends, self.num_nodes = ends, num_nodes
+        self.ndata, self.edata = Columns("node", num_nodes), Columns("edge", len(ends))
+
+    @property
+    def src(self) -> torch.Tensor:
+        """The nodes at which edges begin, int64 (E,)."""
+        return self.ends.src
+
+    @property
+    def dst(self) -> torch.Tensor:
+        """The nodes at which they end, likewise."""
+        return self.ends.dst
+
+    def __setstate__(self, state: dict) -> None:
+        if "ends" not in state:  # in pickles of version 0.2
+            state = {"ends": Entries(state.pop("src"), state.pop("dst"), (state["num_nodes"],) * 2), **state}
+        self.__dict__.update(state)
 
     def copy(self) -> Graph:
         """The same, sharing no tensor."""
-        copy = Graph(self.src.clone(), self.dst.clone(), self.num_nodes)
+        copy = Graph(self.ends.copy(), self.num_nodes)
         for data, own in ((self.ndata, copy.ndata), (self.edata, copy.edata)):
             own.update((name, value.detach().clone()) for name, value in data.items())
         return copy
@@ -69,7 +84,8 @@ class Graph:
     def from_dgl(cls, graph: DGLGraph) -> Graph:
         """A homogeneous graph of DGL; the data are the same tensors."""
         src, dst = graph.edges()
-        found = cls(src, dst, graph.num_nodes())
+        number = graph.num_nodes()
+        found = cls(Entries(src, dst, (number, number)), number)
         found.ndata.update(graph.ndata)
         found.edata.update(graph.edata)
         return found

@@ -11,6 +11,7 @@ from ..errors import WiringError
 from ..nodes import IDENTITY, NodeFunction
 from .assembling import assemble, default_function, integer
 from .devices import on_cpu
+from .ends import Rectangle, Rectangles
 from .reading import HIDDEN, INPUT, OUTPUT
 from .wiring import Wiring
 
@@ -65,11 +66,8 @@ def _blocks(sizes, function, input_stride, dims, reach):
     start = [0]
     for size in sizes:
         start.append(start[-1] + size)
-    src, dst = [], []
-    for j in range(1, len(sizes)):
-        sources = torch.arange(start[0 if reach is None else max(0, j - reach)], start[j])
-        src.append(sources.repeat(sizes[j]))
-        dst.append(torch.arange(start[j], start[j + 1]).repeat_interleave(len(sources)))
+    ends = Rectangles(*(Rectangle(range(start[0 if reach is None else max(0, j - reach)], start[j]),
+                                  range(start[j], start[j + 1])) for j in range(1, len(sizes))))
     role = torch.full((len(block),), HIDDEN)
     role[block == 0], role[block == len(sizes) - 1] = INPUT, OUTPUT
     function = default_function(dims, function)
@@ -81,4 +79,4 @@ def _blocks(sizes, function, input_stride, dims, reach):
     if input_stride != 1:
         function = [dataclasses.replace(function[0], stride=input_stride), *function[1:]]
     functions = [f for f, size in zip(function, sizes) for _ in range(size)]
-    return assemble(torch.cat(src), torch.cat(dst), role, block, functions)
+    return assemble(ends, role, block, functions)

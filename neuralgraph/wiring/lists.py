@@ -65,6 +65,11 @@ def from_edges(edges: Iterable[tuple[Hashable, Hashable]] | torch.Tensor, *,
         edges = torch.tensor([[_in_64_bits("a node", node) for node in pair] for pair in edges],
                              dtype=torch.long).reshape(-1, 2)
     src, dst = _numbered(edges).unbind(1)
+    return _of_numbers(src, dst, inputs, outputs, num_nodes, functions, blocks, weight, dims, prune_unreachable)
+
+
+def _of_numbers(src, dst, inputs, outputs, num_nodes, functions, blocks, weight, dims, prune_unreachable) -> Wiring:
+    """From the ends of edges between numbers, int64 (E,) each."""
     inputs, outputs = ([integer(f"a node of {what}", node) for node in nodes] if nodes is not None else None
                        for what, nodes in (("inputs", inputs), ("outputs", outputs)))
     mentioned = [*(inputs or ()), *(outputs or ()), *([int(src.min()), int(dst.min()), int(src.max()),
@@ -101,11 +106,8 @@ def from_adjacency(matrix: object, inputs: Iterable[int] | None = None, outputs:
     if not isinstance(weight, bool):
         raise WiringError(f"weight must be True, to take the entries as weights, or False, got {weight!r}.")
     src, dst, value, num_nodes = _entries(matrix)
-    order = (dst * num_nodes + src).argsort()
-    edges = torch.stack([src[order], dst[order]], dim=1)
-    return from_edges(edges, inputs=inputs, outputs=outputs, num_nodes=num_nodes, functions=functions,
-                      blocks=blocks, weight=value[order] if weight else None, dims=dims,
-                      prune_unreachable=prune_unreachable)
+    return _of_numbers(src, dst, _channels("inputs", inputs), _channels("outputs", outputs), num_nodes, functions, blocks,
+                       _floating(value) if weight else None, dims, prune_unreachable)
 
 
 @on_cpu
@@ -187,7 +189,7 @@ def _finished(draft: Draft, functions, blocks, weight, dims, prune_unreachable) 
             weight = weight[edges]
         functions = list(compress(functions, nodes.tolist()))
         blocks = None if blocks is None else blocks[nodes]
-    return assemble(draft.src, draft.dst, draft.role, draft.blocks() if blocks is None else blocks, functions,
+    return assemble((draft.src, draft.dst), draft.role, draft.blocks() if blocks is None else blocks, functions,
                     weight=weight, channel=draft.channels(), labels=draft.labels)
 
 
@@ -291,7 +293,7 @@ def _numbered(edges: torch.Tensor) -> torch.Tensor:
 
 
 def _entries(matrix: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Rows, columns and values of the entries that are not zero, and the side of a square matrix."""
+    """Rows, columns and values of the entries that are not zero, by column, then row; and the side of a square matrix."""
     scipy = sys.modules.get("scipy.sparse")  # whoever has such a matrix has imported it
     if isinstance(matrix, torch.Tensor):
         matrix = matrix.detach().cpu()
@@ -311,7 +313,7 @@ def _entries(matrix: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int
         if matrix.layout == torch.sparse_coo and matrix.dense_dim():
             matrix = matrix.to_dense()
         if matrix.layout == torch.strided:
-            rows, columns = matrix.nonzero().unbind(1)
+            columns, rows = matrix.T.nonzero().unbind(1)
             values = matrix[rows, columns]
         else:
             matrix = matrix.to_sparse_coo().coalesce()
@@ -325,10 +327,19 @@ def _entries(matrix: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int
         matrix.sum_duplicates()
         rows, columns = (torch.from_numpy(place.astype(np.int64)) for place in (matrix.row, matrix.col))
         values = torch.from_numpy(matrix.data.astype(np.float64))
-    values = values if values.is_floating_point() else values.double()
     wrong = (~values.isfinite()).nonzero().flatten()
     if len(wrong):
         u, v = int(rows[wrong[0]]), int(columns[wrong[0]])
         raise WiringError(f"an adjacency matrix must be finite, but A[{u}, {v}] is {values[wrong[0]].item()}.")
     there = values != 0
-    return rows[there], columns[there], values[there], shape[0]
+    if not there.all():
+        rows, columns, values = rows[there], columns[there], values[there]
+    order = (columns * shape[0]).add_(rows)
+    if not (order[1:] > order[:-1]).all():
+        order = order.argsort()
+        rows, columns, values = rows[order], columns[order], values[order]
+    return rows, columns, values, shape[0]
+
+
+def _floating(values: torch.Tensor) -> torch.Tensor:
+    return values if values.is_floating_point() else values.double()

@@ -116,7 +116,7 @@ def _wiring(name, nodes, options, inputs, outputs, seed, function, dims) -> Wiri
     src, dst = src[order], dst[order]
     levels = longest_path_levels(len(role), src, dst)
     assert levels is not None  # edges go from smaller to larger numbers
-    return assemble(src, dst, role, levels, all_but_outputs(role, function))
+    return assemble((src, dst), role, levels, all_but_outputs(role, function))
 
 
 # The undirected graphs

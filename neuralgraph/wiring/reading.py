@@ -76,18 +76,17 @@ class Reading:
         self._graph, self._label = graph, label
         refuse_near_misses("the graph has the unknown node data", graph.ndata, STRUCTURE, learned=True)
         refuse_near_misses("the graph has the unknown edge data", graph.edata, EDGE_DATA)
-        self.src, self.dst = graph.src, graph.dst
         self.role = self._integers("role", low=0, high=len(ROLES) - 1)
         self.block = self._integers("block", low=0)
         self._check_roles()
-        self._check_duplicates()
+        self._fed = self._check_duplicates()
         self.channel = self._read_channel()
         self.functions, self.function = self._read_functions()
         self._check_learned()
         self.weight = self._read_weight()
         self.scale = self._read_scale()
         self.holds = self._read_holds()
-        if not len(self.src):  # every edge has a weight, and files cannot say it otherwise
+        if not len(graph.ends):  # every edge has a weight, and files cannot say it otherwise
             self.weight = graph.edata["weight"] = torch.zeros(0)
         for name, (encode, _) in FUNCTION_CODES.items():
             codes = torch.tensor([encode(getattr(f, name)) for f in self.functions])
@@ -99,7 +98,7 @@ class Reading:
         return repr(self._label(int(node)))
 
     def _edge_name(self, edge: int) -> str:
-        return f"{self._name(self.src[edge])} -> {self._name(self.dst[edge])}"
+        return " -> ".join(map(self._name, self._graph.ends.of(torch.tensor([edge]))))
 
     def _integers(self, name: str, low: int, high: int | None = None) -> torch.Tensor:
         num_nodes = self._graph.num_nodes
@@ -134,19 +133,24 @@ class Reading:
                     f"{len(self.role)} nodes: give one the role {ROLES[code]!r} (code {code})."
                 )
 
-    def _check_duplicates(self):
-        num_nodes = len(self.role)
-        if bool(((self.dst * num_nodes + self.src).diff() > 0).all()):
-            return  # sorted by destination and source, as most generators make them: no two are alike
-        keys = (self.src * num_nodes + self.dst).sort().values
+    def _check_duplicates(self) -> torch.Tensor:
+        """Refuses edges that stand twice; returns which nodes have in-edges, a mask (V,)."""
+        outline = self._graph.ends.outline(self._graph.num_nodes)
+        first, src, dst = outline.first, outline.src, outline.dst
+        fed = torch.zeros(len(first), dtype=torch.bool).index_fill_(0, dst, True)[outline.group]
+        keys = (dst * len(first)).add_(src)
+        if bool((keys[1:] > keys[:-1]).all()):
+            return fed  # sorted by destination and source, as most generators make them
+        keys = (src * len(first)).add_(dst).sort().values
         twice = (keys[1:] == keys[:-1]).nonzero().flatten()
         if len(twice):
-            u, v = divmod(int(keys[twice[0]]), num_nodes)
+            u, v = (first[end] for end in divmod(int(keys[twice[0]]), len(first)))
             raise WiringError(
                 f"the edge {self._name(u)} -> {self._name(v)} stands more than once "
                 f"({len(twice)} repeated edges in all): every candidate edge has one weight; "
                 "remove the repetitions."
             )
+        return fed
 
     def _read_channel(self) -> torch.Tensor:
         """The index of each node among the inputs or the outputs, (V,); -1 for hidden nodes."""
@@ -234,7 +238,7 @@ class Reading:
             return None
         if not weight.is_floating_point() or weight.dim() != 1:
             raise WiringError(
-                f"edge data 'weight' must be floating point of shape ({len(self.src)},), got "
+                f"edge data 'weight' must be floating point of shape ({len(self._graph.ends)},), got "
                 f"{weight.dtype} of shape {tuple(weight.shape)}."
             )
         wrong = (~weight.isfinite()).nonzero().flatten()
@@ -248,12 +252,10 @@ class Reading:
 
     def _read_holds(self) -> torch.Tensor:
         """Which nodes keep the data, a mask (V,)."""
-        fed = torch.zeros(len(self.role), dtype=torch.bool)
-        fed[self.dst] = True
         if "holds" not in self._graph.ndata:
-            return (self.role == INPUT) & ~fed
+            return (self.role == INPUT) & ~self._fed
         holds = self._integers("holds", low=0, high=1) == 1
-        wrong = (holds & (fed | (self.role != INPUT))).nonzero().flatten().tolist()
+        wrong = (holds & (self._fed | (self.role != INPUT))).nonzero().flatten().tolist()
         if wrong:
             raise WiringError(f"node {self._name(wrong[0])} has holds=1, but only an input node "
                               "without in-edges can keep the data; set it to 0 there.")
@@ -261,9 +263,13 @@ class Reading:
 
     def message_scale(self, scale: torch.Tensor) -> torch.Tensor:
         """How many times smaller than the input the messages are of nodes whose sums are that much, (V,)."""
+        return scale * self._strides()
+
+    def _strides(self) -> torch.Tensor:
+        """How many times smaller than its sum the message of each node is, (V,)."""
         send = torch.tensor([f.send_stride for f in self.functions])[self.function]
         receive = torch.tensor([f.receive_stride for f in self.functions])[self.function]
-        return scale * send * receive.where(self.role != INPUT, torch.ones_like(receive))
+        return send * receive.where(self.role != INPUT, torch.ones_like(receive))
 
     def _read_scale(self) -> torch.Tensor:
         """Carries the scale 1 of the inputs along the edges and refuses what disagrees.
@@ -278,17 +284,26 @@ class Reading:
             scale[self.role == INPUT] = 1
         else:
             scale = (self.role == INPUT).long()
+        strides = self._strides()
+        outline = self._graph.ends.outline(len(scale), scale, strides)
+        src, dst, first = outline.src, outline.dst, outline.first
+        scale, strides = scale[first], strides[first]
+
+        def name(edge: torch.Tensor) -> str:
+            return f"{self._name(first[src[edge]])} -> {self._name(first[dst[edge]])}"
+
         while True:
-            fresh = ((scale[self.src] > 0) & (scale[self.dst] == 0)).nonzero().flatten()
+            known = scale > 0
+            fresh = (known[src] & ~known[dst]).nonzero().flatten()
             if not len(fresh):
                 break
-            arriving = self.message_scale(scale)[self.src[fresh]]
+            arriving = (scale * strides)[src[fresh]]
             if (arriving > LARGEST_SCALE).any():
-                edge = int(fresh[(arriving > LARGEST_SCALE).nonzero()[0]])
-                raise WiringError(f"the strides on the way to the edge {self._edge_name(edge)} make maps more "
+                edge = fresh[(arriving > LARGEST_SCALE).nonzero()[0]]
+                raise WiringError(f"the strides on the way to the edge {name(edge)} make maps more "
                                   f"than {LARGEST_SCALE} times smaller than the input; use smaller ones.")
-            scale[self.dst[fresh]] = arriving
-        lost = (scale == 0).nonzero().flatten().tolist()
+            scale[dst[fresh]] = arriving
+        lost = (scale[outline.group] == 0).nonzero().flatten().tolist()
         if lost:
             names = listed([self._name(node) for node in lost])
             if self.weight is None:
@@ -300,17 +315,17 @@ class Reading:
                 f"no input reaches node {names}, so its size is unknown: give node data 'scale' "
                 "(how many times smaller than the input its incoming sum is)."
             )
-        arriving = self.message_scale(scale)[self.src]
-        wrong = (arriving != scale[self.dst]).nonzero().flatten()
+        arriving = (scale * strides)[src]
+        wrong = (arriving != scale[dst]).nonzero().flatten()
         if len(wrong):
-            edge = int(wrong[0])
+            edge = wrong[0]
             raise WiringError(
-                f"strides disagree on the edge {self._edge_name(edge)}: it brings a map "
+                f"strides disagree on the edge {name(edge)}: it brings a map "
                 f"{int(arriving[edge])} times smaller than the input into a node whose other "
-                f"in-edges bring one {int(scale[self.dst[edge]])} times smaller. Make the product of "
+                f"in-edges bring one {int(scale[dst[edge]])} times smaller. Make the product of "
                 "strides equal along every path into a node."
             )
-        return scale
+        return scale[outline.group]
 
 
 def channel_fault(role: str, channels: Sequence[int]) -> str | None:

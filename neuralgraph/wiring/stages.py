@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import WiringError, listed
+from .ends import Entries, Outline, Rectangle, Rectangles
 from .wiring import INPUT, OUTPUT, Wiring
+
+CHUNK = 2**22  # edges looked at at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,26 +32,45 @@ class Stage:
         nodes: destinations in the order in which their sums are computed, (n_dst,).
         sources: in the order in which their messages are laid out, (n_src,).
         which: the numbers of the candidate edges in the wiring, (E_s,), or a slice of them.
-        src: index of each edge's source in ``sources``, (E_s,) int32.
-        dst: index of each edge's destination in ``nodes``, (E_s,) int32.
+        ends: of each edge, its source's index in ``sources`` and its destination's in ``nodes``; see ``src``, ``dst``.
         scale: how many times smaller than the network's input the maps are.
         aggregate: "sum" or "product", how the weighted messages become one.
         chunks: the nodes by function; their concatenation is ``nodes``.
         inputs: which chunks of earlier stages ``sources`` is made of, as (stage, chunk) numbers.
+        kept: what others prepared from the above; copies and pickles begin without it.
     """
 
     nodes: torch.Tensor
     sources: torch.Tensor
     which: torch.Tensor | slice
-    src: torch.Tensor
-    dst: torch.Tensor
+    ends: Rectangles | Entries
     scale: int = 1
     aggregate: str = "sum"
     chunks: tuple[Chunk, ...] = ()
     inputs: tuple[tuple[int, int], ...] = ()
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo) -> Stage:
         return self  # frozen
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": {}}
+
+    def __setstate__(self, state: dict) -> None:
+        if "ends" not in state:  # in pickles of version 0.2
+            shape = len(state["nodes"]), len(state["sources"])
+            state = {"ends": Entries(state.pop("src"), state.pop("dst"), shape, torch.int32), "kept": {}, **state}
+        self.__dict__.update(state)
+
+    @property
+    def src(self) -> torch.Tensor:
+        """The index of each edge's source in ``sources``, (E_s,) int32."""
+        return self.ends.src
+
+    @property
+    def dst(self) -> torch.Tensor:
+        """The index of each edge's destination in ``nodes``, (E_s,) int32."""
+        return self.ends.dst
 
     @property
     def edges(self) -> torch.Tensor:
@@ -66,16 +89,22 @@ def topological_stages(wiring: Wiring) -> tuple[Stage, ...]:
         WiringError: for a cycle (which it names), an input node with parents, an output node with
             children, or outputs of different size.
     """
-    _check_static(wiring)
-    level = longest_path_levels(wiring.num_nodes, wiring.src, wiring.dst,
-                                least=(wiring.role != INPUT).long())
+    return _Schedule(wiring, _levels(wiring)).stages
+
+
+def _levels(wiring: Wiring) -> torch.Tensor:
+    """The longest distance of each node from the roots, (V,), at least 1 of what is no input."""
+    outline = wiring.ends.outline(wiring.num_nodes, wiring.role)
+    _check_static(wiring, outline)
+    level = longest_path_levels(len(outline.first), outline.src, outline.dst,
+                                least=(wiring.role[outline.first] != INPUT).long())
     if level is None:
         raise WiringError(
             "a static graph has no cycles, but this wiring has "
-            + " -> ".join(repr(wiring.label(node)) for node in _find_cycle(wiring))
+            + " -> ".join(repr(wiring.label(int(outline.first[node]))) for node in _find_cycle(outline))
             + ". Remove one of these edges, or use a discrete- or continuous-time network."
         )
-    return _Schedule(wiring, level).stages
+    return level[outline.group]
 
 
 def synchronous_stages(wiring: Wiring) -> tuple[Stage, ...]:
@@ -107,22 +136,22 @@ def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
     """
     level = torch.zeros(num_nodes, dtype=torch.long) if least is None else least.clone()
     waiting = torch.bincount(dst, minlength=num_nodes)
-    by_source = _order(src, num_nodes)
     start = torch.zeros(num_nodes + 1, dtype=torch.long)
     start[1:] = torch.bincount(src, minlength=num_nodes).cumsum(0)
-    targets = dst[by_source]
+    targets = dst[_order(src, num_nodes)]
+    at_once = max(1, CHUNK // max(1, int(start.diff().max()) if num_nodes else 1))
     ready = (waiting == 0).nonzero().flatten()
     seen = 0
     while len(ready):
         seen += len(ready)
-        count = start[ready + 1] - start[ready]
-        offset = torch.arange(int(count.sum())) - (count.cumsum(0) - count).repeat_interleave(count)
-        out = targets[start[ready].repeat_interleave(count) + offset]
-        reached = level[ready].repeat_interleave(count) + 1
-        level = level.scatter_reduce(0, out, reached, "amax")
-        waiting = waiting - torch.bincount(out, minlength=num_nodes)
         is_ready = torch.zeros(num_nodes, dtype=torch.bool)
-        is_ready[out] = True
+        for some in ready.split(at_once):
+            count = start[some + 1] - start[some]
+            offset = torch.arange(int(count.sum())) - (count.cumsum(0) - count).repeat_interleave(count)
+            out = targets[start[some].repeat_interleave(count) + offset]
+            level.scatter_reduce_(0, out, level[some].repeat_interleave(count) + 1, "amax")
+            waiting -= torch.bincount(out, minlength=num_nodes)
+            is_ready[out] = True
         ready = (is_ready & (waiting == 0)).nonzero().flatten()
     return level if seen == num_nodes else None
 
@@ -151,10 +180,18 @@ class _Schedule:
         self.stage_of = torch.searchsorted(keys, key)
         self.local = torch.empty(wiring.num_nodes, dtype=torch.long)  # index in own stage
         self.members = [self._chunks(number) for number in range(len(keys))]
-        stage = self.stage_of[wiring.dst]
-        by_stage, counts = _order(stage, len(keys)), torch.bincount(stage, minlength=len(keys)).tolist()
-        self.stages = tuple(self._stage(number, edges)
-                            for number, edges in enumerate(by_stage.split(counts)))
+        self.chunks = [((s, c), chunk.nodes) for s, chunks in enumerate(self.members) for c, chunk in enumerate(chunks)]
+        self.chunk_of = torch.empty_like(self.local)
+        for chunk, (_, nodes) in enumerate(self.chunks):
+            self.chunk_of[nodes] = chunk
+        self.outline = wiring.ends.outline(wiring.num_nodes, self.stage_of)
+        self.stages = tuple(self._stage(number, edges) for number, edges in
+                            enumerate(self._by_stage(self.stage_of[self.outline.first][self.outline.dst])))
+
+    def _by_stage(self, stage: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The numbers of the edges into each stage, from the stage that each leads to."""
+        number = len(self.members)
+        return _order(stage, number).split(torch.bincount(stage, minlength=number).tolist())
 
     def _chunks(self, number: int) -> tuple[Chunk, ...]:
         nodes = (self.stage_of == number).nonzero().flatten()
@@ -165,37 +202,46 @@ class _Schedule:
         return chunks
 
     def _stage(self, number: int, edges: torch.Tensor) -> Stage:
-        wiring, chunks = self.wiring, self.members[number]
-        src, dst = wiring.src[edges], wiring.dst[edges]
-        used = torch.zeros(wiring.num_nodes, dtype=torch.bool)
-        used[src] = True
-        inputs = tuple((s, c) for s, chunks_ in enumerate(self.members)
-                       for c, chunk in enumerate(chunks_)
-                       if self.synchronous or used[chunk.nodes].any())
-        sources = [self.members[s][c].nodes for s, c in inputs]
-        sources = torch.cat(sources) if sources else torch.zeros(0, dtype=torch.long)
-        place = torch.empty(wiring.num_nodes, dtype=torch.long)
-        place[sources] = torch.arange(len(sources))
+        """A stage, from the edges of the outline that lead to it."""
+        wiring, outline, chunks = self.wiring, self.outline, self.members[number]
+        used = torch.zeros(len(outline.first), dtype=torch.bool).index_fill_(0, outline.src[edges], True)
+        read = self.chunk_of if self.synchronous else self.chunk_of[used[outline.group]]
+        inputs, found = zip(*(self.chunks[chunk] for chunk in read.unique().tolist())) if len(read) else ((), ())
+        sources = torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
         nodes = torch.cat([chunk.nodes for chunk in chunks])
         aggregate = "product" if self.is_product[nodes[0]] else "sum"
+        which, ends = self._edges(edges, sources, nodes)
+        return Stage(nodes, sources, which, ends, int(wiring.scale[nodes[0]]), aggregate, chunks, inputs)
+
+    def _edges(self, edges: torch.Tensor, sources: torch.Tensor,
+               nodes: torch.Tensor) -> tuple[torch.Tensor | slice, Rectangles | Entries]:
+        """The numbers of a stage's edges in the wiring, and their ends in the stage."""
+        matrix = Rectangles(Rectangle(range(len(sources)), range(len(nodes))), dtype=torch.int32)
+        run = self.wiring.ends.run(sources, nodes)
+        if run is not None:
+            return run, matrix
+        edges = self.wiring.ends.behind(self.outline, edges)
+        place = torch.empty(self.wiring.num_nodes, dtype=torch.long)
+        place[sources] = torch.arange(len(sources))
+        src, dst = self.wiring.ends.of(edges)
+        ends = Entries(place[src], self.local[dst], (len(nodes), len(sources)), torch.int32)
         first, last = (int(edges[0]), int(edges[-1]) + 1) if len(edges) else (0, 0)
-        is_run = last - first == len(edges) and torch.equal(edges, torch.arange(first, last))
-        return Stage(nodes, sources, slice(first, last) if is_run else edges.clone(),
-                     place[src].int(), self.local[dst].int(),
-                     int(wiring.scale[nodes[0]]), aggregate, chunks, inputs)
+        if last - first != len(edges) or not torch.equal(edges, torch.arange(first, last)):
+            return edges.clone(), ends
+        return slice(first, last), matrix if ends.is_whole else ends
 
 
-def _check_static(wiring: Wiring) -> None:
-    for role, ends, what, mend in (
-        (INPUT, wiring.dst, "an input node has no parents", "Remove the edge"),
-        (OUTPUT, wiring.src, "an output node has no children", "Remove the edge"),
+def _check_static(wiring: Wiring, outline: Outline) -> None:
+    for role, ends, what in (
+        (INPUT, outline.dst, "an input node has no parents"),
+        (OUTPUT, outline.src, "an output node has no children"),
     ):
-        wrong = (wiring.role == role)[ends].nonzero().flatten().tolist()
-        if wrong:
+        wrong = (wiring.role[outline.first] == role)[ends].nonzero().flatten()
+        if len(wrong):
+            names = map(wiring.edge_name, wiring.ends.behind(outline, wrong).tolist())
             raise WiringError(
-                f"in a static graph {what}, but this wiring has the edge "
-                f"{listed([wiring.edge_name(edge) for edge in wrong], most=3)}. {mend}, or use a "
-                "discrete- or continuous-time network."
+                f"in a static graph {what}, but this wiring has the edge {listed(names, most=3)}. Remove the edge, or "
+                "use a discrete- or continuous-time network."
             )
     outputs = wiring.outputs
     sizes = wiring.scale[outputs] * torch.tensor(
@@ -210,21 +256,21 @@ def _check_static(wiring: Wiring) -> None:
         )
 
 
-def _find_cycle(wiring: Wiring) -> list[int]:
+def _find_cycle(graph: Outline) -> list[int]:
     """A closed walk without repetitions, first node repeated at the end."""
-    inside = torch.ones(wiring.num_nodes, dtype=torch.bool)
+    inside = torch.ones(len(graph.first), dtype=torch.bool)
     while True:  # only nodes that have a parent and a child inside can be on a cycle
-        edge = inside[wiring.src] & inside[wiring.dst]
+        edge = inside[graph.src] & inside[graph.dst]
         keep = torch.zeros_like(inside)
-        keep[wiring.src[edge]] = True
+        keep[graph.src[edge]] = True
         with_parent = torch.zeros_like(inside)
-        with_parent[wiring.dst[edge]] = True
+        with_parent[graph.dst[edge]] = True
         keep &= with_parent
         if torch.equal(keep, inside):
             break
         inside = keep
-    edge = inside[wiring.src] & inside[wiring.dst]
-    child = dict(zip(wiring.src[edge].tolist(), wiring.dst[edge].tolist()))
+    edge = inside[graph.src] & inside[graph.dst]
+    child = dict(zip(graph.src[edge].tolist(), graph.dst[edge].tolist()))
     node = next(iter(child))
     path: dict[int, int] = {}
     while node not in path:

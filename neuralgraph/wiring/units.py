@@ -10,6 +10,7 @@ from ..errors import WiringError
 from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
 from .devices import on_cpu
+from .ends import Ends, Rectangle, Rectangles
 from .reading import HIDDEN, INPUT, OUTPUT
 from .wiring import Wiring
 
@@ -133,33 +134,38 @@ class _Layers:
     """Groups of units with a name each, and the edges between them."""
 
     def __init__(self) -> None:
-        self.nodes: dict[object, torch.Tensor] = {}
+        self.nodes: dict[object, range] = {}
         self.role: list[int] = []
         self.block: list[int] = []
         self.functions: list[NodeFunction] = []
-        self.src: list[torch.Tensor] = []
-        self.dst: list[torch.Tensor] = []
+        self.edges: list[Rectangle | tuple[torch.Tensor, torch.Tensor]] = []
 
     @property
     def num_edges(self) -> int:
-        return sum(map(len, self.src))
+        return sum(len(edges if isinstance(edges, Rectangle) else edges[0]) for edges in self.edges)
 
     def add(self, name: object, size: int, role: int, function: NodeFunction) -> None:
         start = len(self.role)
         self.block += [len(self.nodes)] * size
-        self.nodes[name] = torch.arange(start, start + size)
+        self.nodes[name] = range(start, start + size)
         self.role += [role] * size
         self.functions += [function] * size
 
     def connect(self, source: object, target: object, one_to_one: bool = False) -> None:
         """Edges as a matrix [target, source] row by row, or from each unit to the one of its index."""
         u, v = self.nodes[source], self.nodes[target]
-        self.src.append(u if one_to_one else u.repeat(len(v)))
-        self.dst.append(v if one_to_one else v.repeat_interleave(len(u)))
+        self.edges.append((torch.tensor(u), torch.tensor(v)) if one_to_one else Rectangle(u, v))
+
+    def ends(self) -> Ends | tuple[torch.Tensor, torch.Tensor]:
+        full = [edges for edges in self.edges if isinstance(edges, Rectangle)]
+        if len(full) == len(self.edges):
+            return Rectangles(*full)
+        lists = [(Rectangles(edges).src, Rectangles(edges).dst) if isinstance(edges, Rectangle) else edges
+                 for edges in self.edges]
+        return torch.cat([src for src, _ in lists]), torch.cat([dst for _, dst in lists])
 
     def wiring(self, **learned) -> Wiring:
-        return assemble(torch.cat(self.src), torch.cat(self.dst), torch.tensor(self.role),
-                        torch.tensor(self.block), self.functions, **learned)
+        return assemble(self.ends(), torch.tensor(self.role), torch.tensor(self.block), self.functions, **learned)
 
 
 def _unit(activation: str) -> NodeFunction:

@@ -13,6 +13,7 @@ from .._dgl import load
 from ..errors import WiringError
 from ..nodes import NodeFunction
 from .devices import on_cpu
+from .ends import Ends, Entries
 from .graph import Graph
 from .reading import HIDDEN, INPUT, OUTPUT, ROLES, STRUCTURE, Reading
 
@@ -76,7 +77,7 @@ class Wiring:
         self._graph = _held(graph)
         self.labels = _checked_labels(labels, self._graph.num_nodes)
         reading = Reading(self._graph, self.label)
-        self.src, self.dst, self.weight = reading.src, reading.dst, reading.weight
+        self.weight = reading.weight
         self.role, self.block, self.channel = reading.role, reading.block, reading.channel
         self.functions, self.function = reading.functions, reading.function
         self.scale, self.holds = reading.scale, reading.holds
@@ -105,7 +106,22 @@ class Wiring:
     @property
     def num_edges(self) -> int:
         """The number of candidate edges, |A|."""
-        return len(self._graph.src)
+        return len(self._graph.ends)
+
+    @property
+    def ends(self) -> Ends:
+        """Where the edges begin and end, without a list of them where they are full rectangles."""
+        return self._graph.ends
+
+    @property
+    def src(self) -> torch.Tensor:
+        """The node at which each edge begins, int64 (E,)."""
+        return self._graph.ends.src
+
+    @property
+    def dst(self) -> torch.Tensor:
+        """The node at which each edge ends, int64 (E,)."""
+        return self._graph.ends.dst
 
     @property
     def inputs(self) -> torch.Tensor:
@@ -141,7 +157,8 @@ class Wiring:
 
     def edge_name(self, edge: int) -> str:
         """An edge as messages name it."""
-        return f"{self.label(int(self.src[edge]))!r} -> {self.label(int(self.dst[edge]))!r}"
+        u, v = self.ends.of(torch.tensor([edge]))
+        return f"{self.label(int(u))!r} -> {self.label(int(v))!r}"
 
     def __repr__(self) -> str:
         counts = [(self.role == code).sum().item() for code in (INPUT, HIDDEN, OUTPUT)]
@@ -161,7 +178,7 @@ class Wiring:
         return (
             self.num_nodes == other.num_nodes
             and self.labels == other.labels
-            and torch.equal(self.src, other.src) and torch.equal(self.dst, other.dst)
+            and self.ends.equals(other.ends)
             and _same_data(mine.ndata, theirs.ndata) and _same_data(mine.edata, theirs.edata)
         )
 
@@ -170,6 +187,8 @@ class Wiring:
     def __setstate__(self, state: dict) -> None:
         graph = state["_graph"]  # of DGL, in pickles of version 0.1
         self.__dict__.update(state, _graph=graph if isinstance(graph, Graph) else Graph.from_dgl(graph))
+        for name in ("src", "dst"):  # which were kept here, too, up to version 0.2
+            self.__dict__.pop(name, None)
 
     def __deepcopy__(self, memo) -> Wiring:
         return self  # frozen
@@ -189,7 +208,8 @@ class Wiring:
         The tensors may be on any device; a wiring is on the CPU.
         """
         edges = edges.cpu()
-        graph = Graph(self.src[edges], self.dst[edges], self.num_nodes)
+        number = self.num_nodes
+        graph = Graph(self.ends if edges.all() else Entries(*self.ends.of(edges), (number, number)), number)
         for name in STRUCTURE:
             graph.ndata[name] = self._graph.ndata[name]
         for name, value in parameters.items():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import neuralgraph as ng
+from neuralgraph.data.images import gathered
 from neuralgraph.errors import DataError
 
 
@@ -15,6 +16,16 @@ def test_statistics_and_normalisation():
     flat = data.train_images.double() / 255
     assert data.mean[0] == pytest.approx(flat.mean().item(), abs=1e-6)
     assert data.std[0] == pytest.approx(flat.std(unbiased=False).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("padding, flip", [(0, False), (0, True), (2, False), (3, True)])
+def test_one_gather_is_the_same_augmentation(padding, flip):
+    """What a GPU computes, here on the CPU."""
+    images = torch.randint(256, (40, 3, 5, 7), dtype=torch.uint8)
+    drawn = ng.data.draws(1, 2, np.arange(40), 3)
+    offsets, flipped = (drawn[:, :2] * (2 * padding + 1)).astype(int), (drawn[:, 2] < 0.5) & flip
+    expected = ng.data.Augmentation(padding, flip)(images, drawn)
+    assert torch.equal(gathered(images, padding, offsets, flipped), expected)
 
 
 def test_augmentation_is_a_crop_and_a_flip():

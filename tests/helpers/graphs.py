@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import neuralgraph as ng
 from neuralgraph._dgl import load
 from neuralgraph.testing.graphs import BATCH, FUNCTIONS, PADDED, STATIC_GENERATORS, acts_on, random_dag
+from neuralgraph.wiring.ends import Entries
 from neuralgraph.wiring.graph import Graph
 
 __all__ = ["BATCH", "FUNCTIONS", "LINE", "PADDED", "STATIC_GENERATORS", "acts_on", "bare", "by_destination", "graph_with",
@@ -29,7 +30,7 @@ def bare(edges, num_nodes):
     """A graph of DGL without data; where that is not installed, one as wirings hold it."""
     if find_spec("dgl") is not None:
         return load("a test").graph(edges, num_nodes=num_nodes)
-    return Graph(*(torch.as_tensor(ends, dtype=torch.long) for ends in edges), num_nodes)
+    return Graph(Entries(*(torch.as_tensor(ends, dtype=torch.long) for ends in edges), (num_nodes, num_nodes)), num_nodes)
 
 
 def graph_with(edges, roles, **ndata):
@@ -54,7 +55,7 @@ def learned(wiring, seed=0):
 def by_destination(wiring):
     """The same wiring with its edges sorted by destination, then source."""
     order = (wiring.dst * wiring.num_nodes + wiring.src).argsort()
-    graph = Graph(wiring.src[order], wiring.dst[order], wiring.num_nodes)
+    graph = Graph(Entries(*wiring.ends.of(order), (wiring.num_nodes, wiring.num_nodes)), wiring.num_nodes)
     graph.ndata.update(wiring.data.ndata)
     graph.edata.update({name: value[order] for name, value in wiring.data.edata.items()})
     return ng.Wiring(graph, labels=wiring.labels)

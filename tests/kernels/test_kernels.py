@@ -20,7 +20,7 @@ if not kernels.AVAILABLE:
 
 from neuralgraph.kernels import maps, operators, plain, ranking, record, rows, sums
 from neuralgraph.kernels.edges import EdgeList
-from neuralgraph.kernels.plain import by_other_end, by_row
+from neuralgraph.kernels.plain import by_entry, by_other_end, by_row
 
 CANARY = 64
 sizes = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 49, 64, 65, 100, 130])
@@ -76,6 +76,14 @@ def test_sums_and_dots(batch, n, m, length, dtype, density, seed):
     dst, src = (end.flatten().int() for end in
                 torch.meshgrid(torch.arange(m), torch.arange(n), indexing="ij"))
     edges = EdgeList.of(real.flatten(), dst, src, m)
+    number = torch.arange(m * n, dtype=torch.int32)
+    for lists in (vars(EdgeList.of_entries(real.flatten(), entries, (m, n))).values() for entries in (None, number)):
+        assert all(map(torch.equal, lists, vars(edges).values()))
+    some = (torch.rand(m * n, generator=g) < 0.5).nonzero().flatten()  # candidates, a part of the matrix
+    part = real.flatten()[some], some.int()
+    expected = EdgeList.of(part[0], dst[some], src[some], m)
+    for lists in (EdgeList.of_entries(*part, (m, n)), EdgeList(*by_entry(*part, m, n))):
+        assert all(map(torch.equal, vars(lists).values(), vars(expected).values()))
     out = sums.weighted_sums(x, edges.first, edges.index, weight.flatten()[edges.place])
     close(out, torch.einsum("vu,bul->bvl", weight.double(), x.double()))
 

@@ -206,3 +206,25 @@ def test_diverged_training_is_reported(data, tmp_path):
     recipe = dataclasses.replace(QUICK, lr=1e30)
     with pytest.raises(ng.errors.SelectionError, match="diverged"):
         Run.create(recipe, tmp_path / "r", data).train()
+
+
+def test_torch_compiles_the_model_that_trains(data, undisturbed, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append((model, how)) or model)
+    run = Run.create(dataclasses.replace(QUICK, backend="dense", torch_compile="reduce-overhead"), tmp_path / "run", data)
+    plain = Run.create(dataclasses.replace(QUICK, backend="dense"), tmp_path / "plain", data)
+    for one in (run, plain):
+        one.train()
+    assert asked == [(run.model, {"mode": "reduce-overhead", "dynamic": False})]
+    assert same(run, plain)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"torch_compile": "fast"}, "unknown mode of torch.compile 'fast'"),
+    ({"torch_compile": "default"}, "cannot look into the backend 'auto' on cpu; use backend=dense"),
+    ({"torch_compile": "default", "backend": "sparse"}, "cannot look into the backend 'sparse'"),
+    ({"torch_compile": "default", "backend": "dense", "model": "tiny-continuous"}, "solver of a continuous-time model")])
+def test_what_torch_cannot_compile(data, tmp_path, changes, message):
+    with pytest.raises((InputError, UnknownNameError), match=message):
+        Run.create(dataclasses.replace(QUICK, **changes), tmp_path / "run", data)
+    assert not (tmp_path / "run").exists()

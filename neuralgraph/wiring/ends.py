@@ -1,0 +1,267 @@
+"""Where edges begin and end: entries of the matrix [dst, src], or full rectangles of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A graph with the same paths as a larger one, in which nodes that are alike are one.
+
+    Args:
+        first: the first node of each group, int64 (G,).
+        group: of each node, int64 (V,).
+        src: the group at which each edge begins, int64 (E',). Edges are in the order that those between first nodes
+            have in the larger graph: what is found first here is what is found first there.
+        dst: the one at which it ends, likewise.
+    """
+
+    first: torch.Tensor
+    group: torch.Tensor
+    src: torch.Tensor
+    dst: torch.Tensor
+
+
+class Ends(ABC):
+    """Where E edges begin and end; the lists of that are there once somebody has asked for them.
+
+    Args:
+        dtype: of the lists, int64 for a wiring and int32 for a stage.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in vars(self).items() if name not in ("src", "dst")}
+
+    @cached_property
+    @torch.inference_mode(False)  # kept, so it must serve training too
+    def src(self) -> torch.Tensor:
+        """The nodes at which edges begin, (E,)."""
+        return self._src().to(self.dtype)
+
+    @cached_property
+    @torch.inference_mode(False)
+    def dst(self) -> torch.Tensor:
+        """The nodes at which they end, (E,)."""
+        return self._dst().to(self.dtype)
+
+    @abstractmethod
+    def _src(self) -> torch.Tensor: ...
+
+    @abstractmethod
+    def _dst(self) -> torch.Tensor: ...
+
+    @abstractmethod
+    def copy(self) -> Ends:
+        """The same, sharing no list."""
+
+    def equals(self, other: Ends) -> bool:
+        """Whether the edges are the same, in the same order."""
+        return len(self) == len(other) and torch.equal(self._src(), other._src()) and torch.equal(self._dst(), other._dst())
+
+    @abstractmethod
+    def of(self, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ends of some edges, given their numbers or a mask (E,), int64."""
+
+    @abstractmethod
+    def run(self, sources: torch.Tensor, targets: torch.Tensor) -> slice | None:
+        """The numbers of the edges into some nodes, if they are known to be the matrix [targets, sources], row by row.
+
+        Args:
+            sources: among which are all nodes at which these edges begin.
+            targets: where they end.
+        """
+
+    @abstractmethod
+    def outline(self, num_nodes: int, *columns: torch.Tensor) -> Outline:
+        """The graph with nodes in a row as one that have the same parents, children and values in the columns (V,)."""
+
+    @abstractmethod
+    def behind(self, outline: Outline, edges: torch.Tensor) -> torch.Tensor:
+        """The numbers of the edges that some edges of their outline stand for, ascending as those do."""
+
+
+class Entries(Ends):
+    """Edges of any kind, as the numbers of entries of a matrix [dst, src], row by row.
+
+    >>> ends = Entries(torch.tensor([0, 1, 0]), torch.tensor([1, 2, 2]), (3, 3))
+    >>> ends.entries.tolist(), ends.src.tolist(), ends.dst.tolist()
+    ([3, 7, 6], [0, 1, 0], [1, 2, 2])
+
+    Args:
+        src: where they begin, integers (E,).
+        dst: where they end, likewise.
+        shape: of the matrix.
+        dtype: of the lists.
+    """
+
+    def __init__(self, src: torch.Tensor, dst: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype = torch.int64):
+        super().__init__(dtype)
+        self.shape = shape
+        numbers = (dst.long() * shape[1]).add_(src)
+        self.entries = numbers.int() if shape[0] * shape[1] < 2**31 else numbers
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    # by numpy, which divides by one number much faster, and because torch may be tracing what it does
+
+    def _src(self) -> torch.Tensor:
+        return torch.from_numpy(self.entries.numpy() % self._columns)
+
+    def _dst(self) -> torch.Tensor:
+        return torch.from_numpy(self.entries.numpy() // self._columns)
+
+    @property
+    def _columns(self) -> np.integer:
+        return self.entries.numpy().dtype.type(max(1, self.shape[1]))
+
+    def copy(self) -> Entries:
+        copy = Entries.__new__(Entries)
+        copy.__dict__.update(self.__getstate__())
+        return copy
+
+    def equals(self, other: Ends) -> bool:
+        if isinstance(other, Entries) and self.shape == other.shape:
+            return torch.equal(self.entries, other.entries)
+        return super().equals(other)
+
+    def of(self, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        entries = self.entries[edges].long()
+        dst = torch.from_numpy(entries.numpy() // max(1, self.shape[1]))
+        return entries - dst * self.shape[1], dst
+
+    def run(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
+        return None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the edges are all entries of the matrix, in their order."""
+        return len(self) == self.shape[0] * self.shape[1] and \
+            torch.equal(self.entries, torch.arange(len(self), dtype=self.entries.dtype, device="cpu"))
+
+    def outline(self, num_nodes: int, *columns: torch.Tensor) -> Outline:
+        """The graph itself, in which nodes are seldom alike."""
+        every = torch.arange(num_nodes, device="cpu")
+        return Outline(every, every, self._src().long(), self._dst().long())
+
+    def behind(self, outline: Outline, edges: torch.Tensor) -> torch.Tensor:
+        return edges
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """Every edge from some nodes in a row to others in a row, by destination, then source."""
+
+    sources: range
+    targets: range
+
+    def __len__(self) -> int:
+        return len(self.sources) * len(self.targets)
+
+
+class Rectangles(Ends):
+    """Every edge of some rectangles, one after the other; no list of them is there until somebody asks for it.
+
+    >>> ends = Rectangles(Rectangle(range(0, 2), range(2, 4)), Rectangle(range(0, 4), range(4, 5)))
+    >>> ends.src.tolist(), ends.dst.tolist()
+    ([0, 1, 0, 1, 0, 1, 2, 3], [2, 2, 3, 3, 4, 4, 4, 4])
+
+    Args:
+        dtype: of the lists.
+    """
+
+    def __init__(self, *rectangles: Rectangle, dtype: torch.dtype = torch.int64):
+        super().__init__(dtype)
+        self.rectangles = tuple(filter(len, rectangles))
+        self._first = [0, *accumulate(map(len, self.rectangles))]
+
+    def __len__(self) -> int:
+        return self._first[-1]
+
+    def _src(self) -> torch.Tensor:
+        return self._list(lambda one: np.arange(one.sources.start, one.sources.stop))
+
+    def _dst(self) -> torch.Tensor:
+        return self._list(lambda one: np.arange(one.targets.start, one.targets.stop)[:, None])
+
+    def _list(self, nodes: Callable[[Rectangle], np.ndarray]) -> torch.Tensor:
+        """By numpy, since torch may be tracing what it does."""
+        numbers = np.empty(len(self), np.int64 if self.dtype == torch.int64 else np.int32)
+        for first, one in zip(self._first, self.rectangles):
+            numbers[first:first + len(one)].reshape(len(one.targets), len(one.sources))[:] = nodes(one)
+        return torch.from_numpy(numbers)
+
+    def copy(self) -> Rectangles:
+        return Rectangles(*self.rectangles, dtype=self.dtype)
+
+    def equals(self, other: Ends) -> bool:
+        return (isinstance(other, Rectangles) and self.rectangles == other.rectangles) or super().equals(other)
+
+    def of(self, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        edges = edges.nonzero().flatten() if edges.dtype == torch.bool else edges
+        first, source, columns, target = torch.tensor(
+            [(first, one.sources.start, len(one.sources), one.targets.start)
+             for first, one in zip(self._first, self.rectangles)], dtype=torch.long, device="cpu").reshape(-1, 4).T.contiguous()
+        which = torch.searchsorted(first, edges, right=True) - 1
+        within, columns = edges - first[which], columns[which]
+        row = within // columns
+        return source[which] + within - row * columns, target[which] + row
+
+    def run(self, sources: torch.Tensor, targets: torch.Tensor) -> slice | None:
+        columns, rows = _range_of(sources), _range_of(targets)
+        for first, one in zip(self._first, self.rectangles):
+            if rows and one.sources == columns and rows[0] in one.targets and rows[-1] in one.targets:
+                begin = first + one.targets.index(rows[0]) * len(one.sources)
+                return slice(begin, begin + len(rows) * len(one.sources))
+        return None
+
+    def outline(self, num_nodes: int, *columns: torch.Tensor) -> Outline:
+        begins = torch.zeros(num_nodes + 1, dtype=torch.bool, device="cpu")
+        begins[0] = True
+        for one in self.rectangles:
+            begins[[one.sources.start, one.sources.stop, one.targets.start, one.targets.stop]] = True
+        for column in columns:
+            begins[1:-1] |= column[1:] != column[:-1]
+        group = begins[:-1].cumsum(0) - 1
+        between = self._between(group)
+        return Outline(begins[:-1].nonzero().flatten(), group, between._src(), between._dst())
+
+    def _between(self, group: torch.Tensor) -> Rectangles:
+        """The same rectangles of a matrix of groups."""
+        def groups(nodes: range) -> range:
+            return range(int(group[nodes.start]), int(group[nodes.stop - 1]) + 1)
+
+        return Rectangles(*(Rectangle(groups(one.sources), groups(one.targets)) for one in self.rectangles))
+
+    def behind(self, outline: Outline, edges: torch.Tensor) -> torch.Tensor:
+        marks = torch.zeros(len(outline.src), dtype=torch.bool, device="cpu").index_fill_(0, edges, True)
+        between, found = self._between(outline.group), [edges[:0]]
+        for first, one, small, own in zip(self._first, self.rectangles, between.rectangles,
+                                          marks.split(list(map(len, between.rectangles)))):
+            if own.any():
+                rows, columns = (outline.group[nodes.start:nodes.stop] - groups.start for nodes, groups in
+                                 ((one.targets, small.targets), (one.sources, small.sources)))
+                marked = own.view(len(small.targets), len(small.sources))[rows][:, columns]
+                found.append(marked.flatten().nonzero().flatten() + first)
+        return torch.cat(found)
+
+
+def _range_of(nodes: torch.Tensor) -> range | None:
+    """The nodes as a range, if they are one."""
+    first = int(nodes[0]) if len(nodes) else 0
+    found = range(first, first + len(nodes))
+    return found if torch.equal(nodes, torch.arange(found.start, found.stop, device="cpu")) else None
