@@ -8,6 +8,8 @@ import pytest
 import torch
 from precision import double_precision
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs then run on the CPU; read when Triton is imported
 hypothesis.settings.register_profile("default", max_examples=40, deadline=None)
 hypothesis.settings.load_profile("default")
 # as many processes as cores run the tests; each of them alone may use two threads
