@@ -62,8 +62,11 @@ def examine() -> Iterator[Finding]:
         return
     from .backends import BACKENDS
 
+    import torch
+
     checks = {f"backend {name}": partial(_backend, name) for name in BACKENDS}
-    yield from _attempts("checks", {**checks, "compiled inference": _compiled})
+    on_gpu = {"GPU": _gpu} if torch.cuda.is_available() else {}
+    yield from _attempts("checks", {**checks, "compiled inference": _compiled, **on_gpu})
 
 
 def _packages() -> Iterator[Finding]:
@@ -174,6 +177,27 @@ def _backend(name: str) -> str:
     for (parameter, _), gradient, wanted in zip(network.named_parameters(), own, gradients):
         require_close(f"the gradient of {parameter}", gradient, wanted, 1e-10)
     return "works: as the dense one"
+
+
+def _gpu() -> str:
+    import torch
+
+    from . import kernels
+    from .testing.comparing import require_close
+
+    network, x = _network("auto")
+    results = []
+    for device in ("cpu", "cuda"):
+        network = network.to(device)
+        network.zero_grad()
+        y = network(x.to(device))
+        y.square().sum().backward()
+        assert network.weight.grad is not None
+        results.append((y.cpu(), network.weight.grad.cpu()))
+    for what, own, expected in zip(("the output", "the gradient of the edges"), results[1], results[0]):
+        require_close(what, own, expected, 1e-9)
+    how = "in Triton" if kernels.TRITON and kernels.AVAILABLE else "by PyTorch"
+    return f"works: {torch.cuda.get_device_name()} as the CPU, node functions {how}"
 
 
 def _compiled() -> str:

@@ -101,8 +101,9 @@ def is_real(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real)
 
 
-def listed(items: Iterable[object], most: int = 5) -> str:
-    """The first few items for a message: ``3, 4, 5 and 20 more``."""
+def listed(items: Iterable[object], most: int = 5, number: int | None = None) -> str:
+    """The first few items for a message: ``3, 4, 5 and 20 more``; ``number``: of all, where these are but the first."""
     names = [str(item) for item in items]
+    number = len(names) if number is None else number
     shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+    return shown if number <= most else f"{shown} and {number - most} more"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from .._torch import is_compiling
 from ..selectors import Selection
 from ..wiring import Stage
 from .backend import Backend, Shared
@@ -30,7 +31,7 @@ class Dense(Backend):
         layout = Layout.of(stage)
         matrix = layout.matrix(layout.weight(selection))
         sums = _product(matrix, messages)
-        if messages.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed(messages) or \
+        if messages.device.type != "cpu" or is_compiling() or is_transformed(messages) or \
                 sums.detach().sum().isfinite():
             return sums
         finite = messages.isfinite()
@@ -43,7 +44,7 @@ class Dense(Backend):
 def _product(matrix: torch.Tensor, messages: torch.Tensor) -> torch.Tensor:
     """The sums (B, n_dst, ...) of messages (B, n_src, ...)."""
     space = messages.shape[2:]
-    if len(space) and messages.device.type == "cpu" and not torch.compiler.is_compiling() and \
+    if len(space) and messages.device.type == "cpu" and not is_compiling() and \
             matrix.numel() * len(messages) * space.numel() < SMALL:
         rows = messages.flatten(2).transpose(1, 2)  # (B, L, n_src)
         return F.linear(rows, matrix).transpose(1, 2).unflatten(2, space)

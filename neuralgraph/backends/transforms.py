@@ -9,6 +9,7 @@ import torch
 from torch._C import _functorch
 from torch._subclasses import FakeTensor
 
+from .._torch import is_compiling
 from ..errors import InputError
 
 without_transforms = torch._C._DisableFuncTorch  # a context in which operations run as they are
@@ -28,7 +29,7 @@ def untraced() -> Iterator[None]:
 def is_transformed(tensor: torch.Tensor) -> bool:
     """Whether torch wants to see every operation on this tensor, so that only its own ones will do."""
     return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or \
-        (not has_numbers(tensor) and not torch.compiler.is_compiling())
+        (not has_numbers(tensor) and not is_compiling())
 
 
 def has_numbers(tensor: torch.Tensor) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .._torch import is_compiling
 from ..backends import Shared
 from ..wiring import Stage, Wiring
 
@@ -44,7 +45,7 @@ class Messages:
 
     def __init__(self, places: Places, x: torch.Tensor, compiled: bool):
         self.places = places
-        self.together = compiled and x.device.type == "cpu" and not torch.compiler.is_compiling() \
+        self.together = compiled and x.device.type == "cpu" and not is_compiling() \
             and x.dtype in (torch.float32, torch.float64)
         self.batch, self.space, self.like = len(x), x.shape[2:], x.detach()
         self._parts: dict[Key, torch.Tensor] = {}

@@ -12,6 +12,7 @@ from torch import nn
 
 from .. import backends
 from .._dgl import is_installed
+from .._torch import is_compiling
 from ..backends import Backend, Shared
 from ..backends.layout import Layout
 from ..backends.transforms import has_numbers, is_transformed, untraced, untransformed, without_transforms
@@ -87,7 +88,7 @@ class NeuralGraph(nn.Module, ABC):
 
     def _is_fused(self, x: torch.Tensor) -> bool:
         """Whether node functions are compiled; on a GPU torch.compile makes faster ones of the plain operations."""
-        by_torch = torch.compiler.is_compiling() and x.device.type != "cpu"
+        by_torch = is_compiling() and x.device.type != "cpu"
         return self.backend.fuses_nodes and not by_torch and not is_transformed(x)
 
     @property
@@ -123,7 +124,7 @@ class NeuralGraph(nn.Module, ABC):
 
     def _forward_selection(self) -> Selection:
         """The selection of one forward: made anew in training, kept in evaluation."""
-        if torch.compiler.is_compiling():  # what is recorded ranks the weights at every call
+        if is_compiling():  # what is recorded ranks the weights at every call
             choose = self.selector.sample if self.training else self.selector.select
             return self._weighted(choose(self.weight.detach()), {})
         if not has_numbers(self.weight):

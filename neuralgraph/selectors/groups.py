@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from .. import kernels
+from .._torch import is_compiling
 from ..errors import SelectionError
 
 MANY = 2**17   # scores from which on one compiled pass is faster than numpy's partition
@@ -243,7 +244,7 @@ def top_k(score: torch.Tensor, k: int, by_magnitude: bool = False) -> torch.Tens
 
 def is_traced() -> bool:
     """Whether torch records what is computed, so that only its own operations on whole tensors will do."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return torch.jit.is_tracing() or is_compiling()
 
 
 def _whole_top_k(score, k):

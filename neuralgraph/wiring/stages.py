@@ -238,10 +238,11 @@ def _check_static(wiring: Wiring, outline: Outline) -> None:
     ):
         wrong = (wiring.role[outline.first] == role)[ends].nonzero().flatten()
         if len(wrong):
-            names = map(wiring.edge_name, wiring.ends.behind(outline, wrong).tolist())
+            edges = wiring.ends.behind(outline, wrong)
+            names = listed(map(wiring.edge_name, edges[:3].tolist()), most=3, number=len(edges))
             raise WiringError(
-                f"in a static graph {what}, but this wiring has the edge {listed(names, most=3)}. Remove the edge, or "
-                "use a discrete- or continuous-time network."
+                f"in a static graph {what}, but this wiring has the edge {names}. Remove the edge, or use a discrete- or "
+                "continuous-time network."
             )
     outputs = wiring.outputs
     sizes = wiring.scale[outputs] * torch.tensor(

@@ -14,7 +14,7 @@ ROOT = Path(neuralgraph.__file__).parent
 SUBPACKAGES = ["kernels", "nodes", "wiring", "selectors", "backends", "networks", "layers", "sharing", "rewiring",
                "models", "plan", "inference", "export", "testing", "analysis", "growing", "data", "training", "compat", "explorer",
                "doctor", "cli"]
-FOR_ALL = ["errors", "_version", "_dgl", "_files", "_html", "_modules"]  # each may use those before it
+FOR_ALL = ["errors", "_version", "_dgl", "_files", "_html", "_modules", "_torch"]  # each may use those before it
 ONLY_IN = {"numba": {"kernels"}, "llvmlite": {"kernels"}, "dgl": {"_dgl.py"},
            "torchdiffeq": {"networks/continuous.py"}, "click": {"cli"}, "ray": {"training/ways.py"}}
 
