@@ -60,9 +60,9 @@ def examine() -> Iterator[Finding]:
     if cause is not None:
         yield Finding("checks", "backends", f"fail: {cause}", True)
         return
-    from .backends import BACKENDS
-
     import torch
+
+    from .backends import BACKENDS
 
     checks = {f"backend {name}": partial(_backend, name) for name in BACKENDS}
     on_gpu = {"GPU": _gpu} if torch.cuda.is_available() else {}

@@ -47,7 +47,8 @@ def kernels():
         return []
     from neuralgraph.kernels.launch import Kernel
 
-    modules = [import_module(f"neuralgraph.kernels.{module.name}") for module in iter_modules(kernels.__path__)]
+    modules = [import_module(f"neuralgraph.kernels.{module.name}") for module in iter_modules(kernels.__path__)
+               if not module.name.startswith("gpu")]  # those are Triton's
     found = {id(thing): thing for module in modules for thing in vars(module).values() if isinstance(thing, Kernel)}
     return [(kernel, dtype) for kernel in found.values() for dtype in kernel._sources]
 

@@ -111,7 +111,7 @@ def test_convolutions_of_every_width(kernel_size, stride):
 
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.5, 1.0]), tied=st.booleans(),
        batch=batches, size=sizes)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_chains_of_networks(seed, share, tied, batch, size):
     """Joined to one plan where the tiles are alike; the last reads its first channel at every step."""
     stages = []

@@ -138,13 +138,12 @@ def test_interrupted_it_goes_on(whole, images, tmp_path):
 
 
 def test_killed_it_goes_on(whole, images, tmp_path):
-    """SIGKILL at three moments, the first while it starts; then the same command to the end."""
+    """SIGKILL while it starts and in the second of its runs; then the same command to the end."""
     command = [sys.executable, "-m", "neuralgraph", "reproduce", "table1", "--data", images, "--epochs", "2",
                "--seeds", "2", "--rows", ",".join(ROWS), "--out", str(tmp_path / "out"), "--threads", "1",
                *(f"--set={key}={value}" for key, value in QUICK.items())]
     pieces = []
-    for moment in ("static-rg/seed-0", "static-dnw/seed-0/metrics.csv",
-                   "static-rg/seed-1/checkpoint.safetensors"):
+    for moment in ("static-rg/seed-0", "static-dnw/seed-0/metrics.csv"):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         deadline = time.monotonic() + 120
         path = tmp_path / "out" / moment
