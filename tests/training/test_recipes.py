@@ -137,7 +137,7 @@ def test_every_field_can_be_set_from_text(field):
                                  grow="split" if field.startswith("grow_") else None)
     values = {"grow": ("split", "split"),
               "milestones": ("3,5", (3, 5)), "schedule": ("constant", "constant"),
-              "precision": ("bfloat16", "bfloat16"), "tied": ("false", False), "adjoint": ("true", True),
+              "precision": ("bfloat16", "bfloat16"), "torch_compile": ("default", "default"), "tied": ("false", False), "adjoint": ("true", True),
               **dict.fromkeys(("solver_options", "model_options", "selector_options", "grow_options"),
                               ('{"step_size": 0.1}', {"step_size": 0.1}))}
     value = getattr(recipe, field)
