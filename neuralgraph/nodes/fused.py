@@ -133,8 +133,8 @@ def _batch_moments(norm: BatchNorm, x, rows):
     norm.check_values(x)
     mean, rstd, variance = channel_moments(x.detach(), EPSILON)
     count = x.shape[0] * x.shape[2] * x.shape[3]
-    norm.running_mean.data[rows] = norm.running_mean[rows].lerp(mean, MOMENTUM)
-    norm.running_var.data[rows] = norm.running_var[rows].lerp(variance * (count / (count - 1)), MOMENTUM)
+    for running, now in ((norm.running_mean, mean), (norm.running_var, variance * (count / (count - 1)))):
+        running.data[rows] = running[rows].lerp(now.to(running.dtype), MOMENTUM)
     return BATCH, mean, rstd
 
 

@@ -69,3 +69,17 @@ def test_a_gpu_chooses_what_the_cpu_chooses(name):
     assert masks[0].shape == masks[1].shape
     if type(here.selector).sample is Selector.sample:  # nothing is drawn by the device's own generator
         assert torch.equal(*masks)
+
+
+def test_a_network_of_half_precision_trains_as_one_of_single():
+    unit = ng.NodeFunction(send="norm activation conv", norm="batch")
+    one = ng.StaticNeuralGraph(ng.wirings.blocks([3, 6, 6, 2], unit), ng.TopK(40)).cuda().train()
+    half = copy.deepcopy(one).half()
+    x = torch.randn(8, 3, 6, 6, device="cuda")
+    outputs = [net(data) for net, data in ((one, x), (half, x.half()))]
+    for y in outputs:
+        y.float().square().mean().backward()
+    torch.testing.assert_close(outputs[1].float(), outputs[0], rtol=2e-2, atol=2e-2)
+    torch.testing.assert_close(half.weight.grad.float(), one.weight.grad, rtol=5e-2, atol=5e-2)
+    for (name, mine), theirs in zip(half.named_buffers(), one.buffers(), strict=True):
+        torch.testing.assert_close(mine.float(), theirs.float(), rtol=2e-2, atol=2e-2, msg=name)
