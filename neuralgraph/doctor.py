@@ -159,23 +159,15 @@ def _network(backend: str) -> tuple[StaticNeuralGraph, torch.Tensor]:
 
 def _backend(name: str) -> str:
     from .testing import check_network
-    from .testing.comparing import require_close
 
     network, x = _network(name)
     if name == "dense":
         check_network(network, x)
         return "works: as the equations"
-    results = []
-    for backend in ("dense", name):
-        network.backend = backend
-        network.zero_grad()
-        y = network(x)
-        y.square().sum().backward()
-        results.append((y, [parameter.grad for parameter in network.parameters()]))
-    (expected, gradients), (y, own) = results
-    require_close("the output", y, expected, 1e-10)
-    for (parameter, _), gradient, wanted in zip(network.named_parameters(), own, gradients):
-        require_close(f"the gradient of {parameter}", gradient, wanted, 1e-10)
+    network.backend = "dense"
+    expected = _results(network, x)
+    network.backend = name
+    _require_same(network, _results(network, x), expected, 1e-10)
     return "works: as the dense one"
 
 
@@ -183,21 +175,28 @@ def _gpu() -> str:
     import torch
 
     from . import kernels
-    from .testing.comparing import require_close
 
     network, x = _network("auto")
-    results = []
-    for device in ("cpu", "cuda"):
-        network = network.to(device)
-        network.zero_grad()
-        y = network(x.to(device))
-        y.square().sum().backward()
-        assert network.weight.grad is not None
-        results.append((y.cpu(), network.weight.grad.cpu()))
-    for what, own, expected in zip(("the output", "the gradient of the edges"), results[1], results[0]):
-        require_close(what, own, expected, 1e-9)
+    expected = _results(network, x)
+    _require_same(network, _results(network.cuda(), x.cuda()), expected, 1e-9)
     how = "in Triton" if kernels.TRITON and kernels.AVAILABLE else "by PyTorch"
     return f"works: {torch.cuda.get_device_name()} as the CPU, node functions {how}"
+
+
+def _results(network: StaticNeuralGraph, x: torch.Tensor) -> list[torch.Tensor | None]:
+    """The output and the gradient of every parameter, on the CPU."""
+    network.zero_grad()
+    y = network(x)
+    y.square().sum().backward()
+    return [None if found is None else found.cpu() for found in (y, *(parameter.grad for parameter in network.parameters()))]
+
+
+def _require_same(network: StaticNeuralGraph, own: list, expected: list, tolerance: float) -> None:
+    from .testing.comparing import require_close
+
+    names = ["the output", *(f"the gradient of {name}" for name, _ in network.named_parameters())]
+    for what, found, wanted in zip(names, own, expected, strict=True):
+        require_close(what, found, wanted, tolerance)
 
 
 def _compiled() -> str:

@@ -20,6 +20,12 @@ _NO_NORM, _FIXED, _INSTANCE = tl.constexpr(NO_NORM), tl.constexpr(FIXED), tl.con
 
 
 @triton.jit
+def _maps(first, b, c, sample, row):
+    """Where the maps of a channel begin, (samples, 1), from distances of samples and channels."""
+    return first + (b.to(tl.int64) * sample + c.to(tl.int64) * row)[:, None]
+
+
+@triton.jit
 def _moments(mean, rstd, c, place, alive, NORM: tl.constexpr, KIND: tl.constexpr):
     """mean and rstd of each sample's map, (samples,), from those of the maps or of the channel; 0 and 1 without a norm."""
     m = tl.zeros_like(place).to(KIND)
@@ -44,6 +50,14 @@ def _affine(weight, bias, c, m, r, NORM: tl.constexpr, KIND: tl.constexpr):
 
 
 @triton.jit
+def _read(to, tap, written, height, width, out_width, SIDE: tl.constexpr, STRIDE: tl.constexpr):
+    """The pixel that a tap of the kernel reads for each of the result, (pixels,), and where that is on the map."""
+    row = to // out_width * STRIDE + tap // SIDE - SIDE // 2
+    column = to % out_width * STRIDE + tap % SIDE - SIDE // 2
+    return row * width + column, written & ((row >= 0) & (row < height) & (column >= 0) & (column < width))[None, :]
+
+
+@triton.jit
 def _activated(u, SLOPE: tl.constexpr):
     return tl.where(u >= 0, u, SLOPE * u)
 
@@ -55,8 +69,8 @@ def _forward(x, out, weight, bias, mean, rstd, kernel, batch, channels, x_sample
              KIND: tl.constexpr):
     c, b = tl.program_id(0), tl.program_id(1) * SAMPLES + tl.arange(0, SAMPLES)
     alive = b < batch
-    source = x + (b.to(tl.int64) * x_sample + c.to(tl.int64) * x_row)[:, None]
-    target = out + (b.to(tl.int64) * out_sample + c.to(tl.int64) * out_row)[:, None]
+    source = _maps(x, b, c, x_sample, x_row)
+    target = _maps(out, b, c, out_sample, out_row)
     place = b * channels + c
     if NORM == _INSTANCE:
         pixel, length = tl.arange(0, PIXELS), height * width
@@ -78,10 +92,8 @@ def _forward(x, out, weight, bias, mean, rstd, kernel, batch, channels, x_sample
     else:
         total = tl.zeros((SAMPLES, OUT), KIND)
         for tap in tl.static_range(SIDE * SIDE):
-            row = to // out_width * STRIDE + tap // SIDE - SIDE // 2
-            column = to % out_width * STRIDE + tap % SIDE - SIDE // 2
-            on_map = written & ((row >= 0) & (row < height) & (column >= 0) & (column < width))[None, :]
-            value = tl.load(source + (row * width + column)[None, :], mask=on_map, other=0).to(KIND)
+            pixel_read, on_map = _read(to, tap, written, height, width, out_width, SIDE, STRIDE)
+            value = tl.load(source + pixel_read[None, :], mask=on_map, other=0).to(KIND)
             z = _activated(value * scale[:, None] + shift[:, None], SLOPE)
             total += tl.load(kernel + c * SIDE * SIDE + tap).to(KIND) * tl.where(on_map, z, 0)
     tl.store(target + to[None, :], total, mask=written)
@@ -94,8 +106,8 @@ def _backward(gradient, x, weight, bias, mean, rstd, kernel, to_x, partial, batc
               KIND: tl.constexpr):
     c, b = tl.program_id(0), tl.program_id(1) * SAMPLES + tl.arange(0, SAMPLES)
     alive = b < batch
-    source = x + (b.to(tl.int64) * x_sample + c.to(tl.int64) * x_row)[:, None]
-    arriving = gradient + (b.to(tl.int64) * gradient_sample + c.to(tl.int64) * gradient_row)[:, None]
+    source = _maps(x, b, c, x_sample, x_row)
+    arriving = _maps(gradient, b, c, gradient_sample, gradient_row)
     partial += (c * tl.num_programs(1) + tl.program_id(1)) * (2 + SIDE * SIDE)
     place = b * channels + c
     m, r = _moments(mean, rstd, c, place, alive, NORM, KIND)
@@ -131,10 +143,8 @@ def _backward(gradient, x, weight, bias, mean, rstd, kernel, to_x, partial, batc
         written = alive[:, None] & (to < out_height * out_width)[None, :]
         g = tl.load(arriving + to[None, :], mask=written, other=0).to(KIND)
         for tap in tl.static_range(SIDE * SIDE):
-            row = to // out_width * STRIDE + tap // SIDE - SIDE // 2
-            column = to % out_width * STRIDE + tap % SIDE - SIDE // 2
-            on_map = written & ((row >= 0) & (row < height) & (column >= 0) & (column < width))[None, :]
-            near = tl.load(source + (row * width + column)[None, :], mask=on_map, other=0).to(KIND)
+            pixel_read, on_map = _read(to, tap, written, height, width, out_width, SIDE, STRIDE)
+            near = tl.load(source + pixel_read[None, :], mask=on_map, other=0).to(KIND)
             z = _activated(near * scale[:, None] + shift[:, None], SLOPE)
             tl.store(partial + 2 + tap, tl.sum(tl.sum(tl.where(on_map, g * z, 0), 1), 0))
 
@@ -145,7 +155,7 @@ def _through_batch_norm(to_x, x, weight, mean, rstd, plain, normed, batch, chann
     c, b = tl.program_id(0), tl.program_id(1) * SAMPLES + tl.arange(0, SAMPLES)
     pixel = tl.arange(0, PIXELS)
     inside = (b < batch)[:, None] & (pixel < length)[None, :]
-    source = x + (b.to(tl.int64) * x_sample + c.to(tl.int64) * x_row)[:, None] + pixel[None, :]
+    source = _maps(x, b, c, x_sample, x_row) + pixel[None, :]
     target = to_x + ((b * channels + c).to(tl.int64) * length)[:, None] + pixel[None, :]
     r = tl.load(rstd + c).to(KIND)
     value = (tl.load(source, mask=inside, other=0).to(KIND) - tl.load(mean + c).to(KIND)) * r

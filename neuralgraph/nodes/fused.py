@@ -32,7 +32,7 @@ def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
         The result, and whether it was written into ``out``.
     """
     written = False
-    if x.dim() == 2 or x.dtype not in TYPES.get(x.device.type, ()) or not operations:
+    if x.dim() == 2 or x.dtype not in TYPES.get(x.device.type, ()):
         return _one_by_one(operations, x, rows), written
     parts = list(_parts(operations))
     for part in parts:

@@ -228,7 +228,7 @@ def top_k(score: torch.Tensor, k: int, by_magnitude: bool = False) -> torch.Tens
         return torch.zeros_like(score, dtype=torch.bool)
     if is_traced() or score.device.type != "cpu":  # where looking at a number would wait for all before it
         return _whole_top_k(score.abs() if by_magnitude else score, k)
-    if score.device.type == "cpu" and len(score) >= MANY and _has_kernels(score):
+    if len(score) >= MANY and _has_kernels(score):
         mask = _bracketed(score.contiguous(), k, by_magnitude)
         if mask is not None:
             return mask
