@@ -15,6 +15,8 @@ from .._html import table
 from ..errors import InputError, listed, lookup, whole
 from ..networks import NeuralGraph
 from ..wiring import ROLES, Wiring
+from ..wiring.ends import Entries
+from ..wiring.matrices import entries_of
 from ..wiring.stages import longest_path_levels
 from ..wiring.wiring import INPUT, OUTPUT
 from .statistics import MOST_NODES, STATISTICS, GraphEdges
@@ -117,7 +119,7 @@ def null_model(wiring: Wiring | NeuralGraph, statistic: Statistic, samples: int 
         raise InputError(f"the wiring has {wiring.num_nodes} nodes, more than the {MOST_NODES} whose pairs can be "
                          "held: take a part of it.")
     allowed = _allowed(wiring, src, dst, candidates)
-    if statistic == "3-cycles" and longest_path_levels(wiring.num_nodes, *allowed.nonzero().T) is not None:
+    if statistic == "3-cycles" and longest_path_levels(entries_of(allowed)[0]) is not None:
         raise InputError("3-cycles have no meaning where the allowed edges make no cycle: expected the graph of a "
                          "dynamic network.")
     nodes = {node: {"role": ROLES[role], "block": block}
@@ -188,7 +190,8 @@ def _allowed(wiring: Wiring, src: torch.Tensor, dst: torch.Tensor, candidates: W
 
 def _likely(wiring: Wiring, src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
     block, role, number = wiring.block, wiring.role, wiring.num_nodes
-    order = block if bool((block[src] < block[dst]).all()) else longest_path_levels(number, src, dst)
+    is_layered = bool((block[src] < block[dst]).all())
+    order = block if is_layered else longest_path_levels(Entries(src, dst, (number, number)))
     if order is None or (order is not block and bool((src == dst).any())):
         allowed = torch.ones(number, number, dtype=torch.bool)
         if not bool((src == dst).any()):

@@ -58,7 +58,7 @@ def dead_nodes(wiring: Wiring, real: torch.Tensor | None = None) -> DeadNodes:
 def longest_path(wiring: Wiring) -> int | None:
     """The number of edges of the longest path, or None if the wiring has cycles."""
     outline = wiring.ends.outline(wiring.num_nodes)
-    levels = longest_path_levels(len(outline.first), outline.src, outline.dst)
+    levels = longest_path_levels(outline.ends)
     return None if levels is None else int(levels.max())
 
 

@@ -10,7 +10,6 @@ from ..networks import DiscreteTimeNeuralGraph, NeuralGraph
 from ..nodes import is_learned
 from ..selectors import Complete
 from ..wiring import Wiring
-from ..wiring.ends import Entries
 from ..wiring.graph import Graph
 from ..wiring.wiring import INPUT, OUTPUT
 
@@ -30,8 +29,7 @@ def reduced_network(network: NeuralGraph) -> tuple[NeuralGraph, torch.Tensor]:
     nodes = (live | (wiring.role == INPUT) | (wiring.role == OUTPUT)).nonzero().flatten()
     place = torch.full((wiring.num_nodes,), -1)
     place[nodes] = torch.arange(len(nodes))
-    src, dst = wiring.ends.of(edges)
-    graph = Graph(Entries(place[src], place[dst], (len(nodes), len(nodes))), len(nodes))
+    graph = Graph(wiring.ends.renumbered(edges, place, place, (len(nodes), len(nodes))), len(nodes))
     for name, value in wiring.data.ndata.items():
         if not is_learned(name):
             graph.ndata[name] = value[nodes]

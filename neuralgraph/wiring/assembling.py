@@ -25,14 +25,12 @@ STATIC_VECTOR = NodeFunction("norm activation")
 DYNAMIC_VECTOR = NodeFunction(send="activation", receive="norm")
 
 
-def assemble(ends: Ends | tuple[torch.Tensor, torch.Tensor], role: torch.Tensor, block: torch.Tensor,
+def assemble(ends: Ends, role: torch.Tensor, block: torch.Tensor,
              functions: Sequence[NodeFunction], *, weight: torch.Tensor | None = None,
              parameters: Mapping[str, torch.Tensor] | None = None,
              channel: torch.Tensor | None = None, scale: torch.Tensor | None = None,
              holds: torch.Tensor | None = None, labels: Sequence[Hashable] | None = None) -> Wiring:
-    """Packs everything a wiring holds into a graph and validates it; ``ends`` may be the lists of them."""
-    if not isinstance(ends, Ends):
-        ends = Entries(*ends, (len(role), len(role)))
+    """Packs everything a wiring holds into a graph and validates it."""
     graph = Graph(ends, len(role))
     graph.ndata["role"], graph.ndata["block"] = role, block
     codes: dict[NodeFunction, list[int]] = {}
@@ -69,8 +67,7 @@ class Draft:
 
     Args:
         labels: a name for each node.
-        src: the numbers of the nodes at which edges begin, (E,).
-        dst: of those at which they end.
+        ends: where edges begin and end.
         inputs: the input nodes in the order of channels, or None.
         outputs: the output nodes, likewise.
         given: known roles, -1 where there is none, (V,).
@@ -79,13 +76,13 @@ class Draft:
         WiringError: for a node named as both, or if there is no input or no output to infer.
     """
 
-    def __init__(self, labels: Sequence[Hashable], src: torch.Tensor, dst: torch.Tensor,
-                 inputs: Sequence[int] | None, outputs: Sequence[int] | None, given: torch.Tensor | None = None):
+    def __init__(self, labels: Sequence[Hashable], ends: Entries, inputs: Sequence[int] | None,
+                 outputs: Sequence[int] | None, given: torch.Tensor | None = None):
         both = sorted(set(inputs or ()) & set(outputs or ()))
         if both:
             raise WiringError(f"node {labels[both[0]]!r} is named as input and as output; a node has one role: "
                               "add an output node and an edge to it.")
-        self.labels, self.src, self.dst = labels, src, dst
+        self.labels, self.ends = labels, ends
         self.named = {INPUT: inputs, OUTPUT: outputs}
         self.role = torch.full((len(labels),), -1) if given is None else given.clone()
         self._must = self.role == OUTPUT
@@ -94,7 +91,7 @@ class Draft:
 
     def _infer_roles(self) -> None:
         free = self.role < 0
-        fed, feeds = (torch.bincount(ends, minlength=len(self.role)) > 0 for ends in (self.dst, self.src))
+        feeds, fed = self.ends.joined()
         self.role[free] = HIDDEN
         for code, ends, degree in ((INPUT, feeds & ~fed, "in"), (OUTPUT, fed & ~feeds, "out")):
             if self.named[code] is not None:
@@ -116,18 +113,14 @@ class Draft:
         Raises:
             WiringError: if an output that was named would be left out.
         """
-        keep = self.role == INPUT
-        while True:
-            fresh = self.dst[keep[self.src] & ~keep[self.dst]]
-            if not len(fresh):
-                break
-            keep[fresh] = True
+        keep = self.ends.reached(self.role == INPUT)
         lost = [repr(self.labels[node]) for node in (self._must & ~keep).nonzero().flatten().tolist()]
         if lost:
             raise WiringError(f"no input reaches the output {listed(lost)}, which cannot be left out because "
                               "it was named: add an edge, or do not name it.")
-        edges, place = keep[self.src], keep.cumsum(0) - 1
-        self.src, self.dst = place[self.src[edges]], place[self.dst[edges]]
+        edges = torch.cat([keep.index_select(0, src) for src, _ in self.ends.pieces()])
+        place = keep.cumsum(0) - 1
+        self.ends = self.ends.renumbered(edges, place, place, (int(keep.sum()),) * 2)
         self.role, self._must = self.role[keep], self._must[keep]
         self.labels = list(compress(self.labels, keep.tolist()))
         self.named = {code: None if nodes is None else [int(place[node]) for node in nodes]
@@ -136,7 +129,7 @@ class Draft:
 
     def blocks(self) -> torch.Tensor:
         """The longest path that ends in each node, (V,); with cycles 0, 1, 2 for input, hidden, output nodes."""
-        levels = longest_path_levels(len(self.role), self.src, self.dst)
+        levels = longest_path_levels(self.ends)
         return torch.tensor([1, 0, 2])[self.role] if levels is None else levels
 
     def channels(self) -> torch.Tensor:

@@ -11,6 +11,7 @@ from ..errors import WiringError, listed
 from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
 from .devices import on_cpu
+from .ends import Entries
 from .random_graphs import draw
 from .reading import HIDDEN, INPUT, OUTPUT
 from .stages import longest_path_levels, topological_stages
@@ -137,7 +138,7 @@ class _Expansion:
         reads = set(graph.dst[graph.src == graph.inputs[0]].tolist())
         sums: dict[int, torch.Tensor] = {}    # node -> the channels that add what arrives
         states: dict[int, torch.Tensor] = {}  # node -> the channels that others read
-        levels = longest_path_levels(graph.num_nodes, graph.src, graph.dst)
+        levels = longest_path_levels(Entries(graph.src, graph.dst, (graph.num_nodes,) * 2))
         assert levels is not None  # macro() has refused cycles
         for node in levels.argsort(stable=True).tolist():
             if graph.role[node] == INPUT:
@@ -175,10 +176,10 @@ class _Expansion:
         tie = torch.cat([torch.full((len(u),), group) for u, _, _, group, _ in self.edges])
         fixed = torch.cat([torch.full((len(u),), is_fixed) for u, *_, is_fixed in self.edges])
         order = (dst * len(self.role) + src).argsort()
-        src, dst, tie = src[order], dst[order], tie[order]
+        ends, tie = Entries(src[order], dst[order], (len(self.role),) * 2), tie[order]
         groups = tie[tie >= 0].unique()
         tie = torch.where(tie >= 0, torch.searchsorted(groups, tie), tie)
-        levels = longest_path_levels(len(self.role), src, dst)
+        levels = longest_path_levels(ends)
         assert levels is not None
-        wiring = assemble((src, dst), torch.tensor(self.role), levels, self.functions, weight=weight[order])
+        wiring = assemble(ends, torch.tensor(self.role), levels, self.functions, weight=weight[order])
         return Macro(wiring, tie, fixed[order])

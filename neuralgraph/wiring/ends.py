@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
 import torch
+
+CHUNK = 2**18  # edges looked at at once, whose ends stay in the processor's cache
+
+# Some edges: their numbers, a mask (E,) or a slice.
+Some = torch.Tensor | slice
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,15 +24,13 @@ class Outline:
     Args:
         first: the first node of each group, int64 (G,).
         group: of each node, int64 (V,).
-        src: the group at which each edge begins, int64 (E',). Edges are in the order that those between first nodes
-            have in the larger graph: what is found first here is what is found first there.
-        dst: the one at which it ends, likewise.
+        ends: the edges between groups, E'. They are in the order that those between first nodes have in the larger
+            graph: what is found first here is what is found first there.
     """
 
     first: torch.Tensor
     group: torch.Tensor
-    src: torch.Tensor
-    dst: torch.Tensor
+    ends: Entries
 
 
 class Ends(ABC):
@@ -73,8 +76,29 @@ class Ends(ABC):
         return len(self) == len(other) and torch.equal(self._src(), other._src()) and torch.equal(self._dst(), other._dst())
 
     @abstractmethod
-    def of(self, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The ends of some edges, given their numbers or a mask (E,), int64."""
+    def of(self, edges: Some) -> tuple[torch.Tensor, torch.Tensor]:
+        """The ends of some edges, int64."""
+
+    @abstractmethod
+    def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The same, of a few edges at once: integers, in which lists of all edges are never there."""
+
+    def part(self, edges: Some, num_nodes: int) -> Entries:
+        """Some edges, among as many nodes."""
+        return Entries(*self.of(edges), (num_nodes, num_nodes))
+
+    def renumbered(self, edges: Some, rows: torch.Tensor, columns: torch.Tensor, shape: tuple[int, int],
+                   dtype: torch.dtype = torch.int64) -> Entries:
+        """Some edges as entries of another matrix.
+
+        Args:
+            rows, columns: where in it each node stands, int64 (V,).
+            shape: of the matrix.
+            dtype: of the lists.
+        """
+        numbers = [(rows.index_select(0, dst) * shape[1]).add_(columns.index_select(0, src)).to(_type_for(shape))
+                   for src, dst in self.pieces(edges)]
+        return Entries.numbered(torch.cat(numbers), shape, dtype)
 
     @abstractmethod
     def run(self, sources: torch.Tensor, targets: torch.Tensor) -> slice | None:
@@ -90,8 +114,8 @@ class Ends(ABC):
         """The graph with nodes in a row as one that have the same parents, children and values in the columns (V,)."""
 
     @abstractmethod
-    def behind(self, outline: Outline, edges: torch.Tensor) -> torch.Tensor:
-        """The numbers of the edges that some edges of their outline stand for, ascending as those do."""
+    def behind(self, outline: Outline, edges: Some) -> Some:
+        """The edges that some edges of their outline stand for, ascending as those do."""
 
 
 class Entries(Ends):
@@ -111,8 +135,14 @@ class Entries(Ends):
     def __init__(self, src: torch.Tensor, dst: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype = torch.int64):
         super().__init__(dtype)
         self.shape = shape
-        numbers = (dst.long() * shape[1]).add_(src)
-        self.entries = numbers.int() if shape[0] * shape[1] < 2**31 else numbers
+        self.entries = (dst.long() * shape[1]).add_(src).to(_type_for(shape))
+
+    @classmethod
+    def numbered(cls, entries: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype = torch.int64) -> Entries:
+        """From the numbers of the entries, integers (E,), which are not copied where they are of the right type."""
+        made = cls.__new__(cls)
+        made.dtype, made.shape, made.entries = dtype, shape, entries.to(_type_for(shape))
+        return made
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -130,22 +160,51 @@ class Entries(Ends):
         return self.entries.numpy().dtype.type(max(1, self.shape[1]))
 
     def copy(self) -> Entries:
-        copy = Entries.__new__(Entries)
-        copy.__dict__.update(self.__getstate__())
-        return copy
+        return Entries.numbered(self.entries, self.shape, self.dtype)
 
     def equals(self, other: Ends) -> bool:
         if isinstance(other, Entries) and self.shape == other.shape:
             return torch.equal(self.entries, other.entries)
         return super().equals(other)
 
-    def of(self, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def of(self, edges: Some) -> tuple[torch.Tensor, torch.Tensor]:
         entries = self.entries[edges].long()
         dst = torch.from_numpy(entries.numpy() // max(1, self.shape[1]))
         return entries - dst * self.shape[1], dst
 
+    def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for some in self.entries[edges].split(CHUNK):
+            entries = some.numpy()
+            dst = entries // self._columns
+            yield torch.from_numpy(entries - dst * self._columns), torch.from_numpy(dst)
+
+    def part(self, edges: Some, num_nodes: int) -> Entries:
+        return Entries.numbered(self.entries[edges], (num_nodes, num_nodes))
+
     def run(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
         return None
+
+    def ascending(self) -> torch.Tensor:
+        """The numbers of the entries in ascending order; not copied if they are in it."""
+        if bool((self.entries[1:] >= self.entries[:-1]).all()):
+            return self.entries
+        return torch.from_numpy(np.sort(self.entries.numpy()))
+
+    def joined(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which columns have edges out of them, and which rows edges into them, masks."""
+        feeds, fed = (torch.zeros(number, dtype=torch.bool, device="cpu") for number in self.shape[::-1])
+        for src, dst in self.pieces():
+            feeds.index_fill_(0, src.long(), True)
+            fed.index_fill_(0, dst.long(), True)
+        return feeds, fed
+
+    def reached(self, nodes: torch.Tensor) -> torch.Tensor:
+        """These nodes, a mask (V,), and those to which paths lead from them."""
+        reached, number = nodes.clone(), -1
+        while number < (number := int(reached.sum())) < len(reached):
+            for src, dst in self.pieces():
+                reached.index_fill_(0, dst[reached.index_select(0, src)].long(), True)
+        return reached
 
     @property
     def is_whole(self) -> bool:
@@ -156,9 +215,9 @@ class Entries(Ends):
     def outline(self, num_nodes: int, *columns: torch.Tensor) -> Outline:
         """The graph itself, in which nodes are seldom alike."""
         every = torch.arange(num_nodes, device="cpu")
-        return Outline(every, every, self._src().long(), self._dst().long())
+        return Outline(every, every, self)
 
-    def behind(self, outline: Outline, edges: torch.Tensor) -> torch.Tensor:
+    def behind(self, outline: Outline, edges: Some) -> Some:
         return edges
 
 
@@ -211,8 +270,8 @@ class Rectangles(Ends):
     def equals(self, other: Ends) -> bool:
         return (isinstance(other, Rectangles) and self.rectangles == other.rectangles) or super().equals(other)
 
-    def of(self, edges: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        edges = edges.nonzero().flatten() if edges.dtype == torch.bool else edges
+    def of(self, edges: Some) -> tuple[torch.Tensor, torch.Tensor]:
+        edges = self._numbers(edges)
         first, source, columns, target = torch.tensor(
             [(first, one.sources.start, len(one.sources), one.targets.start)
              for first, one in zip(self._first, self.rectangles)], dtype=torch.long, device="cpu").reshape(-1, 4).T.contiguous()
@@ -220,6 +279,14 @@ class Rectangles(Ends):
         within, columns = edges - first[which], columns[which]
         row = within // columns
         return source[which] + within - row * columns, target[which] + row
+
+    def _numbers(self, edges: Some) -> torch.Tensor:
+        if isinstance(edges, slice):
+            return torch.arange(*edges.indices(len(self)), device="cpu")
+        return edges.nonzero().flatten() if edges.dtype == torch.bool else edges
+
+    def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return map(self.of, self._numbers(edges).split(CHUNK))
 
     def run(self, sources: torch.Tensor, targets: torch.Tensor) -> slice | None:
         columns, rows = _range_of(sources), _range_of(targets)
@@ -236,9 +303,9 @@ class Rectangles(Ends):
             begins[[one.sources.start, one.sources.stop, one.targets.start, one.targets.stop]] = True
         for column in columns:
             begins[1:-1] |= column[1:] != column[:-1]
-        group = begins[:-1].cumsum(0) - 1
+        group, first = begins[:-1].cumsum(0) - 1, begins[:-1].nonzero().flatten()
         between = self._between(group)
-        return Outline(begins[:-1].nonzero().flatten(), group, between._src(), between._dst())
+        return Outline(first, group, Entries(between._src(), between._dst(), (len(first), len(first))))
 
     def _between(self, group: torch.Tensor) -> Rectangles:
         """The same rectangles of a matrix of groups."""
@@ -247,9 +314,10 @@ class Rectangles(Ends):
 
         return Rectangles(*(Rectangle(groups(one.sources), groups(one.targets)) for one in self.rectangles))
 
-    def behind(self, outline: Outline, edges: torch.Tensor) -> torch.Tensor:
-        marks = torch.zeros(len(outline.src), dtype=torch.bool, device="cpu").index_fill_(0, edges, True)
-        between, found = self._between(outline.group), [edges[:0]]
+    def behind(self, outline: Outline, edges: Some) -> torch.Tensor:
+        marks = torch.zeros(len(outline.ends), dtype=torch.bool, device="cpu")
+        marks[edges] = True
+        between, found = self._between(outline.group), [self._numbers(slice(0))]
         for first, one, small, own in zip(self._first, self.rectangles, between.rectangles,
                                           marks.split(list(map(len, between.rectangles)))):
             if own.any():
@@ -265,3 +333,8 @@ def _range_of(nodes: torch.Tensor) -> range | None:
     first = int(nodes[0]) if len(nodes) else 0
     found = range(first, first + len(nodes))
     return found if torch.equal(nodes, torch.arange(found.start, found.stop, device="cpu")) else None
+
+
+def _type_for(shape: tuple[int, int]) -> torch.dtype:
+    """Of the numbers of a matrix's entries."""
+    return torch.int32 if shape[0] * shape[1] < 2**31 else torch.int64

@@ -15,6 +15,7 @@ from ..errors import WiringError, listed
 from ..nodes import IDENTITY, NodeFunction, is_learned, used_values, value_shapes
 from .assembling import Draft, assemble, default_function, generator_of, integer, node_list, numbers_of
 from .devices import on_cpu
+from .ends import Entries
 from .learned import initial_values, read_values, stacked
 from .reading import (
     EDGE_DATA,
@@ -155,7 +156,7 @@ def from_networkx(graph: nx.Graph, inputs: Iterable[Hashable] | None = None,
     for code, named in ((INPUT, inputs), (OUTPUT, outputs)):
         _check_roles(labels, roles, code, named, faults)
     _refuse(faults)
-    draft = Draft(labels, src, dst, inputs, outputs, torch.tensor(roles, dtype=torch.long))
+    draft = Draft(labels, Entries(src, dst, (len(labels), len(labels))), inputs, outputs, torch.tensor(roles, dtype=torch.long))
     nodes = [_read_node(label, data, code, standard, faults)
              for (label, data), code in zip(graph.nodes(data=True), draft.role.tolist())]
     weights = [_read_edge(labels[u], labels[v], data, faults) for v, u, data in edges]
@@ -168,7 +169,7 @@ def from_networkx(graph: nx.Graph, inputs: Iterable[Hashable] | None = None,
     dims = read_values(draft.labels, functions, learned, dims, faults)
     _refuse(faults)
     block = torch.tensor([-1 if node["block"] is None else node["block"] for node in nodes], dtype=torch.long)
-    return assemble((draft.src, draft.dst), draft.role, block.where(block >= 0, draft.blocks()), functions,
+    return assemble(draft.ends, draft.role, block.where(block >= 0, draft.blocks()), functions,
                     weight=_filled(weights, draft, generator),
                     parameters=stacked(functions, initial_values(functions, learned, dims, generator), dims),
                     channel=draft.channels(), scale=_scale(nodes), holds=_holds(nodes, draft), labels=draft.labels)
@@ -310,7 +311,7 @@ def _scale(nodes: Sequence[dict]) -> torch.Tensor | None:
 def _holds(nodes: Sequence[dict], draft: Draft) -> torch.Tensor | None:
     if all(node["holds"] is None for node in nodes):
         return None
-    fed = torch.bincount(draft.dst, minlength=len(nodes)) > 0
+    _, fed = draft.ends.joined()
     usual = ((draft.role == INPUT) & ~fed).long().tolist()
     return torch.tensor([by_default if node["holds"] is None else node["holds"]
                          for node, by_default in zip(nodes, usual)], dtype=torch.long)
@@ -351,7 +352,7 @@ def _filled(weights: Sequence[float | None], draft: Draft, generator: torch.Gene
     if all(weight is None for weight in weights):
         return None
     is_output = draft.role == OUTPUT
-    can_have_children = len(is_output) if is_output[draft.src].any() else int((~is_output).sum())
+    can_have_children = len(is_output) if (is_output & draft.ends.joined()[0]).any() else int((~is_output).sum())
     drawn = torch.empty(len(weights), dtype=torch.float64)
     drawn.uniform_(-can_have_children**-0.5, can_have_children**-0.5, generator=generator)
     given = torch.tensor([math.nan if weight is None else weight for weight in weights], dtype=torch.float64)

@@ -10,6 +10,7 @@ from ..errors import WiringError
 from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
 from .devices import on_cpu
+from .ends import Entries
 from .layered import chain
 from .wiring import Wiring
 
@@ -66,7 +67,8 @@ def expander(sizes: Sequence[int], degree: int | Sequence[int], *, seed: int | t
         weights.append(torch.empty(len(u)).normal_(0, deviation, generator=generator))
         start += a
     functions = [dense.function_of(node) for node in range(dense.num_nodes)]
-    return assemble((torch.cat(src), torch.cat(dst)), dense.role, dense.block, functions, weight=torch.cat(weights),
+    ends = Entries(torch.cat(src), torch.cat(dst), (dense.num_nodes, dense.num_nodes))
+    return assemble(ends, dense.role, dense.block, functions, weight=torch.cat(weights),
                     scale=dense.scale)  # which a node without in-edges cannot tell
 
 

@@ -13,6 +13,7 @@ from .ends import Rectangle, Rectangles
 from .expanders import expander
 from .layered import blocks, chain
 from .lists import from_adjacency, from_edges, from_table
+from .matrices import entries_of
 from .random_graphs import barabasi_albert, erdos_renyi, watts_strogatz
 from .reading import HIDDEN, INPUT, OUTPUT
 from .units import lstm, mlp, rnn
@@ -38,11 +39,11 @@ def complete_dag(nodes: int, *, inputs: int, outputs: int, function: NodeFunctio
     9
     """
     nodes, inputs, outputs, role = _roles(nodes, inputs, outputs)
-    dst, src = torch.ones(nodes, nodes, dtype=torch.bool).tril(-1).nonzero().T
-    keep = (role[dst] != INPUT) & (role[src] != OUTPUT)
+    earlier = torch.ones(nodes, nodes, dtype=torch.bool).triu(1)
+    earlier[:, role == INPUT], earlier[role == OUTPUT] = False, False
     block = (torch.arange(nodes) - inputs + 1).clamp(0, nodes - outputs - inputs + 1)
     function = default_function(dims, function)
-    return assemble((src[keep], dst[keep]), role, block, all_but_outputs(role, function))
+    return assemble(entries_of(earlier)[0], role, block, all_but_outputs(role, function))
 
 
 @on_cpu

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import compress
 from typing import Any
@@ -14,6 +13,8 @@ from ..errors import WiringError, listed
 from ..nodes import NodeFunction
 from .assembling import Draft, all_but_outputs, assemble, default_function, integer, node_list, numbers_of, repeated
 from .devices import on_cpu
+from .ends import Entries
+from .matrices import entries_of
 from .tables import read_table
 from .wiring import Wiring
 
@@ -64,23 +65,13 @@ def from_edges(edges: Iterable[tuple[Hashable, Hashable]] | torch.Tensor, *,
             return _named(edges, inputs, outputs, functions, blocks, weight, dims, prune_unreachable)
         edges = torch.tensor([[_in_64_bits("a node", node) for node in pair] for pair in edges],
                              dtype=torch.long).reshape(-1, 2)
-    src, dst = _numbered(edges).unbind(1)
-    return _of_numbers(src, dst, inputs, outputs, num_nodes, functions, blocks, weight, dims, prune_unreachable)
-
-
-def _of_numbers(src, dst, inputs, outputs, num_nodes, functions, blocks, weight, dims, prune_unreachable) -> Wiring:
-    """From the ends of edges between numbers, int64 (E,) each."""
-    inputs, outputs = ([integer(f"a node of {what}", node) for node in nodes] if nodes is not None else None
-                       for what, nodes in (("inputs", inputs), ("outputs", outputs)))
-    mentioned = [*(inputs or ()), *(outputs or ()), *([int(src.min()), int(dst.min()), int(src.max()),
-                                                       int(dst.max())] if len(src) else [])]
-    lowest, highest = min(mentioned, default=0), max(mentioned, default=-1)
-    num_nodes = highest + 1 if num_nodes is None else integer("num_nodes", num_nodes)
-    if lowest < 0 or highest >= num_nodes:
-        raise WiringError(f"node {lowest if lowest < 0 else highest} does not exist: nodes are 0 to "
-                          f"{num_nodes - 1}.")
-    return _finished(Draft(range(num_nodes), src, dst, inputs, outputs), functions, blocks, weight, dims,
-                     prune_unreachable)
+    edges = _numbered(edges)
+    inputs, outputs = _whole(inputs, outputs)
+    mentioned = [*(inputs or ()), *(outputs or ()), *(map(int, edges.aminmax()) if len(edges) else ())]
+    num_nodes = max(mentioned, default=-1) + 1 if num_nodes is None else integer("num_nodes", num_nodes)
+    _check_there(mentioned, num_nodes)
+    draft = Draft(range(num_nodes), Entries(edges[:, 0], edges[:, 1], (num_nodes, num_nodes)), inputs, outputs)
+    return _finished(draft, functions, blocks, weight, dims, prune_unreachable)
 
 
 @on_cpu
@@ -105,9 +96,11 @@ def from_adjacency(matrix: object, inputs: Iterable[int] | None = None, outputs:
     """
     if not isinstance(weight, bool):
         raise WiringError(f"weight must be True, to take the entries as weights, or False, got {weight!r}.")
-    src, dst, value, num_nodes = _entries(matrix)
-    return _of_numbers(src, dst, _channels("inputs", inputs), _channels("outputs", outputs), num_nodes, functions, blocks,
-                       _floating(value) if weight else None, dims, prune_unreachable)
+    ends, values = entries_of(matrix, weight)
+    inputs, outputs = _whole(_channels("inputs", inputs), _channels("outputs", outputs))
+    _check_there([*(inputs or ()), *(outputs or ())], ends.shape[0])
+    draft = Draft(range(ends.shape[0]), ends, inputs, outputs)
+    return _finished(draft, functions, blocks, values, dims, prune_unreachable)
 
 
 @on_cpu
@@ -174,7 +167,7 @@ def _named(pairs, inputs, outputs, functions, blocks, weight, dims, prune_unreac
     number = {name: place for place, name in enumerate(names)}
     edges = torch.tensor([(number[u], number[v]) for u, v in pairs], dtype=torch.long).reshape(-1, 2)
     inputs, outputs = numbers_of("inputs", inputs, number), numbers_of("outputs", outputs, number)
-    draft = Draft(names, edges[:, 0], edges[:, 1], inputs, outputs)
+    draft = Draft(names, Entries(edges[:, 0], edges[:, 1], (len(names), len(names))), inputs, outputs)
     return _finished(draft, functions, blocks, weight, dims, prune_unreachable)
 
 
@@ -189,7 +182,7 @@ def _finished(draft: Draft, functions, blocks, weight, dims, prune_unreachable) 
             weight = weight[edges]
         functions = list(compress(functions, nodes.tolist()))
         blocks = None if blocks is None else blocks[nodes]
-    return assemble((draft.src, draft.dst), draft.role, draft.blocks() if blocks is None else blocks, functions,
+    return assemble(draft.ends, draft.role, draft.blocks() if blocks is None else blocks, functions,
                     weight=weight, channel=draft.channels(), labels=draft.labels)
 
 
@@ -222,6 +215,19 @@ def _blocks(blocks: Blocks, labels: Sequence[Hashable]) -> torch.Tensor:
         raise WiringError(f"blocks must be one number for each of the {len(labels)} nodes, got shape "
                           f"{tuple(blocks.shape)}.")
     return blocks
+
+
+def _whole(*lists: list[Hashable] | None) -> list[list[int] | None]:
+    """The inputs and outputs as node numbers."""
+    return [None if nodes is None else [integer(f"a node of {what}", node) for node in nodes]
+            for what, nodes in zip(("inputs", "outputs"), lists)]
+
+
+def _check_there(nodes: Sequence[int], num_nodes: int) -> None:
+    lowest, highest = min(nodes, default=0), max(nodes, default=-1)
+    if lowest < 0 or highest >= num_nodes:
+        raise WiringError(f"node {lowest if lowest < 0 else highest} does not exist: nodes are 0 to "
+                          f"{num_nodes - 1}.")
 
 
 def _check_names(what: str, mapping: Mapping, labels: Sequence[Hashable]) -> None:
@@ -288,58 +294,3 @@ def _numbered(edges: torch.Tensor) -> torch.Tensor:
         )
     return edges.cpu().long()
 
-
-# Matrices
-
-
-def _entries(matrix: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
-    """Rows, columns and values of the entries that are not zero, by column, then row; and the side of a square matrix."""
-    scipy = sys.modules.get("scipy.sparse")  # whoever has such a matrix has imported it
-    if isinstance(matrix, torch.Tensor):
-        matrix = matrix.detach().cpu()
-        shape, kind = tuple(matrix.shape), str(matrix.dtype)
-        is_real = not matrix.is_complex()
-    elif (isinstance(matrix, np.ndarray) and not isinstance(matrix, np.ma.MaskedArray)) or \
-            (scipy is not None and scipy.issparse(matrix)):
-        shape, kind = matrix.shape, str(matrix.dtype)
-        is_real = matrix.dtype.kind in "biuf"
-    else:
-        raise WiringError("an adjacency matrix must be a numpy array, a sparse matrix of scipy or a tensor of "
-                          f"torch, got {type(matrix).__module__}.{type(matrix).__name__}.")
-    if len(shape) != 2 or shape[0] != shape[1] or not is_real:
-        raise WiringError("an adjacency matrix must be square with real numbers or truth values, got "
-                          f"{kind} of shape {tuple(shape)}.")
-    if isinstance(matrix, torch.Tensor):
-        if matrix.layout == torch.sparse_coo and matrix.dense_dim():
-            matrix = matrix.to_dense()
-        if matrix.layout == torch.strided:
-            columns, rows = matrix.T.nonzero().unbind(1)
-            values = matrix[rows, columns]
-        else:
-            matrix = matrix.to_sparse_coo().coalesce()
-            (rows, columns), values = matrix.indices(), matrix.values()
-    elif isinstance(matrix, np.ndarray):
-        matrix = np.asarray(matrix)  # a numpy.matrix has rows that are matrices again
-        rows, columns = (torch.from_numpy(place) for place in matrix.nonzero())
-        values = torch.from_numpy(matrix[matrix.nonzero()].astype(np.float64))
-    else:
-        matrix = matrix.tocoo(copy=True)
-        matrix.sum_duplicates()
-        rows, columns = (torch.from_numpy(place.astype(np.int64)) for place in (matrix.row, matrix.col))
-        values = torch.from_numpy(matrix.data.astype(np.float64))
-    wrong = (~values.isfinite()).nonzero().flatten()
-    if len(wrong):
-        u, v = int(rows[wrong[0]]), int(columns[wrong[0]])
-        raise WiringError(f"an adjacency matrix must be finite, but A[{u}, {v}] is {values[wrong[0]].item()}.")
-    there = values != 0
-    if not there.all():
-        rows, columns, values = rows[there], columns[there], values[there]
-    order = (columns * shape[0]).add_(rows)
-    if not (order[1:] > order[:-1]).all():
-        order = order.argsort()
-        rows, columns, values = rows[order], columns[order], values[order]
-    return rows, columns, values, shape[0]
-
-
-def _floating(values: torch.Tensor) -> torch.Tensor:
-    return values if values.is_floating_point() else values.double()

@@ -12,6 +12,7 @@ from ..errors import WiringError, is_real, lookup
 from ..nodes import NodeFunction
 from .assembling import all_but_outputs, assemble, default_function, generator_of, integer
 from .devices import on_cpu
+from .ends import Entries
 from .reading import HIDDEN, INPUT, OUTPUT
 from .stages import longest_path_levels
 from .wiring import Wiring
@@ -109,14 +110,13 @@ def _wiring(name, nodes, options, inputs, outputs, seed, function, dims) -> Wiri
     inner = torch.arange(inputs, inputs + nodes)
     sources = inner[torch.bincount(dst, minlength=nodes) == 0]
     sinks = inner[torch.bincount(src, minlength=nodes) == 0]
-    ends = torch.arange(inputs + nodes, len(role))
+    last = torch.arange(inputs + nodes, len(role))
     src = torch.cat([torch.arange(inputs).repeat(len(sources)), src + inputs, sinks.repeat(outputs)])
-    dst = torch.cat([sources.repeat_interleave(inputs), dst + inputs, ends.repeat_interleave(len(sinks))])
-    order = (dst * len(role) + src).argsort()
-    src, dst = src[order], dst[order]
-    levels = longest_path_levels(len(role), src, dst)
+    dst = torch.cat([sources.repeat_interleave(inputs), dst + inputs, last.repeat_interleave(len(sinks))])
+    ends = Entries.numbered((dst * len(role) + src).sort().values, (len(role), len(role)))
+    levels = longest_path_levels(ends)
     assert levels is not None  # edges go from smaller to larger numbers
-    return assemble((src, dst), role, levels, all_but_outputs(role, function))
+    return assemble(ends, role, levels, all_but_outputs(role, function))
 
 
 # The undirected graphs

@@ -27,6 +27,7 @@ from ..nodes import (
     used_values,
     value_shapes,
 )
+from .ends import Entries
 from .graph import Graph
 
 # The position of a role is its code in a graph.
@@ -136,21 +137,18 @@ class Reading:
     def _check_duplicates(self) -> torch.Tensor:
         """Refuses edges that stand twice; returns which nodes have in-edges, a mask (V,)."""
         outline = self._graph.ends.outline(self._graph.num_nodes)
-        first, src, dst = outline.first, outline.src, outline.dst
-        fed = torch.zeros(len(first), dtype=torch.bool).index_fill_(0, dst, True)[outline.group]
-        keys = (dst * len(first)).add_(src)
-        if bool((keys[1:] > keys[:-1]).all()):
-            return fed  # sorted by destination and source, as most generators make them
-        keys = (src * len(first)).add_(dst).sort().values
-        twice = (keys[1:] == keys[:-1]).nonzero().flatten()
+        entries = outline.ends.ascending()
+        twice = entries[1:][entries[1:] == entries[:-1]]
         if len(twice):
-            u, v = (first[end] for end in divmod(int(keys[twice[0]]), len(first)))
+            src, dst = Entries.numbered(twice, outline.ends.shape).of(slice(None))
+            which = int((src * len(outline.first) + dst).argmin())
+            u, v = (self._name(outline.first[end[which]]) for end in (src, dst))
             raise WiringError(
-                f"the edge {self._name(u)} -> {self._name(v)} stands more than once "
+                f"the edge {u} -> {v} stands more than once "
                 f"({len(twice)} repeated edges in all): every candidate edge has one weight; "
                 "remove the repetitions."
             )
-        return fed
+        return outline.ends.joined()[1][outline.group]
 
     def _read_channel(self) -> torch.Tensor:
         """The index of each node among the inputs or the outputs, (V,); -1 for hidden nodes."""
@@ -286,23 +284,28 @@ class Reading:
             scale = (self.role == INPUT).long()
         strides = self._strides()
         outline = self._graph.ends.outline(len(scale), scale, strides)
-        src, dst, first = outline.src, outline.dst, outline.first
+        first, ends = outline.first, outline.ends
         scale, strides = scale[first], strides[first]
 
-        def name(edge: torch.Tensor) -> str:
-            return f"{self._name(first[src[edge]])} -> {self._name(first[dst[edge]])}"
+        def name(src: torch.Tensor, dst: torch.Tensor) -> str:
+            return f"{self._name(first[int(src)])} -> {self._name(first[int(dst)])}"
 
-        while True:
-            known = scale > 0
-            fresh = (known[src] & ~known[dst]).nonzero().flatten()
-            if not len(fresh):
-                break
-            arriving = (scale * strides)[src[fresh]]
-            if (arriving > LARGEST_SCALE).any():
-                edge = fresh[(arriving > LARGEST_SCALE).nonzero()[0]]
-                raise WiringError(f"the strides on the way to the edge {name(edge)} make maps more "
-                                  f"than {LARGEST_SCALE} times smaller than the input; use smaller ones.")
-            scale[dst[fresh]] = arriving
+        is_uniform = bool((strides == 1).all() and (scale <= 1).all())
+        if is_uniform:
+            scale = ends.reached(scale == 1).long()
+        changed = not is_uniform
+        while changed:
+            known, message, changed = scale > 0, scale * strides, False
+            for src, dst in ends.pieces():
+                fresh = known.index_select(0, src) & ~known.index_select(0, dst)
+                if fresh.any():
+                    src, dst, changed = src[fresh], dst[fresh], True
+                    arriving = message.index_select(0, src)
+                    if (arriving > LARGEST_SCALE).any():
+                        edge = (arriving > LARGEST_SCALE).nonzero()[0]
+                        raise WiringError(f"the strides on the way to the edge {name(src[edge], dst[edge])} make maps more "
+                                          f"than {LARGEST_SCALE} times smaller than the input; use smaller ones.")
+                    scale[dst.long()] = arriving
         lost = (scale[outline.group] == 0).nonzero().flatten().tolist()
         if lost:
             names = listed([self._name(node) for node in lost])
@@ -315,16 +318,18 @@ class Reading:
                 f"no input reaches node {names}, so its size is unknown: give node data 'scale' "
                 "(how many times smaller than the input its incoming sum is)."
             )
-        arriving = (scale * strides)[src]
-        wrong = (arriving != scale[dst]).nonzero().flatten()
-        if len(wrong):
-            edge = wrong[0]
-            raise WiringError(
-                f"strides disagree on the edge {name(edge)}: it brings a map "
-                f"{int(arriving[edge])} times smaller than the input into a node whose other "
-                f"in-edges bring one {int(scale[dst[edge]])} times smaller. Make the product of "
-                "strides equal along every path into a node."
-            )
+        message = scale * strides
+        for src, dst in () if is_uniform else ends.pieces():
+            arriving, expected = message.index_select(0, src), scale.index_select(0, dst)
+            wrong = (arriving != expected).nonzero().flatten()
+            if len(wrong):
+                edge = wrong[0]
+                raise WiringError(
+                    f"strides disagree on the edge {name(src[edge], dst[edge])}: it brings a map "
+                    f"{int(arriving[edge])} times smaller than the input into a node whose other "
+                    f"in-edges bring one {int(expected[edge])} times smaller. Make the product of "
+                    "strides equal along every path into a node."
+                )
         return scale[outline.group]
 
 

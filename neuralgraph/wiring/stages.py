@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import torch
 
+from .. import kernels
 from ..errors import WiringError, listed
-from .ends import Entries, Outline, Rectangle, Rectangles
+from .ends import CHUNK, Entries, Outline, Rectangle, Rectangles, Some
 from .wiring import INPUT, OUTPUT, Wiring
 
-CHUNK = 2**22  # edges looked at at once
+MANY = 2**20  # edges from which on longest paths are found by a compiled loop
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +99,7 @@ def _levels(wiring: Wiring) -> torch.Tensor:
     """The longest distance of each node from the roots, (V,), at least 1 of what is no input."""
     outline = wiring.ends.outline(wiring.num_nodes, wiring.role)
     _check_static(wiring, outline)
-    level = longest_path_levels(len(outline.first), outline.src, outline.dst,
-                                least=(wiring.role[outline.first] != INPUT).long())
+    level = longest_path_levels(outline.ends, least=(wiring.role[outline.first] != INPUT).long())
     if level is None:
         raise WiringError(
             "a static graph has no cycles, but this wiring has "
@@ -127,14 +129,23 @@ def synchronous_stages(wiring: Wiring) -> tuple[Stage, ...]:
     return _Schedule(wiring, torch.zeros_like(wiring.role), synchronous=True).stages
 
 
-def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
-                        least: torch.Tensor | None = None) -> torch.Tensor | None:
+def longest_path_levels(ends: Entries, least: torch.Tensor | None = None) -> torch.Tensor | None:
     """The number of edges of the longest path that ends in each node, (V,); None if cyclic.
 
     Args:
+        ends: of a graph, that is of a square matrix.
         least: a lower bound on each node's level, (V,).
     """
-    level = torch.zeros(num_nodes, dtype=torch.long) if least is None else least.clone()
+    level = torch.zeros(ends.shape[0], dtype=torch.long) if least is None else least.clone()
+    if kernels.AVAILABLE and len(ends) >= MANY:
+        from ..kernels.levels import raise_levels  # numba is loaded where it is used
+        return level if raise_levels(ends.ascending(), level) else None
+    return level if _raise_levels(*ends.of(slice(None)), level) else None
+
+
+def _raise_levels(src: torch.Tensor, dst: torch.Tensor, level: torch.Tensor) -> bool:
+    """As :func:`neuralgraph.kernels.levels.raise_levels`, from the ends of edges, int64 (E,) each."""
+    num_nodes = len(level)
     waiting = torch.bincount(dst, minlength=num_nodes)
     start = torch.zeros(num_nodes + 1, dtype=torch.long)
     start[1:] = torch.bincount(src, minlength=num_nodes).cumsum(0)
@@ -153,7 +164,7 @@ def longest_path_levels(num_nodes: int, src: torch.Tensor, dst: torch.Tensor,
             waiting -= torch.bincount(out, minlength=num_nodes)
             is_ready[out] = True
         ready = (is_ready & (waiting == 0)).nonzero().flatten()
-    return level if seen == num_nodes else None
+    return seen == num_nodes
 
 
 def _order(keys: torch.Tensor, number: int) -> torch.Tensor:
@@ -185,13 +196,17 @@ class _Schedule:
         for chunk, (_, nodes) in enumerate(self.chunks):
             self.chunk_of[nodes] = chunk
         self.outline = wiring.ends.outline(wiring.num_nodes, self.stage_of)
-        self.stages = tuple(self._stage(number, edges) for number, edges in
-                            enumerate(self._by_stage(self.stage_of[self.outline.first][self.outline.dst])))
+        self.stages = tuple(self._stage(number, edges) for number, edges in enumerate(self._by_stage()))
 
-    def _by_stage(self, stage: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The numbers of the edges into each stage, from the stage that each leads to."""
-        number = len(self.members)
-        return _order(stage, number).split(torch.bincount(stage, minlength=number).tolist())
+    def _by_stage(self) -> Iterable[Some]:
+        """The edges of the outline into each stage."""
+        number, stage_of = len(self.members), self.stage_of[self.outline.first]
+        stage_of = stage_of.to(torch.int16 if number < 2**15 else torch.int64)
+        stage = torch.cat([stage_of.index_select(0, dst) for _, dst in self.outline.ends.pieces()])
+        counts = torch.bincount(stage, minlength=number).tolist()
+        if not bool((stage[1:] >= stage[:-1]).all()):
+            return _order(stage, number).split(counts)
+        return [slice(last - count, last) if count else slice(0, 0) for last, count in zip(accumulate(counts), counts)]
 
     def _chunks(self, number: int) -> tuple[Chunk, ...]:
         nodes = (self.stage_of == number).nonzero().flatten()
@@ -201,10 +216,12 @@ class _Schedule:
         self.local[torch.cat([chunk.nodes for chunk in chunks])] = torch.arange(len(nodes))
         return chunks
 
-    def _stage(self, number: int, edges: torch.Tensor) -> Stage:
+    def _stage(self, number: int, edges: Some) -> Stage:
         """A stage, from the edges of the outline that lead to it."""
         wiring, outline, chunks = self.wiring, self.outline, self.members[number]
-        used = torch.zeros(len(outline.first), dtype=torch.bool).index_fill_(0, outline.src[edges], True)
+        used = torch.zeros(len(outline.first), dtype=torch.bool)
+        for src, _ in outline.ends.pieces(edges):
+            used.index_fill_(0, src.long(), True)
         read = self.chunk_of if self.synchronous else self.chunk_of[used[outline.group]]
         inputs, found = zip(*(self.chunks[chunk] for chunk in read.unique().tolist())) if len(read) else ((), ())
         sources = torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
@@ -213,7 +230,7 @@ class _Schedule:
         which, ends = self._edges(edges, sources, nodes)
         return Stage(nodes, sources, which, ends, int(wiring.scale[nodes[0]]), aggregate, chunks, inputs)
 
-    def _edges(self, edges: torch.Tensor, sources: torch.Tensor,
+    def _edges(self, edges: Some, sources: torch.Tensor,
                nodes: torch.Tensor) -> tuple[torch.Tensor | slice, Rectangles | Entries]:
         """The numbers of a stage's edges in the wiring, and their ends in the stage."""
         matrix = Rectangles(Rectangle(range(len(sources)), range(len(nodes))), dtype=torch.int32)
@@ -223,22 +240,23 @@ class _Schedule:
         edges = self.wiring.ends.behind(self.outline, edges)
         place = torch.empty(self.wiring.num_nodes, dtype=torch.long)
         place[sources] = torch.arange(len(sources))
-        src, dst = self.wiring.ends.of(edges)
-        ends = Entries(place[src], self.local[dst], (len(nodes), len(sources)), torch.int32)
-        first, last = (int(edges[0]), int(edges[-1]) + 1) if len(edges) else (0, 0)
-        if last - first != len(edges) or not torch.equal(edges, torch.arange(first, last)):
-            return edges.clone(), ends
-        return slice(first, last), matrix if ends.is_whole else ends
+        ends = self.wiring.ends.renumbered(edges, self.local, place, (len(nodes), len(sources)), torch.int32)
+        if not isinstance(edges, slice):
+            first, last = (int(edges[0]), int(edges[-1]) + 1) if len(edges) else (0, 0)
+            if last - first != len(edges) or not torch.equal(edges, torch.arange(first, last)):
+                return edges.clone(), ends
+            edges = slice(first, last)
+        return edges, matrix if ends.is_whole else ends
 
 
 def _check_static(wiring: Wiring, outline: Outline) -> None:
-    for role, ends, what in (
-        (INPUT, outline.dst, "an input node has no parents"),
-        (OUTPUT, outline.src, "an output node has no children"),
-    ):
-        wrong = (wiring.role[outline.first] == role)[ends].nonzero().flatten()
-        if len(wrong):
-            edges = wiring.ends.behind(outline, wrong)
+    role = wiring.role[outline.first]
+    feeds, fed = outline.ends.joined()
+    for wrong, end, what in (((role == INPUT) & fed, 1, "an input node has no parents"),
+                             ((role == OUTPUT) & feeds, 0, "an output node has no children")):
+        if wrong.any():
+            wrong = wrong[outline.ends.of(slice(None))[end]].nonzero().flatten()
+            edges = torch.arange(wiring.num_edges)[wiring.ends.behind(outline, wrong)]
             names = listed(map(wiring.edge_name, edges[:3].tolist()), most=3, number=len(edges))
             raise WiringError(
                 f"in a static graph {what}, but this wiring has the edge {names}. Remove the edge, or use a discrete- or "
@@ -260,18 +278,19 @@ def _check_static(wiring: Wiring, outline: Outline) -> None:
 def _find_cycle(graph: Outline) -> list[int]:
     """A closed walk without repetitions, first node repeated at the end."""
     inside = torch.ones(len(graph.first), dtype=torch.bool)
+    src, dst = graph.ends.of(slice(None))
     while True:  # only nodes that have a parent and a child inside can be on a cycle
-        edge = inside[graph.src] & inside[graph.dst]
+        edge = inside[src] & inside[dst]
         keep = torch.zeros_like(inside)
-        keep[graph.src[edge]] = True
+        keep[src[edge]] = True
         with_parent = torch.zeros_like(inside)
-        with_parent[graph.dst[edge]] = True
+        with_parent[dst[edge]] = True
         keep &= with_parent
         if torch.equal(keep, inside):
             break
         inside = keep
-    edge = inside[graph.src] & inside[graph.dst]
-    child = dict(zip(graph.src[edge].tolist(), graph.dst[edge].tolist()))
+    edge = inside[src] & inside[dst]
+    child = dict(zip(src[edge].tolist(), dst[edge].tolist()))
     node = next(iter(child))
     path: dict[int, int] = {}
     while node not in path:

@@ -10,7 +10,7 @@ from ..errors import WiringError
 from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
 from .devices import on_cpu
-from .ends import Ends, Rectangle, Rectangles
+from .ends import Ends, Entries, Rectangle, Rectangles
 from .reading import HIDDEN, INPUT, OUTPUT
 from .wiring import Wiring
 
@@ -156,13 +156,14 @@ class _Layers:
         u, v = self.nodes[source], self.nodes[target]
         self.edges.append((torch.tensor(u), torch.tensor(v)) if one_to_one else Rectangle(u, v))
 
-    def ends(self) -> Ends | tuple[torch.Tensor, torch.Tensor]:
+    def ends(self) -> Ends:
         full = [edges for edges in self.edges if isinstance(edges, Rectangle)]
         if len(full) == len(self.edges):
             return Rectangles(*full)
         lists = [(Rectangles(edges).src, Rectangles(edges).dst) if isinstance(edges, Rectangle) else edges
                  for edges in self.edges]
-        return torch.cat([src for src, _ in lists]), torch.cat([dst for _, dst in lists])
+        src, dst = (torch.cat(parts) for parts in zip(*lists))
+        return Entries(src, dst, (len(self.role), len(self.role)))
 
     def wiring(self, **learned) -> Wiring:
         return assemble(self.ends(), torch.tensor(self.role), torch.tensor(self.block), self.functions, **learned)

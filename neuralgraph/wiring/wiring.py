@@ -13,7 +13,7 @@ from .._dgl import load
 from ..errors import WiringError
 from ..nodes import NodeFunction
 from .devices import on_cpu
-from .ends import Ends, Entries
+from .ends import Ends
 from .graph import Graph
 from .reading import HIDDEN, INPUT, OUTPUT, ROLES, STRUCTURE, Reading
 
@@ -209,7 +209,7 @@ class Wiring:
         """
         edges = edges.cpu()
         number = self.num_nodes
-        graph = Graph(self.ends if edges.all() else Entries(*self.ends.of(edges), (number, number)), number)
+        graph = Graph(self.ends if edges.all() else self.ends.part(edges, number), number)
         for name in STRUCTURE:
             graph.ndata[name] = self._graph.ndata[name]
         for name, value in parameters.items():

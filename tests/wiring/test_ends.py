@@ -108,11 +108,11 @@ def test_an_outline_has_the_longest_paths_and_the_edges_of_the_graph(seed):
     nodes, colour = len(role), torch.tensor([rng.randint(0, 1) for _ in role]).sort().values
     outline = ends.outline(nodes, colour)
     assert torch.equal(colour[outline.first][outline.group], colour)
-    levels = longest_path_levels(len(outline.first), outline.src, outline.dst, colour[outline.first])
-    expected = longest_path_levels(nodes, ends.src, ends.dst, colour)
+    levels = longest_path_levels(outline.ends, colour[outline.first])
+    expected = longest_path_levels(listed(ends, nodes), colour)
     assert levels is expected is None or torch.equal(levels[outline.group], expected)
-    some = torch.tensor([rng.random() < 0.5 for _ in outline.src], dtype=torch.bool).nonzero().flatten()
-    pairs = {*zip(outline.src[some].tolist(), outline.dst[some].tolist())}
+    some = torch.tensor([rng.random() < 0.5 for _ in outline.ends.src], dtype=torch.bool).nonzero().flatten()
+    pairs = {*zip(outline.ends.src[some].tolist(), outline.ends.dst[some].tolist())}
     expected = [edge for edge, (u, v) in enumerate(zip(ends.src, ends.dst))
                 if (int(outline.group[u]), int(outline.group[v])) in pairs]
     assert ends.behind(outline, some).tolist() == expected

@@ -54,7 +54,7 @@ def test_every_source_reads_all_inputs_and_every_sink_is_read_by_all_outputs(nam
                     *itertools.product((u + 2 for u in sinks), range(nodes + 2, nodes + 5))}
     assert wiring.inputs.tolist() == [0, 1] and wiring.outputs.tolist() == list(range(nodes + 2, nodes + 5))
     assert edges_of(wiring) == sorted(edges_of(wiring), key=lambda edge: edge[::-1])
-    assert torch.equal(wiring.block, longest_path_levels(wiring.num_nodes, wiring.src, wiring.dst))
+    assert torch.equal(wiring.block, longest_path_levels(wiring.ends))
 
 
 @pytest.mark.parametrize("name", RANDOM)
