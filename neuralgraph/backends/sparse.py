@@ -68,7 +68,8 @@ class _Edges:
         if layout.is_sorted:
             self.by_dst, self._by_src = EdgeList.of_entries(real, layout.entries, layout.shape), None
         else:  # sums run over sources in their order, whatever the order of edges
-            self._by_src = EdgeList.of(real, layout.src, layout.dst, layout.shape[1])
+            src, dst = (torch.cat(some).int() for some in zip(*layout.ends.pieces()))  # which nobody keeps
+            self._by_src = EdgeList.of(real, src, dst, layout.shape[1])
             self.by_dst = self._by_src.transposed(layout.shape[0])
 
     def multiplies(self, reaches_all: bool) -> bool:
