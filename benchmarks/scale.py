@@ -10,7 +10,6 @@ wiring, by edge: the most there were at any time, and what is left after the ste
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -48,13 +47,24 @@ def random(edges):
             ng.StaticNeuralGraph, {})
 
 
-WIRINGS = {"blocks": blocks, "complete": complete, "random": random}
+def shuffled(edges):
+    """The same with nodes in any order, as a list of pairs in any order."""
+    size = round((2 * edges / 15) ** 0.5)
+    node = torch.randperm(6 * size)
+    block = torch.arange(6).repeat_interleave(size)
+    pairs = (torch.rand(6 * size, 6 * size).lt_(0.5).bool().logical_and_(block[:, None] < block)).nonzero()
+    pairs = node[pairs[torch.randperm(len(pairs))]]
+    return (lambda: ng.wirings.from_edges(pairs, inputs=node[:size].tolist(), outputs=node[5 * size:].tolist(), dims=0),
+            ng.StaticNeuralGraph, {})
 
 
-def resident():
-    """Bytes in memory now."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+WIRINGS = {"blocks": blocks, "complete": complete, "random": random, "shuffled": shuffled}
+
+
+def resident(what="VmRSS"):
+    """Bytes in memory now, or with "VmHWM" the most there were."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(what)) * 1024
 
 
 def live(kind, edges):
@@ -68,6 +78,8 @@ def live(kind, edges):
         seconds[what + " s"] = time.perf_counter() - start
         return made
 
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the most there were is counted from here on
     before = resident()
     wiring = timed("wiring", make)
     network = timed("network", lambda: network_kind(wiring, ng.TopK(wiring.num_edges // 100), dims=0, **options))
@@ -85,9 +97,8 @@ def live(kind, edges):
     timed("forward", forward)
     timed("step", step)
     number = wiring.num_edges
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"wiring": kind, "edges": number, "nodes": wiring.num_nodes, **seconds,
-            "peak bytes an edge": (peak - before) / number, "kept bytes an edge": (resident() - before) / number}
+            "peak bytes an edge": (resident("VmHWM") - before) / number, "kept bytes an edge": (resident() - before) / number}
 
 
 if __name__ == "__main__":
