@@ -17,7 +17,7 @@ from ..networks import NeuralGraph
 from ..wiring import ROLES, Wiring
 from ..wiring.ends import Entries
 from ..wiring.matrices import entries_of
-from ..wiring.stages import longest_path_levels
+from ..wiring.paths import longest_path_levels
 from ..wiring.wiring import INPUT, OUTPUT
 from .statistics import MOST_NODES, STATISTICS, GraphEdges
 

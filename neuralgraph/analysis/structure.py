@@ -8,7 +8,7 @@ import torch
 
 from .._html import facts
 from ..wiring import Wiring
-from ..wiring.stages import longest_path_levels
+from ..wiring.paths import longest_path_levels
 from ..wiring.wiring import INPUT, OUTPUT
 
 

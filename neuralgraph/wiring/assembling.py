@@ -12,8 +12,8 @@ from ..errors import WiringError, listed, whole
 from ..nodes import IDENTITY, STATIC, NodeFunction
 from .ends import Ends, Entries
 from .graph import Graph
+from .paths import longest_path_levels, reached
 from .reading import FUNCTION_CODES, HIDDEN, INPUT, OUTPUT, ROLES
-from .stages import longest_path_levels
 from .wiring import Wiring
 
 Given = TypeVar("Given")
@@ -113,7 +113,7 @@ class Draft:
         Raises:
             WiringError: if an output that was named would be left out.
         """
-        keep = self.ends.reached(self.role == INPUT)
+        keep = reached(self.ends, self.role == INPUT)
         lost = [repr(self.labels[node]) for node in (self._must & ~keep).nonzero().flatten().tolist()]
         if lost:
             raise WiringError(f"no input reaches the output {listed(lost)}, which cannot be left out because "

@@ -12,9 +12,10 @@ from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
 from .devices import on_cpu
 from .ends import Entries
+from .paths import longest_path_levels
 from .random_graphs import draw
 from .reading import HIDDEN, INPUT, OUTPUT
-from .stages import longest_path_levels, topological_stages
+from .stages import topological_stages
 from .wiring import Wiring
 
 

@@ -85,7 +85,8 @@ class Ends(ABC):
 
     def part(self, edges: Some, num_nodes: int) -> Entries:
         """Some edges, among as many nodes."""
-        return Entries(*self.of(edges), (num_nodes, num_nodes))
+        every = torch.arange(num_nodes, device="cpu")
+        return self.renumbered(edges, every, every, (num_nodes, num_nodes))
 
     def renumbered(self, edges: Some, rows: torch.Tensor, columns: torch.Tensor, shape: tuple[int, int],
                    dtype: torch.dtype = torch.int64) -> Entries:
@@ -96,7 +97,7 @@ class Ends(ABC):
             shape: of the matrix.
             dtype: of the lists.
         """
-        numbers = [(rows.index_select(0, dst) * shape[1]).add_(columns.index_select(0, src)).to(_type_for(shape))
+        numbers = [(rows.index_select(0, dst) * shape[1]).add_(columns.index_select(0, src)).to(entry_type(shape))
                    for src, dst in self.pieces(edges)]
         return Entries.numbered(torch.cat(numbers), shape, dtype)
 
@@ -135,13 +136,13 @@ class Entries(Ends):
     def __init__(self, src: torch.Tensor, dst: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype = torch.int64):
         super().__init__(dtype)
         self.shape = shape
-        self.entries = (dst.long() * shape[1]).add_(src).to(_type_for(shape))
+        self.entries = (dst.long() * shape[1]).add_(src).to(entry_type(shape))
 
     @classmethod
     def numbered(cls, entries: torch.Tensor, shape: tuple[int, int], dtype: torch.dtype = torch.int64) -> Entries:
         """From the numbers of the entries, integers (E,), which are not copied where they are of the right type."""
         made = cls.__new__(cls)
-        made.dtype, made.shape, made.entries = dtype, shape, entries.to(_type_for(shape))
+        made.dtype, made.shape, made.entries = dtype, shape, entries.to(entry_type(shape))
         return made
 
     def __len__(self) -> int:
@@ -197,14 +198,6 @@ class Entries(Ends):
             feeds.index_fill_(0, src.long(), True)
             fed.index_fill_(0, dst.long(), True)
         return feeds, fed
-
-    def reached(self, nodes: torch.Tensor) -> torch.Tensor:
-        """These nodes, a mask (V,), and those to which paths lead from them."""
-        reached, number = nodes.clone(), -1
-        while number < (number := int(reached.sum())) < len(reached):
-            for src, dst in self.pieces():
-                reached.index_fill_(0, dst[reached.index_select(0, src)].long(), True)
-        return reached
 
     @property
     def is_whole(self) -> bool:
@@ -335,6 +328,6 @@ def _range_of(nodes: torch.Tensor) -> range | None:
     return found if torch.equal(nodes, torch.arange(found.start, found.stop, device="cpu")) else None
 
 
-def _type_for(shape: tuple[int, int]) -> torch.dtype:
+def entry_type(shape: tuple[int, int]) -> torch.dtype:
     """Of the numbers of a matrix's entries."""
     return torch.int32 if shape[0] * shape[1] < 2**31 else torch.int64

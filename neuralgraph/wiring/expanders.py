@@ -53,7 +53,7 @@ def expander(sizes: Sequence[int], degree: int | Sequence[int], *, seed: int | t
     degrees = degree if isinstance(degree, Sequence) and not isinstance(degree, str) else [degree] * len(pairs)
     if len(degrees) != len(pairs):
         raise WiringError(f"expected one degree, or one for each of the {len(pairs)} pairs of blocks, got {degree!r}.")
-    src, dst, weights, start = [], [], [], 0
+    entries, weights, start, shape = [], [], 0, (dense.num_nodes, dense.num_nodes)
     for (a, c), given in zip(pairs, degrees):
         number = integer("degree", given)
         if not 1 <= number <= max(a, c):
@@ -61,15 +61,13 @@ def expander(sizes: Sequence[int], degree: int | Sequence[int], *, seed: int | t
                               f"different neighbours, got a degree of {number}.")
         joined = (_biregular if biregular else _drawn)(min(a, c), max(a, c), number, generator)  # [smaller, larger]
         v, u = (joined.T if a <= c else joined).nonzero().T
-        src.append(u + start)
-        dst.append(v + start + a)
+        entries.append(Entries(u + start, v + start + a, shape).entries)
         deviation = (2 / (c if dims else a)) ** 0.5
         weights.append(torch.empty(len(u)).normal_(0, deviation, generator=generator))
         start += a
     functions = [dense.function_of(node) for node in range(dense.num_nodes)]
-    ends = Entries(torch.cat(src), torch.cat(dst), (dense.num_nodes, dense.num_nodes))
-    return assemble(ends, dense.role, dense.block, functions, weight=torch.cat(weights),
-                    scale=dense.scale)  # which a node without in-edges cannot tell
+    return assemble(Entries.numbered(torch.cat(entries), shape), dense.role, dense.block, functions,
+                    weight=torch.cat(weights), scale=dense.scale)  # which a node without in-edges cannot tell
 
 
 def _drawn(rows: int, columns: int, degree: int, generator: torch.Generator) -> torch.Tensor:

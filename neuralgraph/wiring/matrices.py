@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..errors import WiringError
-from .ends import Entries
+from .ends import Entries, entry_type
 
 CELLS = 2**22  # of a dense matrix, looked at at once
 
@@ -47,20 +47,20 @@ def entries_of(matrix: Any, weight: bool = False) -> tuple[Entries, torch.Tensor
 def _of_dense(matrix: np.ndarray | torch.Tensor, weight: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The numbers of the entries in the transposed matrix, and their values if they are wanted, some columns at once."""
     side = len(matrix)
-    number_type = np.int32 if side**2 < 2**31 else np.int64
+    kind = entry_type((side, side))
     dtype = matrix.dtype if isinstance(matrix, torch.Tensor) and matrix.is_floating_point() else torch.float64
     at_once = max(1, CELLS // max(1, side))
-    entries, values = [np.zeros(0, number_type)], [torch.zeros(0, dtype=dtype)]
+    entries, values = [torch.zeros(0, dtype=kind)], [torch.zeros(0, dtype=dtype)]
     for first in range(0, side, at_once):
         block = _as_numpy(matrix[:, first:first + at_once]).T
         if block.dtype.kind == "f" and not np.isfinite(block).all():
             v, u = np.argwhere(~np.isfinite(block))[0]
             _refuse(u, first + v, block[v, u])
         there = block != 0
-        entries.append((np.flatnonzero(there) + first * side).astype(number_type))
+        entries.append(torch.from_numpy(np.flatnonzero(there) + first * side).to(kind))
         if weight:
             values.append(torch.from_numpy(block[there]).to(dtype))
-    return torch.from_numpy(np.concatenate(entries)), torch.cat(values) if weight else None
+    return torch.cat(entries), torch.cat(values) if weight else None
 
 
 def _as_numpy(block: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -73,23 +73,24 @@ def _as_numpy(block: np.ndarray | torch.Tensor) -> np.ndarray:
 
 def _of_sparse(matrix: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The same of a sparse matrix of torch or scipy."""
+    side = matrix.shape[0]
     if isinstance(matrix, torch.Tensor):
         matrix = matrix.to_sparse_coo().coalesce()
         (rows, columns), values = matrix.indices(), matrix.values()
     else:
-        matrix = matrix.tocoo(copy=True)
-        matrix.sum_duplicates()
-        rows, columns = (torch.from_numpy(place.astype(np.int64)) for place in (matrix.row, matrix.col))
-        values = torch.from_numpy(matrix.data.astype(np.float64))
+        matrix = matrix.tocsc(copy=True)
+        matrix.sum_duplicates()  # and sorts
+        rows, values = torch.from_numpy(matrix.indices), torch.from_numpy(matrix.data.astype(np.float64))
+        columns = torch.arange(side).repeat_interleave(torch.from_numpy(np.diff(matrix.indptr)))
     wrong = (~values.isfinite()).nonzero().flatten()
     if len(wrong):
         _refuse(rows[wrong[0]], columns[wrong[0]], values[wrong[0]])
-    entries = (columns * matrix.shape[0]).add_(rows)
+    entries = (columns * side).add_(rows).to(entry_type((side, side)))
     there = values != 0
     if not there.all():
         entries, values = entries[there], values[there]
     if not (entries[1:] > entries[:-1]).all():
-        order = entries.argsort()
+        order = torch.from_numpy(entries.numpy().argsort())  # several times faster than torch's
         entries, values = entries[order], values[order]
     return entries, values if values.is_floating_point() else values.double()
 

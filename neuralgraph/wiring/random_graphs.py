@@ -13,8 +13,8 @@ from ..nodes import NodeFunction
 from .assembling import all_but_outputs, assemble, default_function, generator_of, integer
 from .devices import on_cpu
 from .ends import Entries
+from .paths import longest_path_levels
 from .reading import HIDDEN, INPUT, OUTPUT
-from .stages import longest_path_levels
 from .wiring import Wiring
 
 DRAWS = 1000  # of a graph that must be connected

@@ -29,6 +29,7 @@ from ..nodes import (
 )
 from .ends import Entries
 from .graph import Graph
+from .paths import reached
 
 # The position of a role is its code in a graph.
 ROLES = ("hidden", "input", "output")
@@ -292,7 +293,7 @@ class Reading:
 
         is_uniform = bool((strides == 1).all() and (scale <= 1).all())
         if is_uniform:
-            scale = ends.reached(scale == 1).long()
+            scale = reached(ends, scale == 1).long()
         changed = not is_uniform
         while changed:
             known, message, changed = scale > 0, scale * strides, False

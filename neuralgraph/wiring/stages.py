@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 
-from .. import kernels
 from ..errors import WiringError, listed
-from .ends import CHUNK, Entries, Outline, Rectangle, Rectangles, Some
+from .ends import Entries, Outline, Rectangle, Rectangles, Some
+from .paths import longest_path_levels, stable_order
 from .wiring import INPUT, OUTPUT, Wiring
-
-MANY = 2**20  # edges from which on longest paths are found by a compiled loop
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,51 +126,6 @@ def synchronous_stages(wiring: Wiring) -> tuple[Stage, ...]:
     return _Schedule(wiring, torch.zeros_like(wiring.role), synchronous=True).stages
 
 
-def longest_path_levels(ends: Entries, least: torch.Tensor | None = None) -> torch.Tensor | None:
-    """The number of edges of the longest path that ends in each node, (V,); None if cyclic.
-
-    Args:
-        ends: of a graph, that is of a square matrix.
-        least: a lower bound on each node's level, (V,).
-    """
-    level = torch.zeros(ends.shape[0], dtype=torch.long) if least is None else least.clone()
-    if kernels.AVAILABLE and len(ends) >= MANY:
-        from ..kernels.levels import raise_levels  # numba is loaded where it is used
-        return level if raise_levels(ends.ascending(), level) else None
-    return level if _raise_levels(*ends.of(slice(None)), level) else None
-
-
-def _raise_levels(src: torch.Tensor, dst: torch.Tensor, level: torch.Tensor) -> bool:
-    """As :func:`neuralgraph.kernels.levels.raise_levels`, from the ends of edges, int64 (E,) each."""
-    num_nodes = len(level)
-    waiting = torch.bincount(dst, minlength=num_nodes)
-    start = torch.zeros(num_nodes + 1, dtype=torch.long)
-    start[1:] = torch.bincount(src, minlength=num_nodes).cumsum(0)
-    targets = dst[_order(src, num_nodes)]
-    at_once = max(1, CHUNK // max(1, int(start.diff().max()) if num_nodes else 1))
-    ready = (waiting == 0).nonzero().flatten()
-    seen = 0
-    while len(ready):
-        seen += len(ready)
-        is_ready = torch.zeros(num_nodes, dtype=torch.bool)
-        for some in ready.split(at_once):
-            count = start[some + 1] - start[some]
-            offset = torch.arange(int(count.sum())) - (count.cumsum(0) - count).repeat_interleave(count)
-            out = targets[start[some].repeat_interleave(count) + offset]
-            level.scatter_reduce_(0, out, level[some].repeat_interleave(count) + 1, "amax")
-            waiting -= torch.bincount(out, minlength=num_nodes)
-            is_ready[out] = True
-        ready = (is_ready & (waiting == 0)).nonzero().flatten()
-    return seen == num_nodes
-
-
-def _order(keys: torch.Tensor, number: int) -> torch.Tensor:
-    """The stable order of integers below ``number``; NumPy counts those of 16 bits instead of comparing them."""
-    if number > 2**16:
-        return keys.argsort(stable=True)
-    return torch.from_numpy(keys.numpy().astype(np.uint16).argsort(kind="stable"))
-
-
 class _Schedule:
     """Builds the stages from the level of every node.
 
@@ -205,7 +157,7 @@ class _Schedule:
         stage = torch.cat([stage_of.index_select(0, dst) for _, dst in self.outline.ends.pieces()])
         counts = torch.bincount(stage, minlength=number).tolist()
         if not bool((stage[1:] >= stage[:-1]).all()):
-            return _order(stage, number).split(counts)
+            return stable_order(stage, number).split(counts)
         return [slice(last - count, last) if count else slice(0, 0) for last, count in zip(accumulate(counts), counts)]
 
     def _chunks(self, number: int) -> tuple[Chunk, ...]:

@@ -10,7 +10,7 @@ from ..errors import WiringError
 from ..nodes import NodeFunction
 from .assembling import assemble, generator_of, integer
 from .devices import on_cpu
-from .ends import Ends, Entries, Rectangle, Rectangles
+from .ends import Ends, Entries, Rectangle, Rectangles, entry_type
 from .reading import HIDDEN, INPUT, OUTPUT
 from .wiring import Wiring
 
@@ -160,10 +160,12 @@ class _Layers:
         full = [edges for edges in self.edges if isinstance(edges, Rectangle)]
         if len(full) == len(self.edges):
             return Rectangles(*full)
-        lists = [(Rectangles(edges).src, Rectangles(edges).dst) if isinstance(edges, Rectangle) else edges
-                 for edges in self.edges]
-        src, dst = (torch.cat(parts) for parts in zip(*lists))
-        return Entries(src, dst, (len(self.role), len(self.role)))
+        lists = [(torch.tensor(edges.sources), torch.tensor(edges.targets)[:, None]) if isinstance(edges, Rectangle)
+                 else edges for edges in self.edges]
+        number = len(self.role)
+        shape = number, number
+        entries = [(dst * number + src).flatten().to(entry_type(shape)) for src, dst in lists]
+        return Entries.numbered(torch.cat(entries), shape)
 
     def wiring(self, **learned) -> Wiring:
         return assemble(self.ends(), torch.tensor(self.role), torch.tensor(self.block), self.functions, **learned)

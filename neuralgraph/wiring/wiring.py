@@ -231,7 +231,7 @@ def _held(graph: DGLGraph | Graph) -> Graph:
 
 
 def _checked_labels(labels, num_nodes):
-    if labels is None:
+    if labels is None or (isinstance(labels, range) and labels == range(num_nodes)):
         return None
     labels = tuple(labels)
     for label in labels:

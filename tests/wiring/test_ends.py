@@ -14,7 +14,7 @@ from neuralgraph.wiring import Stage, synchronous_stages, topological_stages
 from neuralgraph.wiring.assembling import assemble
 from neuralgraph.wiring.ends import Entries, Rectangle, Rectangles
 from neuralgraph.wiring.graph import Graph
-from neuralgraph.wiring.stages import longest_path_levels
+from neuralgraph.wiring.paths import longest_path_levels
 
 KEEPING_SIZE = [f for f in FUNCTIONS if f.send_stride == f.receive_stride == 1 and f.norm != "instance"]
 

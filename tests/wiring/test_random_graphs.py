@@ -12,8 +12,8 @@ from hypothesis import given, settings, strategies as st
 import neuralgraph as ng
 from neuralgraph.errors import InputError, UnknownNameError, WiringError
 from neuralgraph.wiring.expanders import _biregular, _drawn
+from neuralgraph.wiring.paths import longest_path_levels
 from neuralgraph.wiring.random_graphs import GRAPHS, draw
-from neuralgraph.wiring.stages import longest_path_levels
 
 ENDS = {"inputs": 2, "outputs": 3}
 RANDOM = {
