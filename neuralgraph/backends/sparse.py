@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 
 from .. import kernels
@@ -68,7 +69,7 @@ class _Edges:
         if layout.is_sorted:
             self.by_dst, self._by_src = EdgeList.of_entries(real, layout.entries, layout.shape), None
         else:  # sums run over sources in their order, whatever the order of edges
-            src, dst = (torch.cat(some).int() for some in zip(*layout.ends.pieces()))  # which nobody keeps
+            src, dst = (torch.from_numpy(np.concatenate(some)).int() for some in zip(*layout.ends.pieces()))  # not kept
             self._by_src = EdgeList.of(real, src, dst, layout.shape[1])
             self.by_dst = self._by_src.transposed(layout.shape[0])
 

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import compress
 from typing import TypeVar, overload
 
+import numpy as np
 import torch
 
 from ..errors import WiringError, listed, whole
@@ -118,7 +119,7 @@ class Draft:
         if lost:
             raise WiringError(f"no input reaches the output {listed(lost)}, which cannot be left out because "
                               "it was named: add an edge, or do not name it.")
-        edges = torch.cat([keep.index_select(0, src) for src, _ in self.ends.pieces()])
+        edges = torch.from_numpy(np.concatenate([keep.numpy().take(src) for src, _ in self.ends.pieces()]))
         place = keep.cumsum(0) - 1
         self.ends = self.ends.renumbered(edges, place, place, (int(keep.sum()),) * 2)
         self.role, self._must = self.role[keep], self._must[keep]

@@ -11,7 +11,7 @@ from itertools import accumulate
 import numpy as np
 import torch
 
-CHUNK = 2**18  # edges looked at at once, whose ends stay in the processor's cache
+CHUNK = 2**16  # edges looked at at once, whose ends stay in the processor's cache
 
 # Some edges: their numbers, a mask (E,) or a slice.
 Some = torch.Tensor | slice
@@ -80,8 +80,8 @@ class Ends(ABC):
         """The ends of some edges, int64."""
 
     @abstractmethod
-    def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The same, of a few edges at once: integers, in which lists of all edges are never there."""
+    def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The same of a few edges at once, so that lists of all are never there: whole numbers."""
 
     def part(self, edges: Some, num_nodes: int) -> Entries:
         """Some edges, among as many nodes."""
@@ -97,9 +97,9 @@ class Ends(ABC):
             shape: of the matrix.
             dtype: of the lists.
         """
-        numbers = [(rows.index_select(0, dst) * shape[1]).add_(columns.index_select(0, src)).to(entry_type(shape))
-                   for src, dst in self.pieces(edges)]
-        return Entries.numbered(torch.cat(numbers), shape, dtype)
+        kind, first, second = np.int32 if entry_type(shape) == torch.int32 else np.int64, rows.numpy(), columns.numpy()
+        numbers = [(first.take(dst) * shape[1] + second.take(src)).astype(kind) for src, dst in self.pieces(edges)]
+        return Entries.numbered(torch.from_numpy(np.concatenate(numbers)), shape, dtype)
 
     @abstractmethod
     def run(self, sources: torch.Tensor, targets: torch.Tensor) -> slice | None:
@@ -173,11 +173,12 @@ class Entries(Ends):
         dst = torch.from_numpy(entries.numpy() // max(1, self.shape[1]))
         return entries - dst * self.shape[1], dst
 
-    def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for some in self.entries[edges].split(CHUNK):
-            entries = some.numpy()
-            dst = entries // self._columns
-            yield torch.from_numpy(entries - dst * self._columns), torch.from_numpy(dst)
+    def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        entries, columns = self.entries[edges].numpy(), self._columns
+        for first in range(0, max(1, len(entries)), CHUNK):
+            some = entries[first:first + CHUNK]
+            dst = some // columns
+            yield some - dst * columns, dst
 
     def part(self, edges: Some, num_nodes: int) -> Entries:
         return Entries.numbered(self.entries[edges], (num_nodes, num_nodes))
@@ -193,11 +194,10 @@ class Entries(Ends):
 
     def joined(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Which columns have edges out of them, and which rows edges into them, masks."""
-        feeds, fed = (torch.zeros(number, dtype=torch.bool, device="cpu") for number in self.shape[::-1])
+        feeds, fed = (np.zeros(number, bool) for number in self.shape[::-1])
         for src, dst in self.pieces():
-            feeds.index_fill_(0, src.long(), True)
-            fed.index_fill_(0, dst.long(), True)
-        return feeds, fed
+            feeds[src] = fed[dst] = True
+        return torch.from_numpy(feeds), torch.from_numpy(fed)
 
     @property
     def is_whole(self) -> bool:
@@ -278,8 +278,10 @@ class Rectangles(Ends):
             return torch.arange(*edges.indices(len(self)), device="cpu")
         return edges.nonzero().flatten() if edges.dtype == torch.bool else edges
 
-    def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return map(self.of, self._numbers(edges).split(CHUNK))
+    def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for some in self._numbers(edges).split(CHUNK):
+            src, dst = self.of(some)
+            yield src.numpy(), dst.numpy()
 
     def run(self, sources: torch.Tensor, targets: torch.Tensor) -> slice | None:
         columns, rows = _range_of(sources), _range_of(targets)
@@ -297,8 +299,10 @@ class Rectangles(Ends):
         for column in columns:
             begins[1:-1] |= column[1:] != column[:-1]
         group, first = begins[:-1].cumsum(0) - 1, begins[:-1].nonzero().flatten()
-        between = self._between(group)
-        return Outline(first, group, Entries(between._src(), between._dst(), (len(first), len(first))))
+        between, columns = self._between(group), len(first)
+        entries = between._list(lambda one: np.arange(one.targets.start, one.targets.stop)[:, None] * columns
+                                + np.arange(one.sources.start, one.sources.stop))
+        return Outline(first, group, Entries.numbered(entries, (columns, columns)))
 
     def _between(self, group: torch.Tensor) -> Rectangles:
         """The same rectangles of a matrix of groups."""

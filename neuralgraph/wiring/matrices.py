@@ -11,7 +11,7 @@ import torch
 from ..errors import WiringError
 from .ends import Entries, entry_type
 
-CELLS = 2**22  # of a dense matrix, looked at at once
+CELLS = 2**20  # of a dense matrix, looked at at once
 
 
 def entries_of(matrix: Any, weight: bool = False) -> tuple[Entries, torch.Tensor | None]:
@@ -52,7 +52,8 @@ def _of_dense(matrix: np.ndarray | torch.Tensor, weight: bool) -> tuple[torch.Te
     at_once = max(1, CELLS // max(1, side))
     entries, values = [torch.zeros(0, dtype=kind)], [torch.zeros(0, dtype=dtype)]
     for first in range(0, side, at_once):
-        block = _as_numpy(matrix[:, first:first + at_once]).T
+        # transposed by two copies: one with strides of the whole matrix takes ten times as long
+        block = np.ascontiguousarray(np.ascontiguousarray(_as_numpy(matrix[:, first:first + at_once])).T)
         if block.dtype.kind == "f" and not np.isfinite(block).all():
             v, u = np.argwhere(~np.isfinite(block))[0]
             _refuse(u, first + v, block[v, u])

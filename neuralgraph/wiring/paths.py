@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 from .. import kernels
-from .ends import CHUNK, Entries
+from .ends import Entries
 
 MANY = 2**20  # edges from which on a compiled loop follows paths
+AT_ONCE = 2**22  # edges that the other one follows at once
 
 
 def longest_path_levels(ends: Entries, least: torch.Tensor | None = None) -> torch.Tensor | None:
@@ -31,8 +32,9 @@ def _raise_levels(src: torch.Tensor, dst: torch.Tensor, level: torch.Tensor) -> 
     waiting = torch.bincount(dst, minlength=num_nodes)
     start = torch.zeros(num_nodes + 1, dtype=torch.long)
     start[1:] = torch.bincount(src, minlength=num_nodes).cumsum(0)
-    targets = dst[stable_order(src, num_nodes)]
-    at_once = max(1, CHUNK // max(1, int(start.diff().max()) if num_nodes else 1))
+    keys = src.numpy().astype(np.uint16 if num_nodes <= 2**16 else np.int64)  # numpy counts those of 16 bits to sort them
+    targets = dst[torch.from_numpy(keys.argsort(kind="stable"))]
+    at_once = max(1, AT_ONCE // max(1, int(start.diff().max()) if num_nodes else 1))
     ready = (waiting == 0).nonzero().flatten()
     seen = 0
     while len(ready):
@@ -56,20 +58,13 @@ def reached(ends: Entries, nodes: torch.Tensor) -> torch.Tensor:
         levels = longest_path_levels(ends, torch.where(nodes, 0, far))
         if levels is not None:
             return levels >= 0
-    found, before = nodes.clone(), -1
-    while before < int(found.sum()) < len(found):
-        before = int(found.sum())
+    found, before = nodes.numpy().copy(), -1
+    while before < found.sum() < len(found):
+        before = found.sum()
         for src, dst in ends.pieces():
-            found.index_fill_(0, dst[found.index_select(0, src)].long(), True)
-    return found
+            found[dst[found.take(src)]] = True
+    return torch.from_numpy(found)
 
 
 def _are_many(ends: Entries) -> bool:
     return kernels.AVAILABLE and len(ends) >= MANY
-
-
-def stable_order(keys: torch.Tensor, number: int) -> torch.Tensor:
-    """The stable order of integers below ``number``; NumPy counts those of 16 bits instead of comparing them."""
-    if number > 2**16:
-        return keys.argsort(stable=True)
-    return torch.from_numpy(keys.numpy().astype(np.uint16).argsort(kind="stable"))

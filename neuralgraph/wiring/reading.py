@@ -285,29 +285,29 @@ class Reading:
             scale = (self.role == INPUT).long()
         strides = self._strides()
         outline = self._graph.ends.outline(len(scale), scale, strides)
-        first, ends = outline.first, outline.ends
-        scale, strides = scale[first], strides[first]
+        ends, first = outline.ends, outline.first
+        strides, scale = strides[first].numpy(), scale[first]
 
-        def name(src: torch.Tensor, dst: torch.Tensor) -> str:
-            return f"{self._name(first[int(src)])} -> {self._name(first[int(dst)])}"
+        def name(src: int, dst: int) -> str:
+            return f"{self._name(first[src])} -> {self._name(first[dst])}"
 
         is_uniform = bool((strides == 1).all() and (scale <= 1).all())
-        if is_uniform:
-            scale = reached(ends, scale == 1).long()
+        scale = (reached(ends, scale == 1).long() if is_uniform else scale).numpy()
         changed = not is_uniform
         while changed:
             known, message, changed = scale > 0, scale * strides, False
             for src, dst in ends.pieces():
-                fresh = known.index_select(0, src) & ~known.index_select(0, dst)
+                fresh = known.take(src) & ~known.take(dst)
                 if fresh.any():
                     src, dst, changed = src[fresh], dst[fresh], True
-                    arriving = message.index_select(0, src)
-                    if (arriving > LARGEST_SCALE).any():
-                        edge = (arriving > LARGEST_SCALE).nonzero()[0]
+                    arriving = message.take(src)
+                    if arriving.max() > LARGEST_SCALE:
+                        edge = (arriving > LARGEST_SCALE).argmax()
                         raise WiringError(f"the strides on the way to the edge {name(src[edge], dst[edge])} make maps more "
                                           f"than {LARGEST_SCALE} times smaller than the input; use smaller ones.")
-                    scale[dst.long()] = arriving
-        lost = (scale[outline.group] == 0).nonzero().flatten().tolist()
+                    scale[dst] = arriving
+        found = torch.from_numpy(scale)[outline.group]
+        lost = (found == 0).nonzero().flatten().tolist()
         if lost:
             names = listed([self._name(node) for node in lost])
             if self.weight is None:
@@ -321,17 +321,17 @@ class Reading:
             )
         message = scale * strides
         for src, dst in () if is_uniform else ends.pieces():
-            arriving, expected = message.index_select(0, src), scale.index_select(0, dst)
-            wrong = (arriving != expected).nonzero().flatten()
-            if len(wrong):
-                edge = wrong[0]
+            wrong = message.take(src) != scale.take(dst)
+            if wrong.any():
+                edge = wrong.argmax()
+                u, v = src[edge], dst[edge]
                 raise WiringError(
-                    f"strides disagree on the edge {name(src[edge], dst[edge])}: it brings a map "
-                    f"{int(arriving[edge])} times smaller than the input into a node whose other "
-                    f"in-edges bring one {int(expected[edge])} times smaller. Make the product of "
+                    f"strides disagree on the edge {name(u, v)}: it brings a map "
+                    f"{message[u]} times smaller than the input into a node whose other "
+                    f"in-edges bring one {scale[v]} times smaller. Make the product of "
                     "strides equal along every path into a node."
                 )
-        return scale[outline.group]
+        return found
 
 
 def channel_fault(role: str, channels: Sequence[int]) -> str | None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import WiringError, listed
 from .ends import Entries, Outline, Rectangle, Rectangles, Some
-from .paths import longest_path_levels, stable_order
+from .paths import longest_path_levels
 from .wiring import INPUT, OUTPUT, Wiring
 
 
@@ -152,12 +153,12 @@ class _Schedule:
 
     def _by_stage(self) -> Iterable[Some]:
         """The edges of the outline into each stage."""
-        number, stage_of = len(self.members), self.stage_of[self.outline.first]
-        stage_of = stage_of.to(torch.int16 if number < 2**15 else torch.int64)
-        stage = torch.cat([stage_of.index_select(0, dst) for _, dst in self.outline.ends.pieces()])
-        counts = torch.bincount(stage, minlength=number).tolist()
-        if not bool((stage[1:] >= stage[:-1]).all()):
-            return stable_order(stage, number).split(counts)
+        number = len(self.members)
+        stage_of = self.stage_of[self.outline.first].numpy().astype(np.uint16 if number <= 2**16 else np.int64)
+        stage = np.concatenate([stage_of.take(dst) for _, dst in self.outline.ends.pieces()])
+        counts = np.bincount(stage, minlength=number).tolist()
+        if not (stage[1:] >= stage[:-1]).all():
+            return torch.from_numpy(stage.argsort(kind="stable")).split(counts)
         return [slice(last - count, last) if count else slice(0, 0) for last, count in zip(accumulate(counts), counts)]
 
     def _chunks(self, number: int) -> tuple[Chunk, ...]:
@@ -171,10 +172,10 @@ class _Schedule:
     def _stage(self, number: int, edges: Some) -> Stage:
         """A stage, from the edges of the outline that lead to it."""
         wiring, outline, chunks = self.wiring, self.outline, self.members[number]
-        used = torch.zeros(len(outline.first), dtype=torch.bool)
+        used = np.zeros(len(outline.first), bool)
         for src, _ in outline.ends.pieces(edges):
-            used.index_fill_(0, src.long(), True)
-        read = self.chunk_of if self.synchronous else self.chunk_of[used[outline.group]]
+            used[src] = True
+        read = self.chunk_of if self.synchronous else self.chunk_of[torch.from_numpy(used)[outline.group]]
         inputs, found = zip(*(self.chunks[chunk] for chunk in read.unique().tolist())) if len(read) else ((), ())
         sources = torch.cat(found) if found else torch.zeros(0, dtype=torch.long)
         nodes = torch.cat([chunk.nodes for chunk in chunks])

@@ -2,15 +2,17 @@
 
 import pickle
 import random
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
-from graphs import FUNCTIONS
+from graphs import FUNCTIONS, random_dag
 from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph.errors import NeuralGraphError, WiringError
-from neuralgraph.wiring import Stage, synchronous_stages, topological_stages
+from neuralgraph.wiring import Stage, ends as ends_room, matrices, paths, synchronous_stages, topological_stages
 from neuralgraph.wiring.assembling import assemble
 from neuralgraph.wiring.ends import Entries, Rectangle, Rectangles
 from neuralgraph.wiring.graph import Graph
@@ -191,3 +193,65 @@ def test_what_earlier_versions_pickled():
     old = ng.Wiring.__new__(ng.Wiring)
     old.__setstate__({**vars(wiring), "_graph": old_graph, "src": graph.src, "dst": graph.dst})
     assert same(old, wiring) and same(old_stage, stage)
+
+
+@given(seed=st.integers(0, 10**9))
+def test_pieces_of_edges_are_the_whole(seed):
+    rng = random.Random(seed)
+    full, role, _ = drawn(rng, acyclic=False)
+    number, total = len(role), len(full)
+    shuffled = torch.tensor(rng.sample(range(total), total), dtype=torch.long)
+    plain = Entries(full.src[shuffled], full.dst[shuffled], (number, number))
+    first, last = sorted(rng.randint(0, total) for _ in range(2))
+    mask = torch.tensor([rng.random() < 0.5 for _ in range(total)], dtype=torch.bool)
+    rows, columns = (torch.tensor(rng.sample(range(number + 3), number)) for _ in range(2))
+    with patch.object(ends_room, "CHUNK", 3):
+        for ends in (full, plain):
+            for some in (slice(None), slice(first, last), mask, mask.nonzero().flatten()):
+                src, dst = ends.src[some], ends.dst[some]
+                assert same(ends.of(some), (src, dst))
+                assert all(len(u) <= 3 for u, _ in ends.pieces(some))
+                assert same(tuple(torch.from_numpy(np.concatenate(parts)).long() for parts in zip(*ends.pieces(some))), (src, dst))
+                part = ends.part(some, number)
+                assert same((part.src, part.dst), (src, dst))
+                moved = ends.renumbered(some, rows, columns, (number + 3, number + 4))
+                assert moved.shape == (number + 3, number + 4) and same((moved.src, moved.dst), (columns[src], rows[dst]))
+        feeds, fed = plain.joined()
+    assert feeds.nonzero().flatten().tolist() == sorted({*full.src.tolist()})
+    assert fed.nonzero().flatten().tolist() == sorted({*full.dst.tolist()})
+    assert plain.ascending().tolist() == sorted((full.dst * number + full.src).tolist())
+
+
+@given(seed=st.integers(0, 10**9))
+def test_wirings_and_stages_do_not_depend_on_how_many_edges_are_looked_at_at_once(seed):
+    def made():
+        again = ng.wirings.from_edges(torch.stack([wiring.src, wiring.dst], 1), inputs=wiring.inputs, outputs=wiring.outputs,
+                                      functions=[wiring.function_of(node) for node in range(wiring.num_nodes)])
+        matrix = torch.zeros(wiring.num_nodes, wiring.num_nodes)
+        matrix[wiring.src, wiring.dst] = torch.arange(1.0, wiring.num_edges + 1)
+        return (again, topological_stages(again), outcome(lambda: ng.wirings.from_adjacency(
+            matrix, wiring.inputs, wiring.outputs, weight=True, prune_unreachable=True)))
+
+    wiring = random_dag(seed)
+    if seed % 2:
+        order = torch.randperm(wiring.num_edges, generator=torch.Generator().manual_seed(seed))
+        graph = Graph(wiring.ends.part(order, wiring.num_nodes), wiring.num_nodes)
+        graph.ndata.update(wiring.data.ndata)
+        wiring = ng.Wiring(graph)
+    expected = made()
+    with patch.object(ends_room, "CHUNK", 3), patch.object(matrices, "CELLS", 20), patch.object(paths, "MANY", 0):
+        assert same(made(), expected)
+
+
+@pytest.mark.parametrize("order", ["sorted", "any"])
+def test_a_network_on_a_list_keeps_one_number_of_each_edge(order):
+    wiring = ng.wirings.blocks([3, 8, 8, 4], dims=0)
+    kept = torch.randperm(wiring.num_edges, generator=torch.Generator().manual_seed(0))[:wiring.num_edges * 3 // 4]
+    graph = Graph(wiring.ends.part(kept.sort().values if order == "sorted" else kept, wiring.num_nodes), wiring.num_nodes)
+    graph.ndata.update({name: wiring.data.ndata[name] for name in ("role", "block", "send", "receive", "norm")})
+    network = ng.StaticNeuralGraph(ng.Wiring(graph), ng.TopK(20), "sparse", dims=0)
+    network(torch.randn(4, 3)).sum().backward()
+    network.learned_wiring(), network.eval().selection()
+    for ends in (network.wiring.ends, *(stage.ends for stage in network.stages)):
+        assert not {"src", "dst"} & vars(ends).keys()
+    assert all(isinstance(stage.which, slice) == (order == "sorted") for stage in network.stages[1:])
