@@ -234,3 +234,19 @@ def test_tables_that_are_none(tmp_path):
         ng.wirings.from_table(tmp_path / "absent.csv")
     with pytest.raises(InputError, match="path of a table or a pandas.DataFrame, got list"):
         ng.wirings.from_table([("a", "b")])
+
+
+def test_of_repeated_edges_the_first_by_source_is_named():
+    edges = [(0, 1), (1, 2), (0, 3), (1, 2), (3, 4), (2, 4), (0, 3), (1, 2)]
+    with pytest.raises(WiringError, match=r"the edge 0 -> 3 stands more than once \(3 repeated edges in all\)"):
+        ng.wirings.from_edges(edges)
+
+
+def test_repeated_entries_of_sparse_matrices_are_added_and_unsorted_ones_sorted():
+    sparse = pytest.importorskip("scipy.sparse")
+    matrix = sparse.csr_matrix(([2.0, 1.0, 4.0, 0.5, -0.5], [2, 1, 2, 2, 2], [0, 3, 5, 5]), shape=(3, 3))
+    wiring = ng.wirings.from_adjacency(matrix, weight=True)
+    assert (wiring.src.tolist(), wiring.dst.tolist(), wiring.weight.tolist()) == ([0, 0], [1, 2], [1.0, 6.0])
+    assert matrix.nnz == 5 and matrix.indices.tolist() == [2, 1, 2, 2, 2]
+    again = ng.wirings.from_adjacency(sparse.csc_matrix(([6.0, 1.0], [0, 0], [0, 0, 1, 2]), shape=(3, 3)))
+    assert again.ends.equals(wiring.ends)

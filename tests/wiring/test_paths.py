@@ -78,3 +78,10 @@ def test_a_long_path_needs_no_deep_stack(way):
     ends = Entries(order[:-1], order[1:], (number, number))
     with patch.multiple(paths, **way):
         assert torch.equal(longest_path_levels(ends)[order], torch.arange(number))
+
+
+def test_a_cycle_is_found_from_outside_of_it(way):
+    ends = Entries(torch.tensor([1, 2, 2]), torch.tensor([2, 1, 0]), (3, 3))
+    with patch.multiple(paths, **way):
+        assert longest_path_levels(ends) is None
+        assert reached(ends, torch.tensor([False, True, False])).all()
