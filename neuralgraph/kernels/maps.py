@@ -52,7 +52,7 @@ def _forward(like, address):
     x, x_sample, x_row, out, out_sample, out_row = a.x, a.x_sample, a.x_row, a.out, a.out_sample, a.out_row
     weight, bias, mean, rstd, kernel = a.weight, a.bias, a.mean, a.rstd, a.kernel
     scratch, scratch_size, pitch, grabs = a.scratch, a.scratch_size, a.pitch, a.grabs
-    units = batch * channels
+    units, together = batch * channels, together_of(height * width * s)
     scratch += take_number(address + 8) * scratch_size * s
     clear(like, scratch, scratch_size)
     while True:
@@ -60,28 +60,34 @@ def _forward(like, address):
         grab = take_number(address)
         if grab >= grabs:
             return
-        for unit in range(grab * units // grabs, (grab + 1) * units // grabs):
+        end = (grab + 1) * units // grabs
+        for block in range(grab * units // grabs, end, together):
             rolled()
-            sample, v = unit // channels, unit % channels
-            source = x + sample * x_sample + v * x_row
-            target = out + sample * out_sample + v * out_row
-            scale, shift = number(like, 1.0), number(like, 0.0)
-            if norm != NO_NORM:
-                place = v * s
-                if norm == INSTANCE:
-                    place = (sample * channels + v) * s
+            last = min(block + together, end)
+            if norm == INSTANCE:  # of all first, for what one has to wait for the next one need not
+                for unit in range(block, last):
+                    rolled()
+                    source = x + unit // channels * x_sample + unit % channels * x_row
                     m, r = moments(like, source, height * width, epsilon)
-                    store_scalar(like, mean + place, m)
-                    store_scalar(like, rstd + place, r)
-                scale = load_scalar(like, weight + v * s) * load_scalar(like, rstd + place)
-                shift = load_scalar(like, bias + v * s) - load_scalar(like, mean + place) * scale
-            if side == 0:
-                affine(like, source, target, height * width, scale, shift, slope)
-            else:
-                affine_bordered(like, source, scratch, pitch, side // 2, height, width, stride,
-                                scale, shift, slope)
-                convolve(like, scratch, pitch, side, stride, kernel + v * side * side * s,
-                         target, out_height, out_width)
+                    store_scalar(like, mean + unit * s, m)
+                    store_scalar(like, rstd + unit * s, r)
+            for unit in range(block, last):
+                rolled()
+                sample, v = unit // channels, unit % channels
+                source = x + sample * x_sample + v * x_row
+                target = out + sample * out_sample + v * out_row
+                scale, shift = number(like, 1.0), number(like, 0.0)
+                if norm != NO_NORM:
+                    place = unit * s if norm == INSTANCE else v * s
+                    scale = load_scalar(like, weight + v * s) * load_scalar(like, rstd + place)
+                    shift = load_scalar(like, bias + v * s) - load_scalar(like, mean + place) * scale
+                if side == 0:
+                    affine(like, source, target, height * width, scale, shift, slope)
+                else:
+                    affine_bordered(like, source, scratch, pitch, side // 2, height, width, stride,
+                                    scale, shift, slope)
+                    convolve(like, scratch, pitch, side, stride, kernel + v * side * side * s,
+                             target, out_height, out_width)
 
 
 def _forward_float32(address):
