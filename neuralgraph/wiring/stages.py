@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -156,10 +156,12 @@ class _Schedule:
         number = len(self.members)
         stage_of = self.stage_of[self.outline.first].numpy().astype(np.uint16 if number <= 2**16 else np.int64)
         stage = np.concatenate([stage_of.take(dst) for _, dst in self.outline.ends.pieces()])
-        counts = np.bincount(stage, minlength=number).tolist()
-        if not (stage[1:] >= stage[:-1]).all():
-            return torch.from_numpy(stage.argsort(kind="stable")).split(counts)
-        return [slice(last - count, last) if count else slice(0, 0) for last, count in zip(accumulate(counts), counts)]
+        order = None if (stage[1:] >= stage[:-1]).all() else stage.argsort(kind="stable")
+        first = np.searchsorted(stage, np.arange(number, dtype=stage.dtype), sorter=order).tolist()
+        bounds = pairwise([*first, len(stage)])
+        if order is not None:
+            return [torch.from_numpy(order[begin:end]) for begin, end in bounds]
+        return [slice(begin, end) if begin < end else slice(0, 0) for begin, end in bounds]
 
     def _chunks(self, number: int) -> tuple[Chunk, ...]:
         nodes = (self.stage_of == number).nonzero().flatten()
