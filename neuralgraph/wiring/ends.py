@@ -169,9 +169,9 @@ class Entries(Ends):
         return super().equals(other)
 
     def of(self, edges: Some) -> tuple[torch.Tensor, torch.Tensor]:
-        entries = self.entries[edges].long()
-        dst = torch.from_numpy(entries.numpy() // max(1, self.shape[1]))
-        return entries - dst * self.shape[1], dst
+        entries = self.entries[edges].numpy().astype(np.int64)
+        dst = entries // max(1, self.shape[1])
+        return torch.from_numpy(entries - dst * self.shape[1]), torch.from_numpy(dst)
 
     def pieces(self, edges: Some = slice(None)) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         entries, columns = self.entries[edges].numpy(), self._columns
@@ -188,9 +188,8 @@ class Entries(Ends):
 
     def ascending(self) -> torch.Tensor:
         """The numbers of the entries in ascending order; not copied if they are in it."""
-        if bool((self.entries[1:] >= self.entries[:-1]).all()):
-            return self.entries
-        return torch.from_numpy(np.sort(self.entries.numpy()))
+        entries = self.entries.numpy()
+        return self.entries if (entries[1:] >= entries[:-1]).all() else torch.from_numpy(np.sort(entries))
 
     def joined(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Which columns have edges out of them, and which rows edges into them, masks."""

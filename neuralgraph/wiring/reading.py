@@ -138,10 +138,10 @@ class Reading:
     def _check_duplicates(self) -> torch.Tensor:
         """Refuses edges that stand twice; returns which nodes have in-edges, a mask (V,)."""
         outline = self._graph.ends.outline(self._graph.num_nodes)
-        entries = outline.ends.ascending()
+        entries = outline.ends.ascending().numpy()
         twice = entries[1:][entries[1:] == entries[:-1]]
         if len(twice):
-            src, dst = Entries.numbered(twice, outline.ends.shape).of(slice(None))
+            src, dst = Entries.numbered(torch.from_numpy(twice), outline.ends.shape).of(slice(None))
             which = int((src * len(outline.first) + dst).argmin())
             u, v = (self._name(outline.first[end[which]]) for end in (src, dst))
             raise WiringError(
