@@ -14,12 +14,13 @@ import torch
 from torch import fx, nn
 
 from ..errors import InputError
-from .layers import BATCH, Call, Convolution, Input, LayerPlan, Pool, Size, Step, leaves, with_leaves
+from .layers import BATCH, Call, Convolution, Input, LayerPlan, Pool, Size, Step, aligned, leaves, with_leaves
 from .plain import evaluating
 
 ops = torch.ops.aten
 CONVOLUTIONS = (ops.conv1d.default, ops.conv2d.default, ops.conv1d.padding, ops.conv2d.padding)
 POOLS = (ops.max_pool2d.default, ops.avg_pool2d.default, ops.adaptive_avg_pool2d.default, ops.mean.dim)
+RECURRENT = {ops.lstm.input: 2, ops.gru.input: 2, ops.rnn_tanh.input: 2, ops.rnn_relu.input: 2}  # arguments after "train"
 NORM = ops._native_batch_norm_legit_no_training.default
 SAME = (ops.clone.default, ops.detach.default, ops.alias.default, ops.lift_fresh_copy.default)
 LEAST = 2  # samples that a capture is made with: torch takes a size of 1 for a constant
@@ -105,7 +106,13 @@ class _Reader:
                     self.names.setdefault(step, set()).add(node)
             else:
                 raise InputError(f"cannot compile {node.name!r}, a {node.op} of torch.export.")
-        return LayerPlan(self.inputs, self._needed(outputs), outputs, self.program.call_spec.out_spec, self.batch, self.dtype)
+        steps = self._needed(outputs)
+        for step in steps:
+            if isinstance(step, Convolution):
+                step.weight, step.bias = (aligned(torch.from_numpy(array)).numpy() for array in (step.weight, step.bias))
+            elif isinstance(step, Call):
+                step.arguments, step.options = with_leaves((step.arguments, step.options), _fixed)
+        return LayerPlan(self.inputs, steps, outputs, self.program.call_spec.out_spec, self.batch, self.dtype)
 
     def _needed(self, outputs: list) -> list[Step]:
         """The steps that a result depends on."""
@@ -152,8 +159,7 @@ class _Reader:
         target = node.target
         if target is operator.getitem and isinstance(arguments[0], _Normed):
             return arguments[0].step
-        if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) and \
-                not _is_without_dropout(target, arguments, options):
+        if draws(target, arguments, options):
             raise InputError(f"cannot compile a model that draws random numbers in evaluation ({node.name!r}, {target}).")
         step: Step | None = None
         if target in CONVOLUTIONS:
@@ -190,7 +196,7 @@ class _Reader:
     def _torch(self, node: fx.Node, target, arguments: tuple, options: dict) -> Any:
         """A call of torch, or its result where that is known now."""
         call = Call(node.name, self._shape(value) if isinstance(value := node.meta.get("val"), torch.Tensor) else (),
-                    target, arguments, options, _is_view(target))
+                    target, arguments, options, is_view(target))
         varies = any(isinstance(leaf, (Step, sympy.Expr)) for leaf in leaves((arguments, options)))
         if varies or not isinstance(value, torch.Tensor):
             return call
@@ -201,7 +207,7 @@ class _Reader:
         if not isinstance(source, Step) or not _is_known(weight, bias) or weight.dtype != self.dtype:
             return None
         dims = weight.dim() - 2
-        if len(source.shape) != dims + 2:
+        if len(source.shape) != dims + 2 or not _is_numbers(source.shape[1:]):
             return None
         kernel = weight.shape[2:]
         stride, dilation = _sides(stride, dims), _sides(dilation, dims)
@@ -264,7 +270,7 @@ class _Reader:
             return _Normed(source)
         sides = (1, -1, *[1] * (len(source.shape) - 2))
         scale, shift = scale.to(mean.dtype).view(sides), shift.to(mean.dtype).view(sides)
-        step = Call(node.name, source.shape, _scaled, (source, scale, shift), {}, False)
+        step = Call(node.name, source.shape, scaled, (source, scale, shift), {}, False)
         self.steps.append(step)
         return _Normed(step)
 
@@ -284,6 +290,10 @@ class _Reader:
         return step
 
 
+def _fixed(leaf: Any) -> Any:
+    return aligned(leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+
 class _Normed:
     """The several results of a batch norm, of which only the first is read."""
 
@@ -291,7 +301,8 @@ class _Normed:
         self.step = step
 
 
-def _scaled(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+def scaled(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """A norm with running statistics."""
     return torch.addcmul(shift, x, scale)
 
 
@@ -310,16 +321,25 @@ def _is_numbers(sides: Sequence[Size]) -> bool:
     return all(isinstance(side, int) for side in sides)
 
 
+def draws(target, arguments: tuple, options: dict) -> bool:
+    """Whether an operation draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) and \
+        not _is_without_dropout(target, arguments, options)
+
+
 def _is_without_dropout(target, arguments: tuple, options: dict) -> bool:
     """Whether an operation that may drop values at random drops none."""
     if target == ops.scaled_dot_product_attention.default:
         return not (arguments[4] if len(arguments) > 4 else options.get("dropout_p", 0.0))
+    if target in RECURRENT:
+        return not arguments[-1 - RECURRENT[target]]
     return target == ops.dropout.default and not arguments[2]
 
 
-def _is_view(target) -> bool:
+def is_view(target) -> bool:
+    """Whether the result of an operation may share memory with an argument."""
     schema = getattr(target, "_schema", None)
-    return schema is None or any(result.alias_info is not None for result in schema.returns)
+    return target is not scaled if schema is None else any(result.alias_info is not None for result in schema.returns)
 
 
 def _is_known(*tensors) -> bool:
