@@ -84,8 +84,8 @@ class _Writer:
         if isinstance(step, Call):
             entry["function"] = name_of(step.function)
             if entry["function"] is None:
-                raise InputError(f"cannot save this {self.model}: it calls {step.function} (at {step.name!r}), which a file "
-                                 "cannot hold. Files name operations of torch's own that read their arguments and make a "
+                raise InputError(f"cannot save this {self.model}: it calls {step.function} (at {step.name!r}), which no file "
+                                 "can hold. Files name operations of torch's own that read their arguments and make a "
                                  "result; put that part of the model before or behind what is compiled, or compile the model "
                                  "where it is used.")
             entry["arguments"] = self._value(step.arguments, step.name)
@@ -121,7 +121,7 @@ class _Writer:
                     return {kind: word}
         if value in (torch.strided, torch.device("cpu")):
             return {"layout" if value is torch.strided else "device": str(value).removeprefix("torch.")}
-        raise InputError(f"cannot save this {self.model}: {name!r} has {value!r}, a {type(value).__name__}, which a file cannot "
+        raise InputError(f"cannot save this {self.model}: {name!r} has {value!r}, a {type(value).__name__}, which no file can "
                          "hold.")
 
     def _size(self, size: sympy.Basic, name: str) -> Any:
@@ -132,7 +132,7 @@ class _Writer:
         for word, kind in SIZES.items():
             if isinstance(size, kind):
                 return [word, *(self._size(part, name) for part in size.args)]
-        raise InputError(f"cannot save this {self.model}: {name!r} has the size {size}, which a file cannot hold.")
+        raise InputError(f"cannot save this {self.model}: {name!r} has the size {size}, which no file can hold.")
 
     def _tree(self, plan: LayerPlan) -> Any:
         """How results are arranged, with their numbers."""
@@ -143,7 +143,7 @@ class _Writer:
                 return {type(part).__name__: [written(inner) for inner in part]}
             if type(part) is dict and all(type(key) in (str, int) for key in part):
                 return {"dict": [[key, written(inner)] for key, inner in part.items()]}
-            raise InputError(f"cannot save this {self.model}: it returns a {type(part).__name__}, which a file cannot hold: "
+            raise InputError(f"cannot save this {self.model}: it returns a {type(part).__name__}, which no file can hold: "
                              "let it return tensors, or tuples, lists and dicts of them.")
         return written(pytree.tree_unflatten(list(range(len(plan.outputs))), plan.tree))
 
