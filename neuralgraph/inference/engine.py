@@ -11,6 +11,7 @@ from torch import nn
 from .. import kernels
 from ..errors import InputError
 from ..plan import Plan, check_space, joined
+from .inputs import check_numbers, check_stays
 from .passes import check_compiles
 
 if kernels.AVAILABLE:
@@ -77,6 +78,7 @@ class CompiledNetwork(nn.Module):
 
     @torch.compiler.disable  # numbers leave torch by their addresses
     def _computed(self, x: torch.Tensor) -> torch.Tensor:
+        check_numbers(x)
         if not len(x):
             space = tuple(x.shape[2:])
             for plan in self.plans:
@@ -118,6 +120,10 @@ class CompiledNetwork(nn.Module):
         """Writes a file that :func:`neuralgraph.inference.load` reads."""
         from .files import save
         save(self, path)
+
+    def _apply(self, fn, recurse=True):
+        check_stays(self, fn, self.plans[0].dtype)
+        return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         return (f"{self.plans[0].num_inputs} inputs, {self.plans[-1].num_outputs} outputs, "

@@ -211,7 +211,7 @@ class _Reader:
             mask = np.unpackbits(bits, count=size).astype(bool)
             if values.shape != (np.count_nonzero(mask),):
                 raise InputError("weights differ in number from those that are real")
-            whole = torch.zeros(shape, dtype=self.arrays[weight].dtype).numpy()
+            whole = torch.zeros(shape, dtype=self.arrays[weight].dtype, device="cpu").numpy()
             whole.reshape(-1)[mask] = values
             self.weights[key] = whole
         return self.weights[key]

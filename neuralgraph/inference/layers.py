@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from torch.utils import _pytree as pytree
 from .. import kernels
 from ..errors import InputError
 from ..plan.capturing import capture
-from ..plan.layers import Call, Convolution, LayerPlan
+from ..plan.layers import Call, Convolution, LayerPlan, Size, Step, size_at
+from ..wiring.devices import on_cpu
+from .inputs import check_numbers, check_stays
 
 if kernels.AVAILABLE:
     from ..kernels.launch import Crowds
@@ -37,12 +40,13 @@ class CompiledLayers(nn.Module):
         example: its arguments, tensors whose first dimension is the batch.
     """
 
+    @on_cpu
     def __init__(self, model: nn.Module, example: tuple[torch.Tensor, ...]):
         name, dtype = type(model).__name__, _dtype(model)
         _check_example(name, example)
+        check_numbers(*example)
         self._begin(name, dtype, [x.dtype for x in example], [x.dim() for x in example])
-        model = _copied(model).eval().requires_grad_(False).cpu()
-        self._model.append(model)
+        self._model.append(_copied(model))
         example = tuple(x.detach().cpu() for x in example)
         self.summary = _summary(self._plan(example))
         self._compare(example)
@@ -68,20 +72,37 @@ class CompiledLayers(nn.Module):
         self._layouts: dict[tuple, LayersLayout] = {}  # the least recently used first
         self.eval()
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor, **named: Any) -> Any:
+        if named:
+            raise InputError(f"this compiled {self._name} takes its arguments by place, got {', '.join(named)} by name.")
         self._check(inputs)
         return self._computed(inputs)
 
     @torch.compiler.disable  # numbers leave torch by their addresses
     @torch.no_grad()
     def _computed(self, inputs: tuple[torch.Tensor, ...]) -> Any:
+        check_numbers(*inputs)
         batch = len(inputs[0])
         if batch == 0:
-            one = self._computed(tuple(x.new_zeros(1, *x.shape[1:]) for x in inputs))
-            return pytree.tree_map_only(torch.Tensor, lambda y: y[:0], one)
+            return self._empty(tuple(x.new_zeros(1, *x.shape[1:]) for x in inputs))
         plan = self._plan(inputs)
         with self._crowds.run((id(plan), batch, torch.get_num_threads())):
             return self._laid_out(plan, batch).run(inputs)
+
+    def _empty(self, one: tuple[torch.Tensor, ...]) -> Any:
+        """The results of no samples, from those of one."""
+        plan = self._plan(one)
+        results, tree = pytree.tree_flatten(self._computed(one))
+        for place, (output, result) in enumerate(zip(plan.outputs, results)):
+            if isinstance(output, Step):
+                shape = tuple(size_at(size, 0) for size in output.shape)
+                if math.prod(shape) or plan.batch[1] is not None:
+                    raise InputError(f"this compiled {self._name} needs at least one sample: its result {place}, of shape "
+                                     f"{tuple(getattr(result, 'shape', ()))}, is not one of samples.")
+                results[place] = result.new_empty(shape)
+            elif isinstance(output, Size):
+                results[place] = size_at(output, 0)
+        return pytree.tree_unflatten(results, tree)
 
     def _laid_out(self, plan: LayerPlan, batch: int) -> LayersLayout:
         key = id(plan), batch, torch.get_num_threads()
@@ -96,14 +117,29 @@ class CompiledLayers(nn.Module):
     @torch.no_grad()
     def _compare(self, example: tuple[torch.Tensor, ...]) -> None:
         """Raises InputError where the compiled model does not do what the model does."""
-        expected, got = (pytree.tree_leaves(model(*example)) for model in (self._model[0], self))
-        for place, (a, b) in enumerate(zip(expected, got)):
-            if isinstance(a, torch.Tensor) and a.is_floating_point() and a.numel():
-                scale = a.abs().nan_to_num(0, 0, 0).max().item()
-                near = torch.isclose(a, b, rtol=0, atol=TOLERANCE[self._dtype] * max(scale, 1e-30), equal_nan=True)
-                if not near.all():
-                    raise InputError(f"cannot compile this {self._name}: its output {place} does not repeat; what is compiled "
-                                     f"differs by up to {(a - b).abs().max().item():.2g} of {scale:.2g}.")
+        try:  # twice: what counts its calls differs the second time
+            results = [self._model[0](*example) for _ in range(2)]
+        except Exception as error:
+            raise InputError(f"this {self._name} cannot be run on its example: {type(error).__name__}: {error}") from error
+        got, tree = pytree.tree_flatten(self(*example))
+        for expected, arranged in map(pytree.tree_flatten, results):
+            if arranged != tree:
+                raise InputError(f"cannot compile this {self._name}: it returns {arranged}, what is compiled {tree}.")
+            for place, (a, b) in enumerate(zip(expected, got)):
+                self._compare_result(place, a, b)
+
+    def _compare_result(self, place: int, a: Any, b: Any) -> None:
+        what, facts = f"cannot compile this {self._name}: its output {place}", []
+        for x in (a, b):
+            facts.append(f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else repr(x))
+        if facts[0] != facts[1]:
+            raise InputError(f"{what} is {facts[0]}, what is compiled gives {facts[1]}.")
+        if isinstance(a, torch.Tensor) and a.is_floating_point() and a.numel():
+            scale = a.abs().nan_to_num(0, 0, 0).max().item()
+            near = torch.isclose(a, b, rtol=0, atol=TOLERANCE[self._dtype] * max(scale, 1e-30), equal_nan=True)
+            if not near.all():
+                raise InputError(f"{what} does not repeat; what is compiled differs by up to {(a - b).abs().max().item():.2g} "
+                                 f"of {scale:.2g}.")
 
     def _check(self, inputs: tuple) -> None:
         expected = f"this compiled {self._name} takes {len(self._dtypes)} tensors on the CPU"
@@ -156,6 +192,10 @@ class CompiledLayers(nn.Module):
             raise InputError("a compiled model cannot be trained; train the model it was compiled from.")
         return super().train(mode)
 
+    def _apply(self, fn, recurse=True):
+        check_stays(self, fn, self._dtype)
+        return super()._apply(fn, recurse)
+
     def extra_repr(self) -> str:
         return f"{self._name}: {self.summary}"
 
@@ -179,9 +219,10 @@ class CompiledLayers(nn.Module):
 
 def _check_example(name: str, example: tuple) -> None:
     for x in example:
-        if not isinstance(x, torch.Tensor) or x.dim() < 1 or not x.numel():
-            got = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-            raise InputError(f"expected tensors of at least one sample as the example of {name}'s input, got {got}.")
+        if not isinstance(x, torch.Tensor) or x.dim() < 1 or not x.numel() or x.is_meta:
+            got = f"shape {tuple(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__
+            raise InputError(f"expected tensors of at least one sample, with numbers, as the example of {name}'s input, got "
+                             f"{got}.")
     if not example or len({len(x) for x in example}) > 1:
         raise InputError("expected an example of at least one tensor, all of as many samples, got "
                          f"{[len(x) for x in example]}.")
@@ -191,7 +232,11 @@ def _copied(model: nn.Module) -> nn.Module:
     """A copy, also of a model that keeps tensors it has computed, as ``torch.nn.utils.prune`` does."""
     computed = {id(value): value.detach().clone() for module in model.modules() for value in vars(module).values()
                 if isinstance(value, torch.Tensor) and not value.is_leaf}
-    return copy.deepcopy(model, computed)
+    try:
+        return copy.deepcopy(model, computed).eval().requires_grad_(False).cpu()
+    except Exception as error:
+        raise InputError(f"cannot compile this {type(model).__name__}: no copy of it can be put on the CPU and into "
+                         f"evaluation ({type(error).__name__}: {error}).") from error
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

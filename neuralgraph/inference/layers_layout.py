@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 from ..errors import InputError
 from ..kernels import layers as program
 from ..kernels.launch import GRAIN, team_size
-from ..plan.layers import Call, Convolution, LayerPlan, Pool, Size, Step, leaves, size_at, with_leaves
+from ..plan.layers import Call, Convolution, Input, LayerPlan, Pool, Size, Step, leaves, size_at, with_leaves
+from ..wiring.devices import on_cpu
 from .convolving import Convolving, Pooling, sides_of
 from .layout import popped
 
@@ -67,6 +68,8 @@ class LayersLayout:
         self.code = np.zeros(len(self.native), program.INSTRUCTION)
         for record, instruction in zip(self.code, self.native.values()):
             instruction.write(record)
+        calls = [(step.arguments, step.options) for step in plan.steps if isinstance(step, Call)]
+        self.constants = {_storage(leaf) for leaf in leaves((plan.outputs, calls)) if isinstance(leaf, torch.Tensor)}
         self.free: list[tuple[torch.Tensor, torch.Tensor, np.ndarray, dict[Step, torch.Tensor]]] = []
 
     def _places(self) -> tuple[dict[Step, int], int]:
@@ -169,6 +172,7 @@ class LayersLayout:
             return function(*with_leaves(arguments, filled), **with_leaves(options, filled))
         return compute
 
+    @on_cpu
     def _workspace(self):
         """Memory for one run at a time, and what stands in it."""
         unit = ALIGNMENT // self.plan.dtype.itemsize
@@ -200,7 +204,7 @@ class LayersLayout:
         memory, private, code, own = workspace
         values: dict[Step, torch.Tensor] = dict(own)
         for step in self.plan.inputs:
-            values[step] = inputs[step.number].detach()
+            values[step] = inputs[step.number].as_subclass(torch.Tensor).detach()
         taken = np.zeros(len(code), np.int64)
         for action in self.actions:
             if isinstance(action, _Torch):
@@ -213,15 +217,23 @@ class LayersLayout:
             program.run(self.plan.dtype, action.team, program.run.fields(
                 team=action.team, code=code.ctypes.data, begin=action.begin, end=action.end, private=private.data_ptr(),
                 private_size=private.shape[1], barrier=barrier.ctypes.data, taken=taken.ctypes.data))
-        low, high = memory.data_ptr(), memory.data_ptr() + memory.nbytes
-        results = []
+        results, taken_over = [], {*self.constants, _storage(memory)}  # results are the caller's
         for output in self.plan.outputs:
             result = values[output] if isinstance(output, Step) else output
-            if isinstance(result, torch.Tensor) and (low <= result.data_ptr() < high or not isinstance(output, Step)):
-                result = result.clone()
+            if isinstance(result, Size) and not isinstance(result, bool):
+                result = size_at(result, self.batch)
+            elif isinstance(result, torch.Tensor):
+                if _storage(result) in taken_over:
+                    result = result.clone()
+                if not isinstance(output, Input):
+                    taken_over.add(_storage(result))
             results.append(result)
         self.free.append(workspace)
         return pytree.tree_unflatten(results, self.plan.tree)
+
+
+def _storage(x: torch.Tensor) -> int:
+    return x.untyped_storage().data_ptr()
 
 
 def _after(step: Convolution, source: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:

@@ -145,7 +145,9 @@ class _Reader:
 
     def _size(self, side) -> Size:
         if isinstance(side, torch.SymInt):
-            size = side.node.expr.subs(self.symbol, BATCH)
+            size = side.node.expr if self.symbol is None else side.node.expr.subs(self.symbol, BATCH)
+            if not size.free_symbols <= {BATCH}:
+                raise InputError(f"cannot compile a model in which the size of a tensor depends on numbers in others ({size}).")
             return int(size) if size.is_Integer else size
         return int(side)
 
