@@ -138,10 +138,10 @@ def in_csr(model):
 
 
 def in_mkl(model):
-    """The linear layers by the sparse products of MKL (package sparse-dot-mkl)."""
+    """The linear layers by the sparse products of MKL (packages sparse-dot-mkl and mkl; ``MKL_RT`` names its libmkl_rt)."""
     import scipy.sparse
-    from sparse_dot_mkl import dot_product_mkl, set_num_threads
-    set_num_threads(torch.get_num_threads())
+    from sparse_dot_mkl import dot_product_mkl, mkl_set_num_threads
+    mkl_set_num_threads(torch.get_num_threads())
     layers = [(scipy.sparse.csr_matrix(layer.weight.numpy()), layer.bias.numpy()[:, None]) if isinstance(layer, nn.Linear)
               else None for layer in model]
 
