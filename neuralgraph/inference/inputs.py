@@ -17,8 +17,9 @@ def check_numbers(*inputs: torch.Tensor) -> None:
     if autocasts("cpu"):
         raise InputError("a compiled model computes in the type of its weights, which torch.autocast would change: call it in "
                          "torch.autocast('cpu', enabled=False), or use the model it was compiled from.")
-    seen = torch.empty(0, device="cpu")  # a fake one where every new tensor is
-    if torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or not all(map(has_numbers, (seen, *inputs))):
+    new = torch.empty(0, device="cpu")  # a fake one where every new tensor is
+    if torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or \
+            not all(has_numbers(x) and type(x).__torch_dispatch__ is torch.Tensor.__torch_dispatch__ for x in (new, *inputs)):
         raise InputError("a compiled model runs for its numbers: torch can neither trace, export nor transform it. Use the "
                          "model it was compiled from.")
     for x in inputs:

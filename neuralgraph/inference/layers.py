@@ -32,8 +32,9 @@ class CompiledLayers(nn.Module):
     """A copy of an ordinary model for inference on the CPU, whose sparse layers do no more than their edges ask for.
 
     Takes what the model takes, for any number of samples; results equal those of ``model.eval()`` to rounding. A
-    shape of other sizes than the example's is captured when it is first seen. The copy does not follow later changes
-    of the model.
+    shape of other sizes than the example's is captured when it is first seen; one that was read from a file takes the
+    sizes that are in the file. The copy does not follow later changes of the model. Results share no memory with the
+    model or with each other.
 
     Args:
         model: without sparse layers of this library (see :func:`neuralgraph.densify`).
@@ -95,8 +96,8 @@ class CompiledLayers(nn.Module):
         results, tree = pytree.tree_flatten(self._computed(one))
         for place, (output, result) in enumerate(zip(plan.outputs, results)):
             if isinstance(output, Step):
-                shape = tuple(size_at(size, 0) for size in output.shape)
-                if math.prod(shape) or plan.batch[1] is not None:
+                known, shape = (tuple(size_at(size, batch) for size in output.shape) for batch in (1, 0))
+                if math.prod(shape) or plan.batch[1] is not None or known != getattr(result, "shape", None):
                     raise InputError(f"this compiled {self._name} needs at least one sample: its result {place}, of shape "
                                      f"{tuple(getattr(result, 'shape', ()))}, is not one of samples.")
                 results[place] = result.new_empty(shape)

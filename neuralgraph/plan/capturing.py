@@ -47,8 +47,8 @@ def capture(model: nn.Module, inputs: Sequence[torch.Tensor], dtype: torch.dtype
 
 def _exported(model: nn.Module, inputs: tuple[torch.Tensor, ...]):
     """The program, and the numbers of samples it holds for."""
-    if not hasattr(torch, "export") or not hasattr(torch.export, "Dim"):
-        raise InputError("compiling an ordinary model needs torch.export: install a newer torch.")
+    if not hasattr(getattr(torch.export, "ExportedProgram", None), "constants"):
+        raise InputError("compiling an ordinary model needs the torch.export of torch 2.3: install a newer torch.")
     kind, number = type(model).__name__, len(inputs[0])
     with evaluating(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself

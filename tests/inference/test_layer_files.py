@@ -225,16 +225,14 @@ class Pair(tuple):
 pytree.register_pytree_node(Pair, lambda pair: (list(pair), None), lambda parts, _: Pair(parts))
 
 
-@torch.library.custom_op("neuralgraph_tests::twice", mutates_args=())
-def twice(x: torch.Tensor) -> torch.Tensor:
-    return x * 2
-
-
-twice.register_fake(torch.empty_like)
+LIBRARY = torch.library.Library("neuralgraph_tests", "DEF")
+LIBRARY.define("twice(Tensor x) -> Tensor")
+LIBRARY.impl("twice", lambda x: x * 2, "CPU")
+LIBRARY.impl("twice", torch.empty_like, "Meta")
 
 
 @pytest.mark.parametrize("call, message", [
-    (lambda x: twice(x), r"it calls neuralgraph_tests.twice.default \(at 'twice'\), which no file can hold"),
+    (lambda x: torch.ops.neuralgraph_tests.twice(x), r"it calls neuralgraph_tests.twice.default \(at 'twice'\), which no file can hold"),
     (torch.linalg.pinv, "it calls aten.linalg_pinv"),
     (lambda x: Pair([x, x]), "it returns a Pair, which no file can hold: let it return tensors"),
     (lambda x: x * 2j, "which no file can hold"),
