@@ -41,7 +41,6 @@ class CompiledLayers(nn.Module):
         example: its arguments, tensors whose first dimension is the batch.
     """
 
-    @on_cpu
     def __init__(self, model: nn.Module, example: tuple[torch.Tensor, ...]):
         name, dtype = type(model).__name__, _dtype(model)
         _check_example(name, example)
@@ -170,7 +169,7 @@ class CompiledLayers(nn.Module):
                              f"{self._known()}, got {_shapes(inputs)}: compile the model again, and before it is saved call "
                              "what comes of it with inputs of all sizes that are needed.")
         try:
-            plan = capture(self._model[0], inputs, self._dtype)
+            plan = on_cpu(capture)(self._model[0], inputs, self._dtype)
         except InputError as error:
             if not self._plans:
                 raise

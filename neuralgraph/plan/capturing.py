@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,28 +46,46 @@ def capture(model: nn.Module, inputs: Sequence[torch.Tensor], dtype: torch.dtype
     return _Reader(program, batch, dtype).plan()
 
 
-def _exported(model: nn.Module, inputs: tuple[torch.Tensor, ...]):
+def _exported(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, tuple[int, int | None]]:
     """The program, and the numbers of samples it holds for."""
     if not hasattr(getattr(torch.export, "ExportedProgram", None), "constants"):
         raise InputError("compiling an ordinary model needs the torch.export of torch 2.3: install a newer torch.")
     kind, number = type(model).__name__, len(inputs[0])
-    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+    with evaluating(model), _no_nesting(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         try:
             several = tuple(x if len(x) >= LEAST else torch.cat([x] * LEAST) for x in inputs)
             batch = torch.export.Dim("batch")
             program = torch.export.export(model, several, dynamic_shapes=([{0: batch} for _ in several],)
                                           if _takes_any(model) else tuple({0: batch} for _ in several), strict=False)
-            held: tuple[int, int | None] = (1, None)
+            return program.run_decompositions({}), (1, None)
+        except InputError:
+            raise
         except Exception:  # it is not for any number of samples, or cannot be captured at all
             try:
-                program = torch.export.export(model, inputs, strict=False)
+                return torch.export.export(model, inputs, strict=False).run_decompositions({}), (number, number)
             except Exception as error:
                 first = str(error).strip().splitlines() or [type(error).__name__]
                 raise InputError(f"cannot compile this {kind}: torch.export cannot capture it ({type(error).__name__}: "
                                  f"{first[0]}).") from error
-            held = (number, number)
-        return program.run_decompositions({}), held
+
+
+@contextlib.contextmanager
+def _no_nesting(model: nn.Module) -> Iterator[None]:
+    """Refuses an encoder that leaves out what a mask hides where it runs, but not where it is exported."""
+    def check(encoder, args, options):
+        mask = options.get("src_key_padding_mask", args[2] if len(args) > 2 else None)
+        if mask is not None and encoder.enable_nested_tensor:
+            raise InputError("cannot compile an nn.TransformerEncoder with src_key_padding_mask, which gives 0 where it hides, "
+                             "depending on the mask: make it with enable_nested_tensor=False.")
+
+    hooks = [part.register_forward_pre_hook(check, with_kwargs=True) for part in model.modules()
+             if isinstance(part, nn.TransformerEncoder)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _takes_any(model: nn.Module) -> bool:

@@ -137,6 +137,26 @@ def test_models_that_are_refused(call, message):
         ng.compile(Model(call), torch.randn(3, 6))
 
 
+class Masked(nn.Module):
+    def __init__(self, nests):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=nests)
+
+    def forward(self, x, mask):
+        return self.encoder(x, src_key_padding_mask=mask)
+
+
+def test_what_torch_runs_in_another_way_than_it_exports():
+    x, mask = torch.randn(3, 5, 8), (torch.arange(5) > 2).expand(3, 5)
+    for example in (mask, torch.zeros_like(mask)):  # where nothing is hidden both do the same
+        with pytest.raises(InputError, match="make it with enable_nested_tensor=False"):
+            ng.compile(Masked(True).eval(), (x, example))
+    model = Masked(False).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(ng.compile(model, (x, mask))(x, mask), model(x, mask))
+
+
 def test_results_of_another_kind_are_refused():
     fast = ng.compile(Model(lambda model, x: model.layer(x)), torch.randn(3, 6))
     fast._model[0].call = lambda model, x: model.layer(x)[None]
