@@ -34,7 +34,7 @@ FORMATS = {str(form).removeprefix("torch."): form for form in (
 def layers_to_json(model: CompiledLayers, arrays: dict[str, torch.Tensor]) -> dict:
     """The entry of the header; what it refers to is put into ``arrays``."""
     writer = _Writer(model._name, arrays)
-    plans = [checked_layers(plan) for plans in model._plans.values() for plan in plans]
+    plans = [checked_layers(plan) for plans in [*model._plans.values()] for plan in plans]
     return {"name": model._name, "torch": torch.__version__, "dtype": writer.leaf(model._dtype),
             "dtypes": [writer.leaf(dtype) for dtype in model._dtypes], "plans": [writer.plan(plan) for plan in plans]}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,16 @@ if kernels.AVAILABLE:
 
 KEPT = 16  # numbers of samples and threads whose layouts are kept
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}  # of the largest output
+
+_capturing = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _capturing
+    _capturing = threading.Lock()  # whoever held it is not in the copy of the process
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class CompiledLayers(nn.Module):
@@ -159,23 +171,34 @@ class CompiledLayers(nn.Module):
 
     def _plan(self, inputs: Sequence[torch.Tensor]) -> LayerPlan:
         """The plan for inputs of these shapes."""
-        batch, sizes = len(inputs[0]), tuple(tuple(x.shape[1:]) for x in inputs)
-        for plan in self._plans.get(sizes, []):
-            first, last = plan.batch
-            if first <= batch and (last is None or batch <= last):
-                return plan
+        sizes = tuple(tuple(x.shape[1:]) for x in inputs)
+        plan = self._found(sizes, len(inputs[0]))
+        if plan is not None:
+            return plan
         if not self._model:
             raise InputError(f"this compiled {self._name} was read from a file, which holds it for inputs of "
                              f"{self._known()}, got {_shapes(inputs)}: compile the model again, and before it is saved call "
                              "what comes of it with inputs of all sizes that are needed.")
-        try:
-            plan = on_cpu(capture)(self._model[0], inputs, self._dtype)
-        except InputError as error:
-            if not self._plans:
-                raise
-            raise InputError(f"for inputs of shapes {[tuple(x.shape) for x in inputs]}: {error}") from error
-        self._plans.setdefault(sizes, []).append(plan)
-        return plan
+        with _capturing:  # torch.export runs once at a time
+            plan = self._found(sizes, len(inputs[0]))
+            if plan is not None:
+                return plan
+            try:
+                plan = on_cpu(capture)(self._model[0], inputs, self._dtype)
+            except InputError as error:
+                if not self._plans:
+                    raise
+                raise InputError(f"for inputs of shapes {[tuple(x.shape) for x in inputs]}: {error}") from error
+            self._plans.setdefault(sizes, []).append(plan)
+            return plan
+
+    def _found(self, sizes: tuple, batch: int) -> LayerPlan | None:
+        """The plan that there is for inputs of these sizes and so many samples."""
+        for plan in self._plans.get(sizes, []):
+            first, last = plan.batch
+            if first <= batch and (last is None or batch <= last):
+                return plan
+        return None
 
     def _known(self) -> str:
         """The shapes of inputs that there are plans for."""
@@ -212,7 +235,7 @@ class CompiledLayers(nn.Module):
         new = CompiledLayers.__new__(CompiledLayers)
         nn.Module.__init__(new)
         new.__dict__.update(self.__dict__, _layouts={}, _crowds=Crowds(),
-                            _plans={sizes: [*plans] for sizes, plans in self._plans.items()})
+                            _plans={sizes: [*plans] for sizes, plans in [*self._plans.items()]})
         memo[id(self)] = new
         return new
 

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -216,6 +217,15 @@ def test_results_are_the_callers():
             torch.testing.assert_close(result, value)
             result.zero_()
     assert torch.equal(x, given)
+
+
+def test_sizes_that_several_threads_see_first():
+    model, x = ordinary()
+    model.requires_grad_(False)
+    fast, xs = ng.compile(model, x), [torch.randn(2, 3, 8 + number % 3, 8 + number % 2) for number in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        for got, y in zip(pool.map(fast, xs), xs):
+            torch.testing.assert_close(got, model(y), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("slope", [2.0, -0.5, 1.0, -2.0])
