@@ -45,10 +45,12 @@ def kernels():
 
     if not kernels.AVAILABLE:
         return []
+    from neuralgraph.kernels import matrix_units
     from neuralgraph.kernels.launch import Kernel
 
     modules = [import_module(f"neuralgraph.kernels.{module.name}") for module in iter_modules(kernels.__path__)
-               if not module.name.startswith("gpu")]  # those are Triton's
+               if not module.name.startswith("gpu")  # those are Triton's
+               and (module.name != "matrix_units" or matrix_units.AVAILABLE)]
     found = {id(thing): thing for module in modules for thing in vars(module).values() if isinstance(thing, Kernel)}
     return [(kernel, dtype) for kernel in found.values() for dtype in kernel._sources]
 

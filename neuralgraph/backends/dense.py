@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -32,7 +33,7 @@ class Dense(Backend):
         matrix = layout.matrix(layout.weight(selection))
         sums = _product(matrix, messages)
         if messages.device.type != "cpu" or is_compiling() or is_transformed(messages) or \
-                sums.detach().sum().isfinite():
+                math.isfinite(sums.detach().sum()):
             return sums
         finite = messages.isfinite()
         if finite.all():

@@ -17,21 +17,23 @@ from .layout import Layout
 from .transforms import is_transformed, where
 
 if kernels.AVAILABLE:
+    from ..kernels.matrix_units import factor_terms
     from ..kernels.operators import channel_rows, edge_dots, weighted_sums
 else:
-    from ..kernels.plain import channel_rows, edge_dots, weighted_sums
+    from ..kernels.plain import channel_rows, edge_dots, factor_terms, weighted_sums
 
 SHORT = 16      # maps of fewer pixels are joined over the batch into longer rows
 PIECE = 2048    # numbers of a row that one matrix product runs over
-DENSE_DOTS = 6  # a matrix product computes this many dot products in the time of one sampled one
+DENSE_DOTS = 6, 25, 15  # a matrix product computes so many dot products in the time of one sampled one, by its terms
 
 
 class Sparse(Backend):
     """Forward and node gradients over real edges only: k H W multiply-adds per sample.
 
     The gradient of the candidate edges is one matrix product per stage, <Z_u, dL/dI_v> for all pairs,
-    where more than a sixth of the pairs are asked for, otherwise a dot product per edge. Gradients
-    can be taken once; for second derivatives use the dense backend.
+    where more than a sixth of the pairs are asked for, otherwise a dot product per edge. CPUs with matrix
+    units (AMX) take its factors as one or two bfloat16 where :func:`torch.set_float32_matmul_precision` allows
+    "medium" or "high". Gradients can be taken once; for second derivatives use the dense backend.
 
     On the CPU, in float32 or float64: less is computed in float32 and rounded at the end. Without
     numba, torch's own sparse products do the same, slower.
@@ -52,11 +54,12 @@ class Sparse(Backend):
         weight, space = Layout.of(stage).weight(selection), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
         edges, reaches_all = _Edges.of(stage, selection), selection.reaches_all
-        joint = None
-        if shared is not None and dtype == messages.dtype and torch.is_grad_enabled() and edges.multiplies(reaches_all):
+        joint, terms = None, factor_terms() if dtype == torch.float32 else 0
+        if shared is not None and dtype == messages.dtype and torch.is_grad_enabled() and not terms and \
+                edges.multiplies(reaches_all, terms):
             joint = _Joint(shared)
         sums = _Propagate.apply(messages.reshape(*messages.shape[:2], -1).to(dtype), weight.to(dtype), edges,
-                                reaches_all, joint)
+                                reaches_all, terms, joint)
         return sums.reshape(*sums.shape[:2], *space).to(messages.dtype)
 
 
@@ -71,10 +74,10 @@ class _Edges:
             self._by_src = EdgeList.of(real, layout.src, layout.dst, layout.shape[1])
             self.by_dst = self._by_src.transposed(layout.shape[0])
 
-    def multiplies(self, reaches_all: bool) -> bool:
+    def multiplies(self, reaches_all: bool, terms: int) -> bool:
         """Whether a matrix product computes the dot products of all pairs."""
         asked = len(self.layout.ends) if reaches_all else len(self.by_dst.index)
-        return asked * DENSE_DOTS > self.layout.shape[0] * self.layout.shape[1]
+        return asked * DENSE_DOTS[terms] > self.layout.shape[0] * self.layout.shape[1]
 
     @classmethod
     @torch.inference_mode(False)  # what is kept while evaluating must serve training too
@@ -92,15 +95,18 @@ class _Edges:
             self._by_src = self.by_dst.transposed(self.layout.shape[1])
         return self._by_src
 
-    def dots(self, messages: torch.Tensor, gradient: torch.Tensor, reaches_all: bool,
+    def dots(self, messages: torch.Tensor, gradient: torch.Tensor, reaches_all: bool, terms: int,
              joint: _Joint | None) -> torch.Tensor:
         """<Z_u, dL/dI_v> over batch and pixels: of all candidates, or of real edges and 0 elsewhere."""
         layout = self.layout
-        if self.multiplies(reaches_all):
-            pieces = map(channel_rows, _pieces(messages)) if joint is None else joint.pieces(messages)
-            matrix = gradient.new_empty(layout.shape)
-            for number, (some, other) in enumerate(zip(_pieces(gradient), pieces)):
-                matrix.addmm_(channel_rows(some), other.T, beta=min(number, 1))  # the first overwrites what is there
+        if self.multiplies(reaches_all, terms):
+            if terms:
+                matrix = torch.ops.neuralgraph.pair_products.default(messages, gradient, terms).T
+            else:
+                pieces = map(channel_rows, _pieces(messages)) if joint is None else joint.pieces(messages)
+                matrix = gradient.new_empty(layout.shape)
+                for number, (some, other) in enumerate(zip(_pieces(gradient), pieces)):
+                    matrix.addmm_(channel_rows(some), other.T, beta=min(number, 1))  # the first overwrites what is there
             dots = matrix.flatten()
             if layout.entries is not None:
                 dots = dots.index_select(0, layout.entries)
@@ -119,11 +125,11 @@ class _Propagate(torch.autograd.Function):
     """Sums (B, n_dst, L) of messages (B, n_src, L) over real edges."""
 
     @staticmethod
-    def forward(ctx, messages, weight, edges, reaches_all, joint):
+    def forward(ctx, messages, weight, edges, reaches_all, terms, joint):
         messages = _with_unit_stride(messages)
         kept = weight[edges.by_dst.place]
         ctx.save_for_backward(messages, weight)
-        ctx.edges, ctx.reaches_all, ctx.joint = edges, reaches_all, joint
+        ctx.edges, ctx.how = edges, (reaches_all, terms, joint)
         return _sums(messages, edges.by_dst, kept)
 
     @staticmethod
@@ -137,8 +143,8 @@ class _Propagate(torch.autograd.Function):
             edges = ctx.edges.by_src
             to_messages = _sums(gradient, edges, weight[edges.place])
         if ctx.needs_input_grad[1]:
-            to_weight = ctx.edges.dots(messages, gradient, ctx.reaches_all, ctx.joint)
-        return to_messages, to_weight, None, None, None
+            to_weight = ctx.edges.dots(messages, gradient, *ctx.how)
+        return to_messages, to_weight, None, None, None, None
 
 
 class _Joint:

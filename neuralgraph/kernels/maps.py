@@ -24,6 +24,21 @@ FORWARD = record(MAPS + "out out_sample out_row", "slope epsilon")
 BACKWARD = record(MAPS + "gradient gradient_sample gradient_row to_x to_weight to_bias to_kernel", "slope")
 MOMENTS = record("batch channels length x x_sample x_row mean rstd variance", "epsilon")
 
+TOTALS = 4  # numbers that two float64 take
+
+
+@inline
+def together_of(size):
+    """How many channels, of maps of this many bytes, are worked at side by side: maps that lie in one page of memory."""
+    return max(1, min(16, 4096 // size))
+
+
+@inline
+def state_size(taps, lanes):
+    """The numbers that a channel's sums take: two totals, its kernel, a vector for each tap."""
+    return (TOTALS + taps + taps * lanes + 1) // 2 * 2
+
+
 # Forward
 
 
@@ -37,7 +52,7 @@ def _forward(like, address):
     x, x_sample, x_row, out, out_sample, out_row = a.x, a.x_sample, a.x_row, a.out, a.out_sample, a.out_row
     weight, bias, mean, rstd, kernel = a.weight, a.bias, a.mean, a.rstd, a.kernel
     scratch, scratch_size, pitch, grabs = a.scratch, a.scratch_size, a.pitch, a.grabs
-    units = batch * channels
+    units, together = batch * channels, together_of(height * width * s)
     scratch += take_number(address + 8) * scratch_size * s
     clear(like, scratch, scratch_size)
     while True:
@@ -45,28 +60,34 @@ def _forward(like, address):
         grab = take_number(address)
         if grab >= grabs:
             return
-        for unit in range(grab * units // grabs, (grab + 1) * units // grabs):
+        end = (grab + 1) * units // grabs
+        for block in range(grab * units // grabs, end, together):
             rolled()
-            sample, v = unit // channels, unit % channels
-            source = x + sample * x_sample + v * x_row
-            target = out + sample * out_sample + v * out_row
-            scale, shift = number(like, 1.0), number(like, 0.0)
-            if norm != NO_NORM:
-                place = v * s
-                if norm == INSTANCE:
-                    place = (sample * channels + v) * s
+            last = min(block + together, end)
+            if norm == INSTANCE:  # of all first, for what one has to wait for the next one need not
+                for unit in range(block, last):
+                    rolled()
+                    source = x + unit // channels * x_sample + unit % channels * x_row
                     m, r = moments(like, source, height * width, epsilon)
-                    store_scalar(like, mean + place, m)
-                    store_scalar(like, rstd + place, r)
-                scale = load_scalar(like, weight + v * s) * load_scalar(like, rstd + place)
-                shift = load_scalar(like, bias + v * s) - load_scalar(like, mean + place) * scale
-            if side == 0:
-                affine(like, source, target, height * width, scale, shift, slope)
-            else:
-                affine_bordered(like, source, scratch, pitch, side // 2, height, width, stride,
-                                scale, shift, slope)
-                convolve(like, scratch, pitch, side, stride, kernel + v * side * side * s,
-                         target, out_height, out_width)
+                    store_scalar(like, mean + unit * s, m)
+                    store_scalar(like, rstd + unit * s, r)
+            for unit in range(block, last):
+                rolled()
+                sample, v = unit // channels, unit % channels
+                source = x + sample * x_sample + v * x_row
+                target = out + sample * out_sample + v * out_row
+                scale, shift = number(like, 1.0), number(like, 0.0)
+                if norm != NO_NORM:
+                    place = unit * s if norm == INSTANCE else v * s
+                    scale = load_scalar(like, weight + v * s) * load_scalar(like, rstd + place)
+                    shift = load_scalar(like, bias + v * s) - load_scalar(like, mean + place) * scale
+                if side == 0:
+                    affine(like, source, target, height * width, scale, shift, slope)
+                else:
+                    affine_bordered(like, source, scratch, pitch, side // 2, height, width, stride,
+                                    scale, shift, slope)
+                    convolve(like, scratch, pitch, side, stride, kernel + v * side * side * s,
+                             target, out_height, out_width)
 
 
 def _forward_float32(address):
@@ -139,83 +160,100 @@ def _backward(like, address):
     clear(like, scratch, scratch_size)
     area = ((height + 2 * border) * pitch + 16) * s
     bordered, spaced, between = scratch, scratch + area, scratch + 2 * area
-    flipped = between + (length + 16) * s
-    sums = flipped + taps * s
+    states = (between + (length + 16) * s + 7) // 8 * 8  # begin with float64
     lanes = correlation_lanes(side, width)
     small = narrow(like, 4)
+    together, state = together_of(length * s), state_size(taps, lanes) * s
     while True:
         rolled()
         grab = take_number(address)
         if grab >= grabs:
             return
-        for v in range(grab * channels // grabs, (grab + 1) * channels // grabs):
+        end = (grab + 1) * channels // grabs
+        for block in range(grab * channels // grabs, end, together):
             rolled()
-            for tap in range(taps):
-                store_scalar(like, flipped + tap * s,
-                             load_scalar(like, kernel + (v * taps + taps - 1 - tap) * s))
-            clear(like, sums, taps * lanes)
-            all_plain, all_normed = 0.0, 0.0
-            scale, shift = number(like, 1.0), number(like, 0.0)
-            middle, spread = number(like, 0.0), number(like, 0.0)
+            for v in range(block, min(block + together, end)):
+                rolled()
+                own = states + (v - block) * state
+                clear(like, own, state // s)
+                for tap in range(taps):
+                    store_scalar(like, own + (TOTALS + tap) * s,
+                                 load_scalar(like, kernel + (v * taps + taps - 1 - tap) * s))
             for sample in range(batch):
                 rolled()
-                source = x + sample * x_sample + v * x_row
-                target = to_x + (sample * channels + v) * length * s
-                if norm != NO_NORM:
-                    place = v * s
-                    if norm == INSTANCE:
-                        place = (sample * channels + v) * s
-                    middle, spread = load_scalar(like, mean + place), load_scalar(like, rstd + place)
-                    scale = load_scalar(like, weight + v * s) * spread
-                    shift = load_scalar(like, bias + v * s) - middle * scale
-                arriving = gradient + sample * gradient_sample + v * gradient_row
-                if side:
-                    affine_bordered(like, source, bordered, pitch, border, height, width, 1, scale,
-                                    shift, slope)
-                    if stride == 1:
-                        affine_bordered(like, arriving, spaced, pitch, border, height, width, 1,
-                                        number(like, 1.0), number(like, 0.0), 1.0)
+                for v in range(block, min(block + together, end)):
+                    rolled()
+                    own = states + (v - block) * state
+                    flipped, sums = own + TOTALS * s, own + (TOTALS + taps) * s
+                    scale, shift = number(like, 1.0), number(like, 0.0)
+                    middle, spread = number(like, 0.0), number(like, 0.0)
+                    source = x + sample * x_sample + v * x_row
+                    target = to_x + (sample * channels + v) * length * s
+                    if norm != NO_NORM:
+                        place = v * s
+                        if norm == INSTANCE:
+                            place = (sample * channels + v) * s
+                        middle, spread = load_scalar(like, mean + place), load_scalar(like, rstd + place)
+                        scale = load_scalar(like, weight + v * s) * spread
+                        shift = load_scalar(like, bias + v * s) - middle * scale
+                    arriving = gradient + sample * gradient_sample + v * gradient_row
+                    if side:
+                        affine_bordered(like, source, bordered, pitch, border, height, width, 1, scale,
+                                        shift, slope)
+                        if stride == 1:
+                            affine_bordered(like, arriving, spaced, pitch, border, height, width, 1,
+                                            number(like, 1.0), number(like, 0.0), 1.0)
+                        else:
+                            for y in range(out_height):
+                                rolled()
+                                for i in range(out_width):
+                                    place = (y * stride + border) * pitch + i * stride + border
+                                    store_scalar(like, spaced + place * s, load_scalar(
+                                        like, arriving + (y * out_width + i) * s))
+                        correlate(like, bordered, spaced, pitch, side, sums, height, width)
+                        convolve(like, spaced, pitch, side, 1, flipped, between, height, width)
+                        arriving = between
+                    if length >= 16:
+                        plain, normed = through_activation(like, source, arriving, target, length, scale,
+                                                           shift, slope, middle, spread)
                     else:
-                        for y in range(out_height):
-                            rolled()
-                            for i in range(out_width):
-                                place = (y * stride + border) * pitch + i * stride + border
-                                store_scalar(like, spaced + place * s, load_scalar(
-                                    like, arriving + (y * out_width + i) * s))
-                    correlate(like, bordered, spaced, pitch, side, sums, height, width)
-                    convolve(like, spaced, pitch, side, 1, flipped, between, height, width)
-                    arriving = between
-                if length >= 16:
-                    plain, normed = through_activation(like, source, arriving, target, length, scale,
-                                                        shift, slope, middle, spread)
-                else:
-                    plain, normed = through_activation(small, source, arriving, target, length, scale,
-                                                        shift, slope, middle, spread)
-                all_plain += plain
-                all_normed += normed
-                if norm == INSTANCE:
-                    n = number(like, length)
-                    through_norm(like, source, target, length, scale, middle, spread, plain / n,
-                                  normed / n)
-                elif norm == FIXED:
-                    through_norm(like, source, target, length, scale, middle, spread,
-                                  number(like, 0.0), number(like, 0.0))
+                        plain, normed = through_activation(small, source, arriving, target, length, scale,
+                                                           shift, slope, middle, spread)
+                    totals = carray(at(own), 2, np.float64)
+                    totals[0] += plain
+                    totals[1] += normed
+                    if norm == INSTANCE:
+                        n = number(like, length)
+                        through_norm(like, source, target, length, scale, middle, spread, plain / n,
+                                     normed / n)
+                    elif norm == FIXED:
+                        through_norm(like, source, target, length, scale, middle, spread,
+                                     number(like, 0.0), number(like, 0.0))
             if norm == BATCH:
                 n = batch * length
                 for sample in range(batch):
                     rolled()
-                    through_norm(like, x + sample * x_sample + v * x_row,
-                                  to_x + (sample * channels + v) * length * s, length, scale, middle,
-                                  spread, number(like, all_plain / n), number(like, all_normed / n))
-            if norm != NO_NORM:
-                store_scalar(like, to_weight + v * s, all_normed)
-                store_scalar(like, to_bias + v * s, all_plain)
-            for tap in range(taps):
+                    for v in range(block, min(block + together, end)):
+                        rolled()
+                        totals = carray(at(states + (v - block) * state), 2, np.float64)
+                        spread = load_scalar(like, rstd + v * s)
+                        through_norm(like, x + sample * x_sample + v * x_row,
+                                     to_x + (sample * channels + v) * length * s, length,
+                                     load_scalar(like, weight + v * s) * spread, load_scalar(like, mean + v * s),
+                                     spread, number(like, totals[0] / n), number(like, totals[1] / n))
+            for v in range(block, min(block + together, end)):
                 rolled()
-                value = number(like, 0.0)
-                for lane in range(lanes):
-                    value += load_scalar(like, sums + (tap * lanes + lane) * s)
-                store_scalar(like, to_kernel + (v * taps + tap) * s, value)
+                own = states + (v - block) * state
+                totals = carray(at(own), 2, np.float64)
+                if norm != NO_NORM:
+                    store_scalar(like, to_weight + v * s, totals[1])
+                    store_scalar(like, to_bias + v * s, totals[0])
+                for tap in range(taps):
+                    rolled()
+                    value = number(like, 0.0)
+                    for lane in range(lanes):
+                        value += load_scalar(like, own + (TOTALS + taps + tap * lanes + lane) * s)
+                    store_scalar(like, to_kernel + (v * taps + tap) * s, value)
 
 
 def _backward_float32(address):
@@ -297,12 +335,13 @@ def map_backward(gradient, x, weight, bias, mean, rstd, kernel, norm: int, slope
     lanes = correlation_lanes.py_func(side, width)
     pitch = -(-width // lanes) * lanes + 2 * border
     area = (height + 2 * border) * pitch + 16
-    scratch_size = 2 * area + height * width + 16 + side**2 * (1 + lanes)
+    size = x.element_size()
+    together = together_of.py_func(height * width * size)
+    scratch_size = 2 * area + height * width + 18 + together * state_size.py_func(side**2, lanes)
     threads = torch.get_num_threads()
     scratch = x.new_empty(threads * scratch_size)
     results = empty_gradients(x, kernel, norm)
     grabs = min(channels, 8 * threads)
-    size = x.element_size()
     to_x, to_weight, to_bias, to_kernel = map(_address, results)
     out_height, out_width = gradient.shape[2:]
     _run_backward(x.dtype, grabs, _run_backward.fields(

@@ -10,7 +10,7 @@ import importlib
 
 import torch
 
-from . import maps, rows, sums
+from . import maps, matrix_units, rows, sums
 from .shapes import empty_gradients, empty_moments
 
 LIBRARY = torch.library.Library("neuralgraph", "DEF")
@@ -44,6 +44,11 @@ channel_rows = _operator(
     rows.channel_rows,
     lambda x: x.new_empty(x.shape[1], x.shape[0] * x.shape[2] + 64 // x.element_size())[
         :, :x.shape[0] * x.shape[2]])
+
+pair_products = _operator(
+    "pair_products(Tensor x, Tensor y, int terms) -> Tensor",
+    matrix_units.pair_products,
+    lambda x, y, terms: x.new_empty(x.shape[1], y.shape[1]))
 
 channel_moments = _operator(
     "channel_moments(Tensor x, float epsilon) -> (Tensor, Tensor, Tensor)",

@@ -23,6 +23,11 @@ def edge_dots(x, y, src, dst):
     return torch.cat(parts) if parts else x.new_zeros(0)
 
 
+def factor_terms():
+    """As :func:`neuralgraph.kernels.matrix_units.factor_terms`."""
+    return 0
+
+
 def channel_rows(x):
     """As :func:`neuralgraph.kernels.rows.channel_rows`."""
     return x.transpose(0, 1).flatten(1)

@@ -9,6 +9,7 @@ from ..errors import InputError
 from ..selectors import Selection, Selector
 from ..wiring import Wiring, synchronous_stages
 from .functions import NodeFunctions
+from .messages import split
 from .network import NeuralGraph
 from .state import State
 
@@ -83,10 +84,10 @@ class DynamicNeuralGraph(NeuralGraph):
         sizes = [len(chunk.nodes) for chunk in self._chunks]
         fused = self._is_fused(states)
         messages = _cat([functions.send(chunk.function, rows, part, fused) for chunk, rows, part
-                         in zip(self._chunks, self._rows, states.split(sizes, dim=1))])
+                         in zip(self._chunks, self._rows, split(states, sizes))])
         totals = _cat([self._aggregate(stage, messages, selection) for stage in self.stages])
         return _cat([functions.receive(chunk.function, rows, part, fused) for chunk, rows, part
-                     in zip(self._chunks, self._rows, totals.split(sizes, dim=1))]).to(states.dtype)
+                     in zip(self._chunks, self._rows, split(totals, sizes))]).to(states.dtype)
 
     def _checked_state(self, state: State | None, x: torch.Tensor | None) -> None:
         """Refuses a state that is not of this network, or does not go with x (B, inputs, *space)."""

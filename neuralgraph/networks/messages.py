@@ -13,6 +13,11 @@ from ..wiring import Stage, Wiring
 Key = tuple[int, int]  # a stage and a chunk of it
 
 
+def split(x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
+    """x (B, V, *space) by numbers of nodes; its gradient is written once, and for all nodes at once not copied."""
+    return (x,) if len(sizes) == 1 else x.split(sizes, dim=1)
+
+
 class Places:
     """Where the messages of each chunk stand among all whose maps have the same size.
 

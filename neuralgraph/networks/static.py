@@ -8,7 +8,7 @@ from ..backends import Backend
 from ..selectors import Selector
 from ..wiring import Stage, Wiring, topological_stages
 from ..wiring.devices import on_cpu
-from .messages import Messages, Places
+from .messages import Messages, Places, split
 from .network import NeuralGraph
 
 
@@ -76,10 +76,8 @@ class StaticNeuralGraph(NeuralGraph):
         outputs = []
         for number, stage in enumerate(self.stages):
             sums = self._sums(stage, x, messages, selection) if number else self._input_nodes(x)
-            start = 0
-            for c, (chunk, rows) in enumerate(zip(stage.chunks, self._rows[number])):
-                part = sums[:, start:start + len(chunk.nodes)]
-                start += len(chunk.nodes)
+            parts = split(sums, [len(chunk.nodes) for chunk in stage.chunks])
+            for c, (chunk, rows, part) in enumerate(zip(stage.chunks, self._rows[number], parts)):
                 state = self.functions.receive(chunk.function, rows, part, fused) if number else part
                 if chunk.is_output:
                     outputs.append(state)

@@ -16,6 +16,7 @@ from .norm import EPSILON, MOMENTUM, BatchNorm, InstanceNorm
 from .operation import Operation, Rows
 
 SMALL = 2**15  # numbers of an activation alone that a call of ours takes longer for than torch does
+WORTH_IT = DepthwiseConv, BatchNorm, InstanceNorm  # a call, however few numbers there are
 TYPES: dict[str, tuple[torch.dtype, ...]] = {"cpu": (torch.float32, torch.float64)}  # of numbers that there are kernels for
 if kernels.TRITON:
     TYPES["cuda"] = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -32,7 +33,8 @@ def apply(operations: Iterable[Operation], x: torch.Tensor, rows: Rows,
         The result, and whether it was written into ``out``.
     """
     written = False
-    if x.dim() == 2 or x.dtype not in TYPES.get(x.device.type, ()):
+    if x.dim() == 2 or x.dtype not in TYPES.get(x.device.type, ()) or \
+            x.numel() < SMALL and not any(isinstance(operation, WORTH_IT) for operation in operations):
         return _one_by_one(operations, x, rows), written
     parts = list(_parts(operations))
     for part in parts:
@@ -60,7 +62,7 @@ class _Part:
 
         An activation alone is torch's, unless it is written where a copy would bring it.
         """
-        if self.norm is None and self.convolution is None and (out is None or x.numel() < SMALL):
+        if self.norm is None and self.convolution is None and out is None:
             return False
         if x.device.type == "cpu":
             return True

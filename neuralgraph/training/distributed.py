@@ -69,11 +69,19 @@ class Ranks:
                                f"{gathered[odd[0]][name]} at rank {', '.join(map(str, odd))}. Start all "
                                "with the same command, images and versions.")
 
-    def parallel(self, model: nn.Module, device: torch.device) -> nn.Module:
+    @contextlib.contextmanager
+    def parallel(self, model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
         """The model as its gradients are averaged over the processes."""
         if self.size == 1:
-            return model
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+            yield model
+            return
+        parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+        try:
+            yield parallel
+        finally:
+            # An exception may keep the model until the processes have parted. Its reducer would then be the last to
+            # hold their group, and would wait for a thread of gloo's, which may wait for the interpreter's lock.
+            vars(parallel).update(reducer=None, logger=None)
 
     def spread_buffers(self, model: nn.Module) -> None:
         """Gives every process the first one's buffers (running statistics), for evaluation."""

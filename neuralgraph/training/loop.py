@@ -110,10 +110,10 @@ class Loop:
             Interrupted: after Ctrl-C, SIGTERM or SIGHUP, once the current step is done and all is saved.
         """
         with deferred_interrupt() as interrupted, _repeatable(), self.ranks.watched(), self._rewired(), \
-                torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+                torch.random.fork_rng([self.device] if self.device.type == "cuda" else []), \
+                self.ranks.parallel(self.model, self.device) as model:
             if self.ranks.is_first:
                 self.log.write(self.progress.rows)  # a kill may have come before it
-            model = self.ranks.parallel(self.model, self.device)
             if self.compiled is not None:  # the last batch of an epoch may have a size of its own
                 model = cast(nn.Module, torch.compile(model, mode=self.compiled, dynamic=False))
             watcher.started(trained)

@@ -20,6 +20,7 @@ from .checkpoint import RECIPE, newer_version, read_json
 from .options import FIELDS, GROWERS, arguments, options, read, split
 from .schedules import SCHEDULES, Schedule, steps
 
+PRECISIONS = "float32", "high", "medium", "bfloat16"
 MODES = "default", "reduce-overhead", "max-autotune"  # of torch.compile
 
 
@@ -71,8 +72,10 @@ class Recipe:
         momentum: of SGD.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: on all parameters, as in the authors' code.
-        precision: "float32", or "bfloat16" to compute in it where PyTorch's autocast holds it safe, on
-            devices that have it; weights stay float32.
+        precision: "float32"; "high" or "medium", float32 of which products of matrices may round their factors to 16 or 8
+            bits on devices that are then faster (:func:`torch.set_float32_matmul_precision`: on a CPU the gradient of
+            edges, on a GPU all products); or "bfloat16" to compute in it where PyTorch's autocast holds it safe, on
+            devices that have it. Weights stay float32.
         torch_compile: a mode of :func:`torch.compile`, "default", "reduce-overhead" or "max-autotune", to train with:
             on a GPU steps are faster, the first takes a minute, and a run repeats to rounding, not to the bit. None
             for none; on a CPU it needs ``backend="dense"``.
@@ -141,7 +144,7 @@ class Recipe:
         if self.seed >= 2**63:
             raise InputError(f"seed must be below 2**63, got {self.seed}.")
         lookup("schedule", self.schedule, {**SCHEDULES, "step": None})
-        lookup("precision", self.precision, dict.fromkeys(("float32", "bfloat16")))
+        lookup("precision", self.precision, dict.fromkeys(PRECISIONS))
         if self.torch_compile is not None:
             lookup("mode of torch.compile", self.torch_compile, dict.fromkeys(MODES))
         if self.grow is not None:

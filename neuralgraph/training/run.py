@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,7 @@ class Run:
             RunError: if the folder cannot be written, or another process trains this run, has done so
                 since it was opened, or is lost; the last checkpoint is intact.
         """
-        with self.loop.alone(), lost_readers():
+        with self.loop.alone(), lost_readers(), _products(self.recipe.precision):
             if self.ranks.is_first and self._to_write is not None:
                 self._write_recipe(self._to_write)
             if self._save_first:
@@ -271,7 +272,8 @@ class Run:
     def evaluate(self) -> tuple[float, float, float]:
         """Accuracy (top-1 and top-5, per cent) and mean loss on the test images, in evaluation mode."""
         self.ranks.spread_buffers(self.model)
-        return self.task.evaluate(self.model.eval())
+        with _products(self.recipe.precision):
+            return self.task.evaluate(self.model.eval())
 
     def _repr_html_(self) -> str:
         """The recipe, what came out of it so far, and what the model's wiring is now."""
@@ -304,3 +306,17 @@ def load_images(recipe: Recipe, workers: int | None) -> Images:
     if recipe.data is None:
         raise InputError(f"the recipe {recipe.name!r} has no images of its own; name some with --data.")
     return load(recipe.data, recipe.image_size, recipe.resized_crop, workers)
+
+
+@contextlib.contextmanager
+def _products(precision: str) -> Iterator[None]:
+    """Products of matrices as precise as a recipe says, for a while, if it says so."""
+    if precision not in ("high", "medium"):
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -30,6 +30,7 @@ def main(folder):
             optimizer.step()
         states[name] = net.state_dict()
     torch.save(states, folder / f"{rank}.pt")
+    del model  # what it holds of gloo must go first, or may wait forever
     dist.destroy_process_group()
 
 

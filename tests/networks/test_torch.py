@@ -139,6 +139,7 @@ def test_data_parallel_training_goes_on_after_the_first_step(tmp_path):
         for _ in range(3):
             parallel(torch.randn(2, 1, 3, 3)).sum().backward()
     finally:
+        parallel = None  # what it holds of gloo must go first, or may wait forever
         torch.distributed.destroy_process_group()
 
 

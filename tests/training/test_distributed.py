@@ -4,13 +4,16 @@ import json
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
+import torch
 import two_ranks
 
 from neuralgraph.errors import InputError
 from neuralgraph.training import Run, history, run as run_module
+from neuralgraph.training.distributed import Ranks
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +81,18 @@ def test_devices_that_are_not_there(tmp_path):
         with pytest.raises(InputError, match=message):
             Run.create(two_ranks.RECIPE, tmp_path / "r", two_ranks.images(), device=device)
         assert not (tmp_path / "r").exists()
+
+
+def test_a_model_that_an_exception_keeps_holds_nothing_of_the_group(tmp_path):
+    """The last to hold a group of gloo's, in a thread that has the interpreter's lock, may wait forever."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with pytest.raises(KeyboardInterrupt), \
+                Ranks(0, 2).parallel(torch.nn.Linear(3, 2), torch.device("cpu")) as model:
+            held = weakref.ref(model.reducer), weakref.ref(model.logger)
+            model(torch.randn(4, 3)).sum().backward()
+            raise KeyboardInterrupt
+        assert [one() for one in held] == [None, None]
+        del model
+    finally:
+        torch.distributed.destroy_process_group()

@@ -13,6 +13,7 @@ from stopping import StopAfter
 import neuralgraph as ng
 from neuralgraph.errors import CheckpointError, InputError, RunError, UnknownNameError
 from neuralgraph.training import Interrupted, Run, checkpoint as checkpoint_module, history
+from neuralgraph.training.classification import Classification
 
 
 def test_a_run_repeats_exactly(data, undisturbed, tmp_path):
@@ -167,6 +168,18 @@ def test_bfloat16_trains_near_float32(data, undisturbed, tmp_path):
     rows = run.train()
     exact = undisturbed.progress.rows
     assert 0 < abs(rows[0]["train_loss"] - exact[0]["train_loss"]) < 0.1
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_rounded_products_train_near_float32(precision, data, undisturbed, tmp_path, monkeypatch):
+    """As PyTorch's setting has it while the run trains, and no longer."""
+    said, learn = [], Classification.learn
+    monkeypatch.setattr(Classification, "learn", lambda self, *given: (
+        said.append(torch.get_float32_matmul_precision()), learn(self, *given))[1])
+    run = Run.create(dataclasses.replace(QUICK, precision=precision), tmp_path / "run", data)
+    rows = run.train()
+    assert set(said) == {precision} and torch.get_float32_matmul_precision() == "highest"
+    assert abs(rows[0]["train_loss"] - undisturbed.progress.rows[0]["train_loss"]) < 0.1
 
 
 @pytest.mark.parametrize("changes, message", [
