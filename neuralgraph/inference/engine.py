@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .. import kernels
+from .._torch import not_compiled
 from ..errors import InputError
 from ..plan import Plan, check_space, joined
 from .inputs import check_numbers, check_stays
@@ -76,7 +77,7 @@ class CompiledNetwork(nn.Module):
         with self._crowds.run((x.shape, torch.get_num_threads())):
             return self._computed(x.detach())
 
-    @torch.compiler.disable  # numbers leave torch by their addresses
+    @not_compiled  # numbers leave torch by their addresses
     def _computed(self, x: torch.Tensor) -> torch.Tensor:
         check_numbers(x)
         if not len(x):

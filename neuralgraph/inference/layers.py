@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from .. import kernels
+from .._torch import not_compiled
 from ..errors import InputError
 from ..plan.capturing import capture
 from ..plan.layers import Call, Convolution, LayerPlan, Size, Step, size_at
@@ -90,7 +91,7 @@ class CompiledLayers(nn.Module):
         self._check(inputs)
         return self._computed(inputs)
 
-    @torch.compiler.disable  # numbers leave torch by their addresses
+    @not_compiled  # numbers leave torch by their addresses
     @torch.no_grad()
     def _computed(self, inputs: tuple[torch.Tensor, ...]) -> Any:
         check_numbers(*inputs)
