@@ -138,6 +138,28 @@ def test_models_that_are_refused(call, message):
         ng.compile(Model(call), torch.randn(3, 6))
 
 
+class Raised(ng.SparseLinear):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+class Noted(ng.SparseLinear):
+    def note(self):
+        return "what no ordinary layer has"
+
+
+def test_sparse_layers_of_a_class_of_their_own():
+    model = ng.sparsify(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)), density=0.5)
+    model[2].__class__ = Raised
+    for make in (ng.densify, lambda model: ng.compile(model, torch.randn(3, 6))):
+        with pytest.raises(InputError, match="the layer '2', a Raised, has forward of its own, which no ordinary layer"):
+            make(model)
+    model[2].__class__ = Noted
+    x = torch.randn(3, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(ng.compile(model, x)(x), model.eval()(x))
+
+
 class Masked(nn.Module):
     def __init__(self, nests):
         super().__init__()
