@@ -126,8 +126,15 @@ def _in_a_line(error: Exception) -> str:
 def _processor() -> str:
     import torch
 
-    gpus = f", {torch.cuda.device_count()} GPUs" if torch.cuda.is_available() else ""
-    return f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of PyTorch{gpus}"
+    from . import kernels
+
+    has = []
+    if kernels.AVAILABLE:
+        from .kernels.matrix_units import AVAILABLE
+        has += ["matrix units (AMX)"] if AVAILABLE else []
+    if torch.cuda.is_available():
+        has.append(f"{torch.cuda.device_count()} GPUs")
+    return ", ".join([platform.machine(), f"{os.cpu_count()} cores", f"{torch.get_num_threads()} threads of PyTorch", *has])
 
 
 def _kernels() -> str:

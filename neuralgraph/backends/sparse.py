@@ -24,7 +24,7 @@ else:
 
 SHORT = 16      # maps of fewer pixels are joined over the batch into longer rows
 PIECE = 2048    # numbers of a row that one matrix product runs over
-DENSE_DOTS = 6, 25, 15  # a matrix product computes so many dot products in the time of one sampled one, by its terms
+DENSE_DOTS = 5, 20, 12  # a matrix product computes so many dot products in the time of one sampled one, by its terms
 
 
 class Sparse(Backend):

@@ -314,7 +314,8 @@ def pair_products(x: torch.Tensor, y: torch.Tensor, terms: int) -> torch.Tensor:
     pieces, padded = -(-length // CHUNK), -(-length // STEP) * STEP
     chunks = batch * pieces if pieces > 1 else -(-batch // (CHUNK // max(STEP, padded)))
     threads = torch.get_num_threads()
-    groups = max(1, min(threads, chunks))
+    size = rows * columns  # of the result, of which each group has one: together no more than what is read
+    groups = max(1, min(threads, chunks, batch * length * (rows + columns) // max(1, size)))
     out = x.new_zeros(groups, -(-rows // 32) * 32, -(-columns // 32) * 32)
     scratch_size = 128 + (4 + 2 * PANEL // TILE) * (CHUNK // STEP * BYTES)
     scratch = torch.empty(threads * scratch_size + 64, dtype=torch.uint8, device="cpu")
@@ -323,5 +324,5 @@ def pair_products(x: torch.Tensor, y: torch.Tensor, terms: int) -> torch.Tensor:
         rows=rows, y=y.data_ptr(), y_sample=4 * y.stride(0), y_row=4 * y.stride(1), columns=columns,
         out=out.data_ptr(), out_row=4 * out.stride(1), out_group=4 * out.stride(0), terms=terms, groups=groups,
         scratch=-(-scratch.data_ptr() // 64) * 64, scratch_size=scratch_size,
-        configuration=_CONFIGURATION.ctypes.data), rows * columns * batch * length // 64)
+        configuration=_CONFIGURATION.ctypes.data), size * batch * length // 64)
     return (out[0] if groups == 1 else out.sum(0))[:rows, :columns]

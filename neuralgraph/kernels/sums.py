@@ -14,6 +14,7 @@ from numba import carray
 
 from .launch import Kernel
 from .record import record
+from .rows import channel_rows
 from .vector import (
     add,
     at,
@@ -24,6 +25,7 @@ from .vector import (
     load,
     load_index,
     load_scalar,
+    mul,
     narrow,
     rolled,
     size_of,
@@ -36,7 +38,9 @@ from .vector import (
 
 # addresses, and distances of samples and rows in bytes
 SUMS = record("batch length rows x x_sample x_row out out_sample out_row first index weight chunks grabs")
-DOTS = record("batch length edges x x_sample x_row y y_sample y_row src dst out grabs")
+DOTS = record("batch length edges x x_sample x_row y y_sample y_row src dst out scratch grabs")
+
+TOGETHER = 8192  # edges whose products are added up at a time, a vector for each, in the second cache
 
 # Weighted sums
 
@@ -236,41 +240,58 @@ def weighted_sums(x: torch.Tensor, first: torch.Tensor, index: torch.Tensor,
 
 
 @inline
-def _dot(like, a, b, length):
-    """Sum over ``length`` numbers of a b."""
+def _dots4(like, x, x_row, y, y_row, src, dst, begin, end, sums):
+    """Adds x[src[e]] y[dst[e]], four vectors of each, to a vector for each edge at ``sums``."""
     wide = size_of(like)
-    scalar = size_of(narrow(like, 1))
-    p = fill(like, 0.0)
-    q = p
-    i = 0
-    while i + 2 * lanes_of(like) <= length:
-        p = fma(load(like, a), load(like, b), p)
-        q = fma(load(like, a + wide), load(like, b + wide), q)
-        a += 2 * wide
-        b += 2 * wide
-        i += 2 * lanes_of(like)
-    if i + lanes_of(like) <= length:
-        p = fma(load(like, a), load(like, b), p)
-        a += wide
-        b += wide
-        i += lanes_of(like)
-    value = total(add(p, q))
-    while i < length:
-        value += load_scalar(like, a) * load_scalar(like, b)
-        a += scalar
-        b += scalar
-        i += 1
-    return value
+    e = begin
+    while e < end:
+        rolled()
+        v = load_index(dst + 4 * e)
+        row = y + v * y_row
+        p, q, r, t = load(like, row), load(like, row + wide), load(like, row + 2 * wide), load(like, row + 3 * wide)
+        while e < end and load_index(dst + 4 * e) == v:
+            row, place = x + load_index(src + 4 * e) * x_row, sums + (e - begin) * wide
+            a = fma(load(like, row), p, load(like, place))
+            b = mul(load(like, row + wide), q)
+            a = fma(load(like, row + 2 * wide), r, a)
+            b = fma(load(like, row + 3 * wide), t, b)
+            store(add(a, b), place)
+            e += 1
+
+
+@inline
+def _dots1(like, x, x_row, y, y_row, src, dst, begin, end, sums):
+    """As :func:`_dots4`, one vector of each."""
+    wide = size_of(like)
+    for e in range(begin, end):
+        place = sums + (e - begin) * wide
+        a = load(like, x + load_index(src + 4 * e) * x_row)
+        store(fma(a, load(like, y + load_index(dst + 4 * e) * y_row), load(like, place)), place)
+
+
+@inline
+def _dots_rest(like, x, x_row, y, y_row, src, dst, begin, end, sums, length):
+    """As :func:`_dots4`, of less than a vector of each; to the first lane."""
+    scalar, wide = size_of(narrow(like, 1)), size_of(like)
+    for e in range(begin, end):
+        rolled()
+        left, right = x + load_index(src + 4 * e) * x_row, y + load_index(dst + 4 * e) * y_row
+        place = sums + (e - begin) * wide
+        value = load_scalar(like, place)
+        for i in range(length):
+            value += load_scalar(like, left + i * scalar) * load_scalar(like, right + i * scalar)
+        store_scalar(like, place, value)
 
 
 @inline
 def _dots(like, address):
     a = carray(at(address), 1, DOTS)[0]
-    scalar = size_of(narrow(like, 1))
+    scalar, wide = size_of(narrow(like, 1)), size_of(like)
     batch, length, edges, grabs = a.batch, a.length, a.edges, a.grabs
     x, x_sample, x_row, y, y_sample, y_row = a.x, a.x_sample, a.x_row, a.y, a.y_sample, a.y_row
     src, dst, out = a.src, a.dst, a.out
-    four = narrow(like, 4)
+    sums = a.scratch + take_number(address + 8) * TOGETHER * wide
+    lanes, body, vectors = lanes_of(like), length // 64 * 64, length // 16 * 16
     while True:
         rolled()
         grab = take_number(address)
@@ -278,20 +299,21 @@ def _dots(like, address):
             return
         begin, end = grab * edges // grabs, (grab + 1) * edges // grabs
         for e in range(begin, end):
-            store_scalar(like, out + e * scalar, 0.0)
+            store(fill(like, 0.0), sums + (e - begin) * wide)
         for sample in range(batch):
             rolled()
             xs, ys = x + sample * x_sample, y + sample * y_sample
-            for e in range(begin, end):
+            for i in range(0, body, 4 * lanes):
                 rolled()
-                left = xs + load_index(src + 4 * e) * x_row
-                right = ys + load_index(dst + 4 * e) * y_row
-                value = load_scalar(like, out + e * scalar)
-                if length >= 16:
-                    value += _dot(like, left, right, length)
-                else:
-                    value += _dot(four, left, right, length)
-                store_scalar(like, out + e * scalar, value)
+                _dots4(like, xs + i * scalar, x_row, ys + i * scalar, y_row, src, dst, begin, end, sums)
+            for i in range(body, vectors, lanes):
+                rolled()
+                _dots1(like, xs + i * scalar, x_row, ys + i * scalar, y_row, src, dst, begin, end, sums)
+            if vectors < length:
+                _dots_rest(like, xs + vectors * scalar, x_row, ys + vectors * scalar, y_row, src, dst, begin, end, sums,
+                           length - vectors)
+        for e in range(begin, end):
+            store_scalar(like, out + e * scalar, total(load(like, sums + (e - begin) * wide)))
 
 
 def _dots_float32(address):
@@ -316,11 +338,14 @@ def edge_dots(x: torch.Tensor, y: torch.Tensor, src: torch.Tensor, dst: torch.Te
     out = x.new_zeros(len(src))
     if not (len(src) and x.numel() and y.numel()):
         return out
-    size = x.element_size()
-    grabs = min(len(src), 8 * torch.get_num_threads())
+    if x.shape[2] < 16:
+        x, y = channel_rows(x)[None], channel_rows(y)[None]
+    size, threads = x.element_size(), torch.get_num_threads()
+    grabs = min(len(src), max(8 * threads, -(-len(src) // TOGETHER)))
+    scratch = x.new_empty(threads, TOGETHER, 16)
     _run_dots(x.dtype, grabs, _run_dots.fields(
         batch=x.shape[0], length=x.shape[2], edges=len(src), grabs=grabs,
         x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
-        y=y.data_ptr(), y_sample=y.stride(0) * size, y_row=y.stride(1) * size,
-        src=src.data_ptr(), dst=dst.data_ptr(), out=out.data_ptr()), len(src) * x.shape[0] * x.shape[2])
+        y=y.data_ptr(), y_sample=y.stride(0) * size, y_row=y.stride(1) * size, src=src.data_ptr(), dst=dst.data_ptr(),
+        out=out.data_ptr(), scratch=scratch.data_ptr()), len(src) * x.shape[0] * x.shape[2])
     return out

@@ -97,6 +97,15 @@ def test_sums_and_dots(batch, n, m, length, dtype, density, seed):
     assert torch.equal(rows.channel_rows(x), x.transpose(0, 1).flatten(1))
 
 
+@pytest.mark.parametrize("length", [3, 83])
+def test_dots_of_many_edges(length, two_threads):
+    """More than are added up at a time by all threads; of whole numbers, which are exact."""
+    x, y = (torch.randint(-9, 10, (2, n, length)).float() for n in (401, 400))
+    dst, src = (end.flatten().int() for end in torch.meshgrid(torch.arange(400), torch.arange(401), indexing="ij"))
+    assert len(src) > 16 * sums.TOGETHER
+    assert torch.equal(sums.edge_dots(x, y, src, dst), torch.einsum("bvl,bul->vu", y, x).flatten())
+
+
 @given(n=st.integers(0, 8), m=st.integers(1, 8), edges=st.integers(0, 40), seed=st.integers(0, 2**32))
 def test_edge_lists_equal_those_of_plain_torch(n, m, edges, seed):
     g = torch.Generator().manual_seed(seed)

@@ -34,6 +34,14 @@ def test_all_works_and_what_is_missing_is_named(monkeypatch):
     assert "threads of PyTorch" in rows["processor"] and "ompiled" in rows["kernels"]
 
 
+@pytest.mark.parametrize("present", [True, False])
+def test_matrix_units_are_told(monkeypatch, present):
+    units = pytest.importorskip("neuralgraph.kernels.matrix_units")
+    monkeypatch.setattr(units, "AVAILABLE", present)
+    rows, _, _ = examined(monkeypatch, "torch")
+    assert ("matrix units (AMX)" in rows["processor"]) == present
+
+
 def test_a_hidden_package_is_missing(monkeypatch):
     version = metadata.version
 
