@@ -3,22 +3,26 @@
     python benchmarks/compiled_layers.py [--cases CASE...] [--threads N] [--deepsparse PYTHON] [--json FILE]
 
 Weights are random, the smallest of each layer 0 (of convolutions of images, not of the first layer). Contenders take
-turns in one process; onnxruntime, OpenVINO and torch run the same weights as a dense model. DeepSparse needs an older
-Python environment: give its interpreter, and it is timed in a process of its own, in the same minute.
+turns; onnxruntime, OpenVINO and torch run the same weights as a dense model. DeepSparse needs an older Python environment:
+give its interpreter, and it takes its turns in a process of its own, by whose clock it is timed. Of several threads, those
+of each library are given a while to come to rest before the next one's turn (--settle).
 """
 
 import argparse
+import statistics
 import subprocess
 import tempfile
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import alternate, report, save
 from resnets import resnet18, resnet50
 from torch import nn
 
 import neuralgraph as ng
+from neuralgraph.analysis.speed import Timing
 
 DENSITIES = (0.1, 0.05)
 RESNETS = {"resnet18": resnet18, "resnet50": resnet50}
@@ -29,16 +33,52 @@ DEEPSPARSE = """
 import sys, time
 import numpy as np
 from deepsparse import Engine
-path, threads, rounds, *shape = sys.argv[1:]
-engine = Engine(model=path, batch_size=int(shape[0]), num_cores=int(threads))
-x = [np.random.randn(*map(int, shape)).astype(np.float32)]
-times = []
-for _ in range(int(rounds) + 3):
+path, values, threads = sys.argv[1:]
+x = [np.load(values)]
+engine = Engine(model=path, batch_size=len(x[0]), num_cores=int(threads))
+np.save(values, engine.run(x)[0])
+print("ready", flush=True)
+for _ in sys.stdin:
     start = time.perf_counter()
     engine.run(x)
-    times.append(time.perf_counter() - start)
-print(*[1000 * t for t in times[3:]])
+    print(1000 * (time.perf_counter() - start), flush=True)
 """
+
+
+class DeepSparse:
+    """An engine in a process of its own, which runs when it is called.
+
+    Attributes:
+        milliseconds: of each run.
+        result: of the model.
+    """
+
+    def __init__(self, python, path, x):
+        values = Path(path).with_suffix(".npy")
+        np.save(values, x.numpy())
+        self.process = subprocess.Popen([python, "-c", DEEPSPARSE, str(path), str(values), str(torch.get_num_threads())],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        line = self.process.stdout.readline()
+        while line and line != "ready\n":  # it greets
+            line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{python} -c 'import deepsparse' and see: its engine did not start.")
+        self.milliseconds, self.result = [], torch.from_numpy(np.load(values))
+
+    def __call__(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.milliseconds.append(float(self.process.stdout.readline()))
+
+    def timing(self, rounds, settle):
+        """Of the last rounds, of whose runs the first is not timed where contenders settle."""
+        times = self.milliseconds[-rounds * (2 if settle else 1):][settle > 0::2 if settle else 1]
+        low, _, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else 3 * times
+        return Timing(statistics.median(times), low, high)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
 class Feedforward(nn.Sequential):
@@ -60,8 +100,7 @@ def pruned(model, density):
     return model.eval()
 
 
-def exported(model, x, folder):
-    path = Path(folder) / "model.onnx"
+def exported(model, x, path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, (x,), str(path), dynamo=False, input_names=["x"], opset_version=13)
@@ -86,13 +125,6 @@ def in_openvino(path, x):
     return lambda: request.infer({0: x})
 
 
-def in_deepsparse(python, path, x, rounds):
-    """Milliseconds of each run."""
-    command = [python, "-c", DEEPSPARSE, str(path), str(torch.get_num_threads()), str(rounds), *map(str, x.shape)]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()
-    return [float(time) for time in lines[-1].split()]
-
-
 def in_csr(model):
     """The linear layers by torch's own sparse matrices."""
     layers = [(layer.weight.to_sparse_csr(), layer.bias[:, None]) if isinstance(layer, nn.Linear) else layer for layer in model]
@@ -106,10 +138,10 @@ def in_csr(model):
 
 
 def in_mkl(model):
-    """The linear layers by the sparse products of MKL (package sparse-dot-mkl)."""
+    """The linear layers by the sparse products of MKL (packages sparse-dot-mkl and mkl; ``MKL_RT`` names its libmkl_rt)."""
     import scipy.sparse
-    from sparse_dot_mkl import dot_product_mkl, set_num_threads
-    set_num_threads(torch.get_num_threads())
+    from sparse_dot_mkl import dot_product_mkl, mkl_set_num_threads
+    mkl_set_num_threads(torch.get_num_threads())
     layers = [(scipy.sparse.csr_matrix(layer.weight.numpy()), layer.bias.numpy()[:, None]) if isinstance(layer, nn.Linear)
               else None for layer in model]
 
@@ -130,7 +162,7 @@ def measure(case, arguments, results):
         x = torch.randn(int(last), 3, pixels, pixels)
     else:
         x = torch.randn(int(case.split("-")[1]), 768)
-    contenders, others = {}, {}
+    contenders, engines = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for density in DENSITIES:
             torch.manual_seed(0)
@@ -147,17 +179,18 @@ def measure(case, arguments, results):
                         contenders[f"{kind}, {1 - density:.0%} zeros"] = lambda run=run: run(x)
                     except (ImportError, ValueError) as error:
                         print(f"{kind} does not run here: {error}")
-            path = exported(model, x, folder)
+            path = exported(model, x, Path(folder) / f"{density}.onnx")
             if arguments.deepsparse:
-                others[f"DeepSparse, {1 - density:.0%} zeros"] = in_deepsparse(arguments.deepsparse, path, x, arguments.rounds)
+                engine = engines[f"DeepSparse, {1 - density:.0%} zeros"] = DeepSparse(arguments.deepsparse, path, x)
+                torch.testing.assert_close(engine.result, model(x), rtol=1e-2, atol=1e-2 * float(model(x).abs().max()))
         contenders["onnxruntime"], contenders["OpenVINO"] = in_onnxruntime(path, x), in_openvino(path, x)
         contenders["torch"] = lambda: model(x)
-        times = alternate(contenders, arguments.rounds)
-    for label, milliseconds in others.items():
-        quartiles = torch.tensor(milliseconds).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
-        times[label] = type(times["torch"])(quartiles[1], quartiles[0], quartiles[2])
+        times = alternate({**contenders, **engines}, arguments.rounds, settle=arguments.settle)
+    for label, engine in engines.items():
+        times[label] = engine.timing(arguments.rounds, arguments.settle)
+        engine.close()
     report(f"{case}, {torch.get_num_threads()} threads", times, "onnxruntime", results, case=case,
-           threads=torch.get_num_threads())
+           threads=torch.get_num_threads(), settle=arguments.settle)
 
 
 def main():
@@ -166,8 +199,11 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--deepsparse", help="Python of an environment with deepsparse")
+    parser.add_argument("--settle", type=float, help="seconds before each turn; by default 0.1 with several threads, else 0")
     parser.add_argument("--json")
     arguments = parser.parse_args()
+    if arguments.settle is None:
+        arguments.settle = 0.1 if arguments.threads > 1 else 0.0
     torch.set_num_threads(arguments.threads)
     results = []
     with torch.no_grad():

@@ -33,7 +33,7 @@ myst_substitutions = {
     "epochs": figures.EPOCHS,
     "checkpoint_format": checkpoint.FORMAT,
     "compiled_format": inference_files.FORMAT,
-    "compiled_readable": " and ".join(map(str, inference_files.READABLE)),
+    "compiled_readable": ", ".join(map(str, inference_files.READABLE)),
     "number_of_selectors": len(neuralgraph.selectors.SELECTORS),
     "hero": f"A wiring of {figures.HERO_EDGES} edges that training chose among those of {len(figures.HERO_BLOCKS)} blocks; "
             f"it reads handwritten digits ({figures.HERO_EPOCHS} epochs, drawn when this page was built).",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import stat
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -193,13 +194,34 @@ def read_tensors(path: Path, what: str) -> tuple[dict[str, torch.Tensor], dict[s
     except (OSError, MemoryError) as error:
         raise CheckpointError(f"cannot read the {what} {printable(path)}: "
                               f"{getattr(error, 'strerror', None) or 'not enough memory'}.") from error
+    return tensors_of(content, printable(path))
+
+
+def tensors_of(content: bytes, name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The same of the content of a file, which messages call so.
+
+    Raises:
+        CheckpointError: if it is damaged or foreign.
+    """
     try:
         tensors = safetensors.torch.load(content)
         header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
         return tensors, header.get("__metadata__", {})
     except Exception as error:  # its reader passes on whatever its parts raise
-        raise CheckpointError(f"{printable(path)} is damaged or no safetensors file: "
+        raise CheckpointError(f"{name} is damaged or no safetensors file: "
                               f"{printable(error)}") from error
+
+
+def digest(tensors: Mapping[str, torch.Tensor], state: dict | None = None, size: int = 16) -> str:
+    """A hash of names, types, shapes and values, and of JSON state, of ``size`` hexadecimal digits."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    if state is not None:
+        total.update(json.dumps(state, sort_keys=True).encode())
+    return total.hexdigest()[:size]
 
 
 class Arrays:

@@ -48,7 +48,9 @@ def _opened(source: Path) -> tuple[nn.Module, Preprocessing]:
                 f"{quote(str(source))} --resume adds them (its images must be there)")
     elif source.is_file():
         model = inference.load(source)
-        mend = "compile the model again: neuralgraph benchmark RUN --save FILE"
+        mend = "it is no compiled run, such as neuralgraph benchmark RUN --save FILE makes" \
+            if isinstance(model, (inference.CompiledLayers, inference.CompiledNetwork)) else \
+            "compile the model again: neuralgraph benchmark RUN --save FILE"
     else:
         raise InputError(f"there is neither a run nor a file {source}.")
     preprocessing = getattr(model, "preprocessing", None)

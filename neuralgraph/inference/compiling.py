@@ -23,6 +23,7 @@ from ..nodes import Affine, Lowered, Pointwise, array
 from ..plan import Plan, is_plain, lower, lower_all, refuse_special, simplified, special
 from ..sharing import plain
 from .engine import CompiledNetwork
+from .inputs import check_numbers, check_stays
 from .layers import CompiledLayers
 
 if kernels.AVAILABLE:
@@ -48,7 +49,6 @@ class CompiledModel(nn.Module):
         self._crowds = Crowds()
         self.eval()
 
-    @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         dtype = self.network.plans[0].dtype
         if not isinstance(images, torch.Tensor) or images.dim() != 4 or images.shape[1] != self.in_channels or \
@@ -57,8 +57,15 @@ class CompiledModel(nn.Module):
                 if isinstance(images, torch.Tensor) else type(images).__name__
             raise InputError(f"expected {dtype} images (batch, {self.in_channels}, height, width) on the CPU, got "
                              f"{got}.")
-        with self._crowds.run((images.shape, torch.get_num_threads())):
+        if torch.is_grad_enabled() and images.requires_grad:
+            raise InputError("a compiled model has no gradients: use torch.no_grad(), or the model it was compiled from.")
+        check_numbers(images)
+        with torch.no_grad(), self._crowds.run((images.shape, torch.get_num_threads())):
             return self.head(self.network._computed(self.stem(images)))
+
+    def _apply(self, fn, recurse=True):
+        check_stays(self, fn, self.network.plans[0].dtype)
+        return super()._apply(fn, recurse)
 
     def train(self, mode: bool = True) -> CompiledModel:
         if mode:
@@ -116,7 +123,8 @@ def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...] |
         InputError: for a network whose number of updates is not fixed; for networks with
             hooks or changed methods, and for nodes that cannot be lowered or have a function without a formula:
             these are named. For an ordinary model without an example, of other numbers than float32 and float64, or one
-            that torch.export cannot capture, that changes its input or buffers or draws random numbers.
+            that torch.export cannot capture, whose tensors have sizes that depend on numbers, that changes its input or
+            buffers, draws random numbers or does not repeat; within ``torch.autocast``.
 
     >>> import torch
     >>> import neuralgraph as ng

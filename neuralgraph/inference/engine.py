@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from .. import kernels
+from .._torch import not_compiled
 from ..errors import InputError
 from ..plan import Plan, check_space, joined
+from .inputs import check_numbers, check_stays
 from .passes import check_compiles
 
 if kernels.AVAILABLE:
@@ -75,8 +77,9 @@ class CompiledNetwork(nn.Module):
         with self._crowds.run((x.shape, torch.get_num_threads())):
             return self._computed(x.detach())
 
-    @torch.compiler.disable  # numbers leave torch by their addresses
+    @not_compiled  # numbers leave torch by their addresses
     def _computed(self, x: torch.Tensor) -> torch.Tensor:
+        check_numbers(x)
         if not len(x):
             space = tuple(x.shape[2:])
             for plan in self.plans:
@@ -118,6 +121,10 @@ class CompiledNetwork(nn.Module):
         """Writes a file that :func:`neuralgraph.inference.load` reads."""
         from .files import save
         save(self, path)
+
+    def _apply(self, fn, recurse=True):
+        check_stays(self, fn, self.plans[0].dtype)
+        return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         return (f"{self.plans[0].num_inputs} inputs, {self.plans[-1].num_outputs} outputs, "

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors.torch import save as to_bytes
 from torch import nn
 
-from .._files import read_tensors, replace
+from .._files import digest, read_tensors, replace, tensors_of
 from ..errors import CheckpointError, InputError, NeuralGraphError
 from ..models import Preprocessing
 from ..models.tiny import CentrePool, GlobalPool
@@ -21,9 +21,11 @@ from ..nodes import EPSILON, LOWERED, Affine, Convolve, Lowered, Normalize, Poin
 from ..plan import Group, Plan, checked, special
 from .compiling import CompiledModel
 from .engine import CompiledNetwork
+from .layer_files import layers_from_json, layers_to_json
+from .layers import CompiledLayers
 
-FORMAT = 3
-READABLE = (2, 3)  # in format 2 steps stood together as parts
+FORMAT = 4
+READABLE = (2, 3, 4)  # in format 2 steps stood together as parts; since 4 a digest covers all, and ordinary models are kept
 LAYERS: dict[type[nn.Module], tuple[str, ...]] = {  # layers of stems and heads, and their settings
     nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
                 "padding_mode"),
@@ -37,53 +39,87 @@ LARGEST = 2**20  # channels, and sides in pixels, are below it
 ARRAYS = {"nodes": np.int64, "channels": np.int64, "outputs": np.int64}
 
 
-def save(model: CompiledModel | CompiledNetwork, path: str | Path) -> None:
-    """Writes a compiled network or classifier to a file, whole or not at all.
+def save(model: CompiledModel | CompiledNetwork | CompiledLayers, path: str | Path) -> None:
+    """Writes a compiled network, classifier or ordinary model to a file, whole or not at all.
+
+    An ordinary model is kept for inputs of the sizes that it has seen, its example's and those it was called with
+    since, and for any number of samples. What torch computes in it is kept by name.
 
     Raises:
-        InputError: for another module, or one with layers that have no form as data.
+        InputError: for another module, or one with layers or operations that have no form as data.
+
+    >>> import torch, tempfile, pathlib
+    >>> import neuralgraph as ng
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.GELU(), torch.nn.Linear(64, 10))
+    >>> fast = ng.compile(ng.sparsify(model, density=0.1), torch.randn(1, 64))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ng.inference.save(fast, pathlib.Path(folder, "fast.ng"))
+    ...     again = ng.inference.load(pathlib.Path(folder, "fast.ng"))
+    >>> x = torch.randn(5, 64)
+    >>> torch.equal(again(x), fast(x))
+    True
     """
-    path = Path(path)
-    arrays: dict[str, torch.Tensor] = {}
-    header: dict[str, object]
-    if isinstance(model, CompiledNetwork):
-        header = {"network": _network_to_json(model, "network", arrays)}
-    elif isinstance(model, CompiledModel):
-        known = model.preprocessing
-        header = {"in_channels": model.in_channels, "image_size": model.image_size,
-                  "preprocessing": None if known is None else known.to_json(),
-                  "stem": _layer_to_json(model.stem, "stem", arrays),
-                  "network": _network_to_json(model.network, "network", arrays),
-                  "head": _layer_to_json(model.head, "head", arrays)}
-    else:
-        raise InputError(f"expected what neuralgraph.compile made of a network or classifier, got "
-                         f"{type(model).__name__}; of another module save its compiled networks.")
-    header = {"format": FORMAT, **header}
-    content = to_bytes(arrays, metadata={"neuralgraph compiled": json.dumps(header)})
+    path, content = Path(path), to_bytes(model)
     try:
         replace(path, content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
-def load(path: str | Path) -> CompiledModel | CompiledNetwork:
+def to_bytes(model: CompiledModel | CompiledNetwork | CompiledLayers) -> bytes:
+    """The content of its file."""
+    arrays: dict[str, torch.Tensor] = {}
+    header: dict[str, object] = {"format": FORMAT}
+    if isinstance(model, CompiledNetwork):
+        header.update(network=_network_to_json(model, "network", arrays))
+    elif isinstance(model, CompiledModel):
+        known = model.preprocessing
+        header.update(in_channels=model.in_channels, image_size=model.image_size,
+                      preprocessing=None if known is None else known.to_json(),
+                      stem=_layer_to_json(model.stem, "stem", arrays),
+                      network=_network_to_json(model.network, "network", arrays),
+                      head=_layer_to_json(model.head, "head", arrays))
+    elif isinstance(model, CompiledLayers):
+        header.update(layers=layers_to_json(model, arrays))
+    else:
+        raise InputError("expected what neuralgraph.compile made of a network, a classifier or an ordinary model, got "
+                         f"{type(model).__name__}; of another module save its compiled networks.")
+    header["digest"] = digest(arrays, header)
+    return safetensors.torch.save(arrays, metadata={"neuralgraph compiled": json.dumps(header)})
+
+
+def load(path: str | Path) -> CompiledModel | CompiledNetwork | CompiledLayers:
     """Reads what :func:`save` wrote.
 
     Raises:
         CheckpointError: if the file is missing, damaged, foreign or of another version. Nothing in it
             is run, and every number that becomes an address is checked.
     """
-    path = Path(path)
-    arrays, metadata = read_tensors(path, "file")
+    return _read(*read_tensors(Path(path), "file"), str(path))
+
+
+def from_bytes(content: bytes) -> CompiledModel | CompiledNetwork | CompiledLayers:
+    """The inverse of :func:`to_bytes`; raises what :func:`load` does."""
+    return _read(*tensors_of(content, "this compiled model"), "this compiled model")
+
+
+def _read(arrays: dict[str, torch.Tensor], metadata: dict[str, str],
+          path: str) -> CompiledModel | CompiledNetwork | CompiledLayers:
     if "neuralgraph compiled" not in metadata:
         raise CheckpointError(f"{path} is no compiled model of neuralgraph.")
+    written: object = None
     try:
         header = json.loads(metadata["neuralgraph compiled"])
         if header["format"] not in READABLE:
             newer = isinstance(header["format"], int) and header["format"] > FORMAT
             raise CheckpointError(f"{path} has the format {header['format']!r}; this version of "
-                                  f"neuralgraph reads {' and '.join(map(str, READABLE))}"
+                                  f"neuralgraph reads {', '.join(map(str, READABLE))}"
                                   + (": a newer one wrote it." if newer else "."))
+        if header["format"] >= 4 and header.pop("digest", None) != digest(arrays, header):
+            raise CheckpointError(f"{path} is damaged: its digest does not fit what is in it.")
+        if "layers" in header:
+            written = header["layers"].get("torch")
+            return layers_from_json(header["layers"], arrays)
         network = _network_from_json(header["network"], "network", arrays)
         if "stem" not in header:
             return network.eval()
@@ -96,7 +132,8 @@ def load(path: str | Path) -> CompiledModel | CompiledNetwork:
     except CheckpointError:
         raise
     except NeuralGraphError as error:
-        raise CheckpointError(f"{path} cannot be used: {error}") from error
+        beside = f" (it was written beside torch {written})" if written and written != torch.__version__ else ""
+        raise CheckpointError(f"{path} cannot be used: {error}{beside}") from error
     except Exception as error:  # whatever a wrong file can make of reading it
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 

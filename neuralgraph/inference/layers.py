@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,30 +16,38 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from .. import kernels
+from .._torch import not_compiled
 from ..errors import InputError
 from ..plan.capturing import capture
-from ..plan.layers import Call, Convolution, LayerPlan, Pool, Size, Step, leaves, size_at, with_leaves
+from ..plan.layers import Call, Convolution, LayerPlan, Size, Step, size_at
+from ..wiring.devices import on_cpu
+from .inputs import check_numbers, check_stays
 
 if kernels.AVAILABLE:
-    from ..kernels import layers as program
-    from ..kernels.launch import GRAIN, Crowds, team_size
-    from .convolving import Convolving, Pooling, sides_of
-    from .layout import popped
+    from ..kernels.launch import Crowds
+    from .layers_layout import LayersLayout, is_sparse
 
 KEPT = 16  # numbers of samples and threads whose layouts are kept
-DENSE = 0.2  # of its weights has a layer that is left to torch, which is five times as fast by the multiplication
-DENSE_FOURS = 0.6  # the same where four outputs read the same
-FEW = 8  # channels that an output of a convolution reads, below which torch is not fast either
-ALIGNMENT = 64  # bytes
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-9}  # of the largest output
+
+_capturing = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _capturing
+    _capturing = threading.Lock()  # whoever held it is not in the copy of the process
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class CompiledLayers(nn.Module):
     """A copy of an ordinary model for inference on the CPU, whose sparse layers do no more than their edges ask for.
 
     Takes what the model takes, for any number of samples; results equal those of ``model.eval()`` to rounding. A
-    shape of other sizes than the example's is captured when it is first seen. The copy does not follow later changes
-    of the model.
+    shape of other sizes than the example's is captured when it is first seen; one that was read from a file takes the
+    sizes that are in the file. The copy does not follow later changes of the model. Results share no memory with the
+    model or with each other.
 
     Args:
         model: without sparse layers of this library (see :func:`neuralgraph.densify`).
@@ -45,69 +55,104 @@ class CompiledLayers(nn.Module):
     """
 
     def __init__(self, model: nn.Module, example: tuple[torch.Tensor, ...]):
-        super().__init__()
-        if not kernels.AVAILABLE:
-            raise InputError("a compiled model needs numba, which is not installed or switched off: pip install numba.")
-        self._name = type(model).__name__
-        self._dtype = _dtype(model)
-        self._check_example(example)
-        model = _copied(model).eval().requires_grad_(False).cpu()
-        self._model = [model]  # in a list: it is no part of this module
-        self._dtypes = [x.dtype for x in example]
-        self._ranks = [x.dim() for x in example]
-        self._crowds = Crowds()
-        self._plans: dict[tuple, list[LayerPlan]] = {}
-        self._layouts: dict[tuple, _LayersLayout] = {}  # the least recently used first
-        self.eval()
+        name, dtype = type(model).__name__, _dtype(model)
+        _check_example(name, example)
+        check_numbers(*example)
+        self._begin(name, dtype, [x.dtype for x in example], [x.dim() for x in example])
+        self._model.append(_copied(model))
         example = tuple(x.detach().cpu() for x in example)
         self.summary = _summary(self._plan(example))
         self._compare(example)
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
+    @classmethod
+    def _of_plans(cls, name: str, dtypes: list[torch.dtype], plans: list[LayerPlan]) -> CompiledLayers:
+        """One without a model: for inputs of the sizes that there are plans for."""
+        new = cls.__new__(cls)
+        new._begin(name, plans[0].dtype, dtypes, [len(given.shape) for given in plans[0].inputs])
+        for plan in plans:
+            new._plans.setdefault(tuple(tuple(given.shape[1:]) for given in plan.inputs), []).append(plan)
+        new.summary = _summary(plans[0])
+        return new
+
+    def _begin(self, name: str, dtype: torch.dtype, dtypes: list[torch.dtype], ranks: list[int]) -> None:
+        nn.Module.__init__(self)
+        if not kernels.AVAILABLE:
+            raise InputError("a compiled model needs numba, which is not installed or switched off: pip install numba.")
+        self._name, self._dtype, self._dtypes, self._ranks = name, dtype, dtypes, ranks
+        self._model: list[nn.Module] = []  # of one or none; in a list: it is no part of this module
+        self._crowds = Crowds()
+        self._plans: dict[tuple, list[LayerPlan]] = {}
+        self._layouts: dict[tuple, LayersLayout] = {}  # the least recently used first
+        self.eval()
+
+    def forward(self, *inputs: torch.Tensor, **named: Any) -> Any:
+        if named:
+            raise InputError(f"this compiled {self._name} takes its arguments by place, got {', '.join(named)} by name.")
         self._check(inputs)
         return self._computed(inputs)
 
-    @torch.compiler.disable  # numbers leave torch by their addresses
+    @not_compiled  # numbers leave torch by their addresses
     @torch.no_grad()
     def _computed(self, inputs: tuple[torch.Tensor, ...]) -> Any:
+        check_numbers(*inputs)
         batch = len(inputs[0])
         if batch == 0:
-            one = self._computed(tuple(x.new_zeros(1, *x.shape[1:]) for x in inputs))
-            return pytree.tree_map_only(torch.Tensor, lambda y: y[:0], one)
+            return self._empty(tuple(x.new_zeros(1, *x.shape[1:]) for x in inputs))
         plan = self._plan(inputs)
         with self._crowds.run((id(plan), batch, torch.get_num_threads())):
             return self._laid_out(plan, batch).run(inputs)
 
-    def _laid_out(self, plan: LayerPlan, batch: int) -> _LayersLayout:
+    def _empty(self, one: tuple[torch.Tensor, ...]) -> Any:
+        """The results of no samples, from those of one."""
+        plan = self._plan(one)
+        results, tree = pytree.tree_flatten(self._computed(one))
+        for place, (output, result) in enumerate(zip(plan.outputs, results)):
+            if isinstance(output, Step):
+                known, shape = (tuple(size_at(size, batch) for size in output.shape) for batch in (1, 0))
+                if math.prod(shape) or plan.batch[1] is not None or known != getattr(result, "shape", None):
+                    raise InputError(f"this compiled {self._name} needs at least one sample: its result {place}, of shape "
+                                     f"{tuple(getattr(result, 'shape', ()))}, is not one of samples.")
+                results[place] = result.new_empty(shape)
+            elif isinstance(output, Size):
+                results[place] = size_at(output, 0)
+        return pytree.tree_unflatten(results, tree)
+
+    def _laid_out(self, plan: LayerPlan, batch: int) -> LayersLayout:
         key = id(plan), batch, torch.get_num_threads()
         layout = self._layouts.pop(key, None)
         if layout is None:
-            layout = _LayersLayout(plan, batch, torch.get_num_threads())
+            layout = LayersLayout(plan, batch, torch.get_num_threads())
         self._layouts[key] = layout
         if len(self._layouts) > KEPT:
             self._layouts.pop(next(iter(self._layouts)), None)
         return layout
 
-    def _check_example(self, example: tuple) -> None:
-        for x in example:
-            if not isinstance(x, torch.Tensor) or x.dim() < 1 or not x.numel():
-                got = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-                raise InputError(f"expected tensors of at least one sample as the example of {self._name}'s input, got {got}.")
-        if not example or len({len(x) for x in example}) > 1:
-            raise InputError("expected an example of at least one tensor, all of as many samples, got "
-                             f"{[len(x) for x in example]}.")
-
     @torch.no_grad()
     def _compare(self, example: tuple[torch.Tensor, ...]) -> None:
         """Raises InputError where the compiled model does not do what the model does."""
-        expected, got = (pytree.tree_leaves(model(*example)) for model in (self._model[0], self))
-        for place, (a, b) in enumerate(zip(expected, got)):
-            if isinstance(a, torch.Tensor) and a.is_floating_point() and a.numel():
-                scale = a.abs().nan_to_num(0, 0, 0).max().item()
-                near = torch.isclose(a, b, rtol=0, atol=TOLERANCE[self._dtype] * max(scale, 1e-30), equal_nan=True)
-                if not near.all():
-                    raise InputError(f"cannot compile this {self._name}: its output {place} does not repeat; what is compiled "
-                                     f"differs by up to {(a - b).abs().max().item():.2g} of {scale:.2g}.")
+        try:  # twice: what counts its calls differs the second time
+            results = [self._model[0](*example) for _ in range(2)]
+        except Exception as error:
+            raise InputError(f"this {self._name} cannot be run on its example: {type(error).__name__}: {error}") from error
+        got, tree = pytree.tree_flatten(self(*example))
+        for expected, arranged in map(pytree.tree_flatten, results):
+            if arranged != tree:
+                raise InputError(f"cannot compile this {self._name}: it returns {arranged}, what is compiled {tree}.")
+            for place, (a, b) in enumerate(zip(expected, got)):
+                self._compare_result(place, a, b)
+
+    def _compare_result(self, place: int, a: Any, b: Any) -> None:
+        what, facts = f"cannot compile this {self._name}: its output {place}", []
+        for x in (a, b):
+            facts.append(f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else repr(x))
+        if facts[0] != facts[1]:
+            raise InputError(f"{what} is {facts[0]}, what is compiled gives {facts[1]}.")
+        if isinstance(a, torch.Tensor) and a.is_floating_point() and a.numel():
+            scale = a.abs().nan_to_num(0, 0, 0).max().item()
+            near = torch.isclose(a, b, rtol=0, atol=TOLERANCE[self._dtype] * max(scale, 1e-30), equal_nan=True)
+            if not near.all():
+                raise InputError(f"{what} does not repeat; what is compiled differs by up to {(a - b).abs().max().item():.2g} "
+                                 f"of {scale:.2g}.")
 
     def _check(self, inputs: tuple) -> None:
         expected = f"this compiled {self._name} takes {len(self._dtypes)} tensors on the CPU"
@@ -127,27 +172,62 @@ class CompiledLayers(nn.Module):
 
     def _plan(self, inputs: Sequence[torch.Tensor]) -> LayerPlan:
         """The plan for inputs of these shapes."""
-        batch = len(inputs[0])
-        known = self._plans.setdefault(tuple(tuple(x.shape[1:]) for x in inputs), [])
-        for plan in known:
+        sizes = tuple(tuple(x.shape[1:]) for x in inputs)
+        plan = self._found(sizes, len(inputs[0]))
+        if plan is not None:
+            return plan
+        if not self._model:
+            raise InputError(f"this compiled {self._name} was read from a file, which holds it for inputs of "
+                             f"{self._known()}, got {_shapes(inputs)}: compile the model again, and before it is saved call "
+                             "what comes of it with inputs of all sizes that are needed.")
+        with _capturing:  # torch.export runs once at a time
+            plan = self._found(sizes, len(inputs[0]))
+            if plan is not None:
+                return plan
+            try:
+                plan = on_cpu(capture)(self._model[0], inputs, self._dtype)
+            except InputError as error:
+                if not self._plans:
+                    raise
+                raise InputError(f"for inputs of shapes {[tuple(x.shape) for x in inputs]}: {error}") from error
+            self._plans.setdefault(sizes, []).append(plan)
+            return plan
+
+    def _found(self, sizes: tuple, batch: int) -> LayerPlan | None:
+        """The plan that there is for inputs of these sizes and so many samples."""
+        for plan in self._plans.get(sizes, []):
             first, last = plan.batch
             if first <= batch and (last is None or batch <= last):
                 return plan
-        try:
-            known.append(capture(self._model[0], inputs, self._dtype))
-        except InputError as error:
-            if len(self._plans) == 1:
-                raise
-            raise InputError(f"for inputs of shapes {[tuple(x.shape) for x in inputs]}: {error}") from error
-        return known[-1]
+        return None
+
+    def _known(self) -> str:
+        """The shapes of inputs that there are plans for."""
+        return " or ".join(_shapes([(size, *rest) for rest in sizes]) for sizes, plans in self._plans.items()
+                           for size in dict.fromkeys("any" if plan.batch[1] is None else plan.batch[0] for plan in plans))
+
+    def save(self, path: str | Path) -> None:
+        """Writes a file that :func:`neuralgraph.inference.load` reads, for the sizes of inputs it has seen."""
+        from .files import save
+        save(self, path)
 
     def train(self, mode: bool = True) -> CompiledLayers:
         if mode:
             raise InputError("a compiled model cannot be trained; train the model it was compiled from.")
         return super().train(mode)
 
+    def _apply(self, fn, recurse=True):
+        check_stays(self, fn, self._dtype)
+        return super()._apply(fn, recurse)
+
     def extra_repr(self) -> str:
         return f"{self._name}: {self.summary}"
+
+    def __reduce_ex__(self, protocol):
+        if self._model:
+            return super().__reduce_ex__(protocol)
+        from .files import from_bytes, to_bytes
+        return from_bytes, (to_bytes(self),)
 
     def __getstate__(self):
         return {**self.__dict__, "_layouts": {}, "_plans": {}}  # addresses mean nothing elsewhere
@@ -155,16 +235,32 @@ class CompiledLayers(nn.Module):
     def __deepcopy__(self, memo) -> CompiledLayers:
         new = CompiledLayers.__new__(CompiledLayers)
         nn.Module.__init__(new)
-        new.__dict__.update(self.__dict__, _layouts={}, _crowds=Crowds())
+        new.__dict__.update(self.__dict__, _layouts={}, _crowds=Crowds(),
+                            _plans={sizes: [*plans] for sizes, plans in [*self._plans.items()]})
         memo[id(self)] = new
         return new
+
+
+def _check_example(name: str, example: tuple) -> None:
+    for x in example:
+        if not isinstance(x, torch.Tensor) or x.dim() < 1 or not x.numel() or x.is_meta:
+            got = f"shape {tuple(x.shape)} on {x.device}" if isinstance(x, torch.Tensor) else type(x).__name__
+            raise InputError(f"expected tensors of at least one sample, with numbers, as the example of {name}'s input, got "
+                             f"{got}.")
+    if not example or len({len(x) for x in example}) > 1:
+        raise InputError("expected an example of at least one tensor, all of as many samples, got "
+                         f"{[len(x) for x in example]}.")
 
 
 def _copied(model: nn.Module) -> nn.Module:
     """A copy, also of a model that keeps tensors it has computed, as ``torch.nn.utils.prune`` does."""
     computed = {id(value): value.detach().clone() for module in model.modules() for value in vars(module).values()
                 if isinstance(value, torch.Tensor) and not value.is_leaf}
-    return copy.deepcopy(model, computed)
+    try:
+        return copy.deepcopy(model, computed).eval().requires_grad_(False).cpu()
+    except Exception as error:
+        raise InputError(f"cannot compile this {type(model).__name__}: no copy of it can be put on the CPU and into "
+                         f"evaluation ({type(error).__name__}: {error}).") from error
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -175,6 +271,11 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(iter(kinds), torch.float32)
 
 
+def _shapes(inputs: Sequence) -> str:
+    """Shapes, or tensors, for messages."""
+    return ", ".join("(" + ", ".join(map(str, getattr(x, "shape", x))) + ")" for x in inputs)
+
+
 def _summary(plan: LayerPlan) -> str:
     layers = [step for step in plan.steps if isinstance(step, Convolution)]
     sparse = [step for step in layers if is_sparse(step)]
@@ -182,206 +283,3 @@ def _summary(plan: LayerPlan) -> str:
     calls = sum(isinstance(step, Call) and not step.is_view for step in plan.steps)
     return (f"{len(sparse)} layers by their {edges} edges, {len(layers) - len(sparse)} dense layers and {calls} other "
             "operations by torch")
-
-
-def is_sparse(step: Convolution) -> bool:
-    """Whether a layer is computed edge by edge, and not by torch."""
-    few = step.weight.shape[1] < FEW
-    return few and not step.is_linear or step.density < (DENSE if step.fours is None else DENSE_FOURS)
-
-
-@dataclass
-class _Native:
-    """Instructions begin..end, one after the other, and the places of addresses that are not known before."""
-
-    begin: int
-    end: int
-    team: int
-    patches: list[tuple[int, str, Step]]
-
-
-@dataclass
-class _Torch:
-    """A call of torch, or a dense layer of it."""
-
-    step: Step
-    compute: Callable[[dict[Step, torch.Tensor]], torch.Tensor]
-
-
-class _LayersLayout:
-    """A plan for one number of samples: where tensors are, and what is run in which order."""
-
-    def __init__(self, plan: LayerPlan, batch: int, threads: int):
-        self.plan, self.batch, self.threads = plan, batch, threads
-        self.shapes = {step: tuple(size_at(size, batch) for size in step.shape) for step in (*plan.inputs, *plan.steps)}
-        self.native: dict[Step, Convolving | Pooling] = {}
-        for step in plan.steps:
-            if isinstance(step, Pool):
-                self.native[step] = Pooling(step, self.shapes[step.source], self.shapes[step], plan.dtype, threads)
-            elif isinstance(step, Convolution) and is_sparse(step):
-                self.native[step] = Convolving(step, self.shapes[step.source], self.shapes[step], plan.dtype, threads)
-        self.places, self.size = self._places()
-        self.private = max((c.private for c in self.native.values()), default=0)
-        self.actions = self._actions()
-        self.code = np.zeros(len(self.native), program.INSTRUCTION)
-        for record, instruction in zip(self.code, self.native.values()):
-            instruction.write(record)
-        self.free: list[tuple[torch.Tensor, torch.Tensor, np.ndarray, dict[Step, torch.Tensor]]] = []
-
-    def _places(self) -> tuple[dict[Step, int], int]:
-        """Where the results of sparse layers begin in the workspace, in numbers, and its size.
-
-        A place is used again when all that reads it, or a view of it, is done.
-        """
-        steps = self.plan.steps
-        last = {step: number for number, step in enumerate(steps)}
-        for output in self.plan.outputs:
-            last[output] = len(steps)
-        for number in reversed(range(len(steps))):
-            step = steps[number]
-            until = last[step] if isinstance(step, Call) and step.is_view else number
-            for source in step.sources:
-                last[source] = max(last.get(source, 0), until)
-        unit = ALIGNMENT // self.plan.dtype.itemsize
-        places: dict[Step, int] = {}
-        live: list[tuple[int, int, int]] = []  # begin, end, the last step that reads it
-        size = 0
-        for number, step in enumerate(steps):
-            if step not in self.native:
-                continue
-            live = sorted(one for one in live if one[2] >= number)
-            need, begin = -(-math.prod(self.shapes[step]) // unit) * unit, 0
-            for first, end, _ in live:
-                if first - begin >= need:
-                    break
-                begin = max(begin, end)
-            places[step] = begin
-            live.append((begin, begin + need, last[step]))
-            size = max(size, begin + need)
-        return places, size
-
-    def _actions(self) -> list[_Native | _Torch]:
-        actions: list[_Native | _Torch] = []
-        number, most = 0, team_size()
-        for step in self.plan.steps:
-            if step not in self.native:
-                compute = self._dense(step) if isinstance(step, Convolution) else self._called(step)
-                actions.append(_Torch(step, compute))
-                continue
-            team = min(most, self.threads, 1 + self.native[step].work // GRAIN)
-            before = actions[-1] if actions else None
-            if not isinstance(before, _Native):
-                before = _Native(number, number, 1, [])
-                actions.append(before)
-            before.end, before.team = number + 1, max(before.team, team)
-            for name, source in (("x", self.native[step].step.source), ("other", getattr(step, "added", None))):
-                if source is not None and source not in self.native:
-                    before.patches.append((number, name, source))
-            number += 1
-        return actions
-
-    def _dense(self, step: Convolution) -> Callable[[dict[Step, torch.Tensor]], torch.Tensor]:
-        weight, bias = torch.from_numpy(step.weight), torch.from_numpy(step.bias)
-        shape = self.shapes[step]
-        source, added = step.source, step.added
-        settings = step.stride, step.padding, step.dilation, step.groups
-        after = _after(step, self.shapes[step.source], shape)
-        flat = weight[:, :, 0, 0].contiguous() if step.is_linear else weight
-        one_sided = not step.is_linear and len(shape) == 3
-
-        def compute(values: dict[Step, torch.Tensor]) -> torch.Tensor:
-            x = values[source]
-            if step.is_linear:
-                y = nn.functional.linear(x, flat, bias)
-            else:
-                if one_sided:
-                    x = x.unsqueeze(2)
-                if after is not None:
-                    x = nn.functional.pad(x, after)
-                stride, padding, dilation, groups = settings
-                y = torch.conv2d(x, weight, bias, stride, (0, 0) if after is not None else padding, dilation, groups)
-                if one_sided:
-                    y = y.squeeze(2)
-            if added is not None:
-                y = y.add_(values[added])
-            if step.slope != 1:
-                y = torch.relu_(y) if step.slope == 0 else nn.functional.leaky_relu_(y, step.slope)
-            return y if step.limit == math.inf else y.clamp_(max=step.limit)
-        return compute
-
-    def _called(self, step: Step) -> Callable[[dict[Step, torch.Tensor]], torch.Tensor]:
-        assert isinstance(step, Call)
-
-        def fixed(leaf: Any) -> Any:
-            return leaf if isinstance(leaf, (Step, torch.Tensor)) or not isinstance(leaf, Size) or isinstance(leaf, bool) \
-                else size_at(leaf, self.batch)
-
-        arguments, options, function = with_leaves(step.arguments, fixed), with_leaves(step.options, fixed), step.function
-        if all(not isinstance(leaf, Step) for leaf in leaves((arguments[1:], options))) and arguments and \
-                isinstance(arguments[0], Step):
-            source, rest = arguments[0], arguments[1:]
-            return lambda values: function(values[source], *rest, **options)
-
-        def compute(values: dict[Step, torch.Tensor]) -> torch.Tensor:
-            def filled(leaf: Any) -> Any:
-                return values[leaf] if isinstance(leaf, Step) else leaf
-            return function(*with_leaves(arguments, filled), **with_leaves(options, filled))
-        return compute
-
-    def _workspace(self):
-        """Memory for one run at a time, and what stands in it."""
-        unit = ALIGNMENT // self.plan.dtype.itemsize
-        memory = torch.empty(self.size + unit, dtype=self.plan.dtype)
-        skip = -memory.data_ptr() % ALIGNMENT // self.plan.dtype.itemsize
-        private = torch.empty(self.threads, self.private + unit, dtype=self.plan.dtype)
-        code, values = self.code.copy(), {}
-        for record, (step, native) in zip(code, self.native.items()):
-            source, added = native.step.source, getattr(step, "added", None)
-            begin = skip + self.places[step]
-            values[step] = memory[begin:begin + math.prod(self.shapes[step])].view(self.shapes[step])
-            record["out"] = values[step].data_ptr()
-            if source in self.native:
-                record["x"] = values[source].data_ptr()
-            if added in self.native:
-                record["other"] = values[added].data_ptr()
-        return memory, private, code, values
-
-    def run(self, inputs: tuple[torch.Tensor, ...]) -> Any:
-        workspace = popped(self.free) or self._workspace()
-        memory, private, code, own = workspace
-        values: dict[Step, torch.Tensor] = dict(own)
-        for step in self.plan.inputs:
-            values[step] = inputs[step.number].detach()
-        taken = np.zeros(len(code), np.int64)
-        for action in self.actions:
-            if isinstance(action, _Torch):
-                values[action.step] = action.compute(values)
-                continue
-            for number, name, source in action.patches:
-                values[source] = values[source].contiguous()
-                code[name][number] = values[source].data_ptr()
-            barrier = np.zeros(2, np.int64)
-            program.run(self.plan.dtype, action.team, program.run.fields(
-                team=action.team, code=code.ctypes.data, begin=action.begin, end=action.end, private=private.data_ptr(),
-                private_size=private.shape[1], barrier=barrier.ctypes.data, taken=taken.ctypes.data))
-        low, high = memory.data_ptr(), memory.data_ptr() + memory.nbytes
-        results = []
-        for output in self.plan.outputs:
-            result = values[output] if isinstance(output, Step) else output
-            if isinstance(result, torch.Tensor) and (low <= result.data_ptr() < high or not isinstance(output, Step)):
-                result = result.clone()
-            results.append(result)
-        self.free.append(workspace)
-        return pytree.tree_unflatten(results, self.plan.tree)
-
-
-def _after(step: Convolution, source: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
-    """Padding for torch where it is not the same on both sides: left, right, top, bottom; otherwise None."""
-    if step.is_linear:
-        return None
-    sides, results = sides_of(source), sides_of(shape)
-    ends = [(result - 1) * stride + dilation * (kernel - 1) + 1 - side - before for result, stride, dilation, kernel, side,
-            before in zip(results, step.stride, step.dilation, step.weight.shape[2:], sides, step.padding)]
-    if all(end <= before for end, before in zip(ends, step.padding)):
-        return None
-    return step.padding[1], max(ends[1], 0), step.padding[0], max(ends[0], 0)

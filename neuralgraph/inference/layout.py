@@ -13,6 +13,7 @@ from ..kernels import program
 from ..kernels.formulas import compiled_formula
 from ..nodes import Affine, Convolve, Pointwise, scalar
 from ..plan import Group, Plan, reduced
+from ..wiring.devices import on_cpu
 from .passes import MapPass, cropped, passes_of
 
 FILLED_UP = 1.6  # four nodes are summed at once if that makes at most so many times their edges
@@ -68,6 +69,7 @@ class ProgramLayout:
             x_row=x.stride(1) * size, out=out.data_ptr(), out_sample=out.stride(0) * size,
             private=private.data_ptr(), private_size=self.private, barrier=barrier.ctypes.data))
 
+    @on_cpu
     def _workspace(self):
         """Fresh memory, in which what does not depend on the data is computed already."""
         dtype = self.plan.dtype

@@ -317,6 +317,9 @@ def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
         module: a model with sparse layers.
         inplace: change ``module`` itself instead of a copy.
 
+    Raises:
+        InputError: for sparse layers with parametrized weights, or of a class that overrides methods.
+
     >>> model = densify(sparsify(nn.Linear(10, 10), 0.2, first_layer_dense=False))
     >>> type(model).__name__, int((model.weight != 0).sum())
     ('Linear', 20)
@@ -325,6 +328,9 @@ def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
         if isinstance(layer, Sparse) and parametrize.is_parametrized(layer):
             raise InputError(f"the weight of {name!r} is parametrized (shared, perhaps), so that zeros cannot be written "
                              "to it: make it plain first, as neuralgraph.sharing.bake does.")
+        if isinstance(layer, Sparse) and (own := _own_methods(layer)):
+            raise InputError(f"the layer {name!r}, a {type(layer).__name__}, has {listed(own)} of its own, which no ordinary "
+                             "layer in its place would have: put what it does into a module around it.")
     if not inplace:
         module = copy.deepcopy(module)
     baked = []
@@ -348,3 +354,11 @@ def densify(module: nn.Module, *, inplace: bool = False) -> nn.Module:
                 part.__class__ = base
     module.__dict__.pop("_dense_because", None)
     return module
+
+
+def _own_methods(layer: Sparse) -> list[str]:
+    """What a subclass of a sparse layer's class does in another way."""
+    kinds = type(layer).__mro__
+    place = next(number for number, kind in enumerate(kinds) if kind in SPARSE.values())
+    return [name for kind in kinds[:place] for name, value in vars(kind).items()
+            if callable(value) and hasattr(kinds[place], name) and name not in ("__init__", "__repr__", "extra_repr")]

@@ -1,6 +1,8 @@
 """Networks: a wiring, node functions, a selector and a backend put together."""
 
-import networkx as nx
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from ..wiring import Wiring, to_networkx as _wiring_to_networkx
 from .canonical import Canonical, canonicalise
@@ -8,6 +10,9 @@ from .continuous import ContinuousTimeNeuralGraph
 from .discrete import DiscreteTimeNeuralGraph
 from .network import NeuralGraph
 from .static import StaticNeuralGraph
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def to_networkx(wiring_or_network: Wiring | NeuralGraph, real_only: bool = True) -> nx.DiGraph:

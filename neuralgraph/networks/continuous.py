@@ -9,13 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
-import torchdiffeq
 from torch import nn
 from torch.autograd.function import once_differentiable
-from torchdiffeq._impl.odeint import SOLVERS as _SOLVERS
-from torchdiffeq._impl.rk_common import RKAdaptiveStepsizeODESolver
-from torchdiffeq._impl.solvers import FixedGridODESolver
 
+from .._modules import Lazy
 from ..backends import Backend
 from ..backends.transforms import has_numbers
 from ..errors import InputError, NeuralGraphError, SolverError, UnknownNameError, lookup
@@ -25,6 +22,11 @@ from ..wiring.devices import on_cpu
 from .dynamic import DynamicNeuralGraph
 from .network import check_bool
 from .state import State
+
+if TYPE_CHECKING:
+    import torchdiffeq
+else:
+    torchdiffeq = Lazy("torchdiffeq")
 
 FIXED_STEPS = 8  # of a solver with a fixed grid, unless options say otherwise
 LEAST_STEPS = 2  # of an adaptive Runge-Kutta solver, likewise
@@ -94,7 +96,7 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
                  atol: float = 1e-3, time: float = 1.0, adjoint: bool = False,
                  max_evaluations: int = 1000, options: dict[str, Any] | None = None,
                  rectify_state: bool = False, dtype: torch.dtype | None = None, dims: int = 2):
-        lookup("solver", solver, _SOLVERS)
+        lookup("solver", solver, _solvers())
         for name, value in {"rtol": rtol, "atol": atol, "time": time,
                             "max_evaluations": max_evaluations}.items():
             if not _is_positive(value) or (value == math.inf and name != "max_evaluations"):
@@ -229,19 +231,19 @@ class ContinuousTimeNeuralGraph(DynamicNeuralGraph):
         if end > torch.finfo(dtype).max:
             raise InputError(f"time {end:g} is beyond the largest number of {dtype}: use a smaller one, or "
                              "network.double().")
-        if dtype == torch.float16 and not issubclass(_SOLVERS[self.solver], FixedGridODESolver):
+        if dtype == torch.float16 and not _has_fixed_grid(self.solver):
             raise InputError(f"the solver {self.solver!r} adapts its steps to errors that float16 cannot tell from "
                              "rounding: use network.float(), or a fixed grid such as solver='rk4'.")
 
     def _solver_options(self, times: torch.Tensor, of_adjoint: bool = False) -> dict:
         """The options for a solve from the first to the last of the times."""
-        solver, options = _SOLVERS[self.solver], dict(self.options)
+        options = dict(self.options)
         if of_adjoint:
             options.pop("norm", None)  # which is one of states
-        if issubclass(solver, FixedGridODESolver) and "grid_constructor" not in options:
+        if _has_fixed_grid(self.solver) and "grid_constructor" not in options:
             step = options.pop("step_size", self.time / FIXED_STEPS)
             options["grid_constructor"] = lambda function, states, times: _grid(times, step)
-        elif issubclass(solver, RKAdaptiveStepsizeODESolver) and not self.rectify_state:
+        elif _has_error_of_steps(self.solver) and not self.rectify_state:
             # a step beyond the end, or a very long one, may be right in states and wrong in their derivatives
             options.setdefault("step_t", times[1:])
             options.setdefault("max_step", self.time / LEAST_STEPS)
@@ -367,12 +369,27 @@ def options_of(solver: str) -> set[str]:
     (True, False)
     """
     names: set[str] = set()
-    for ancestor in _SOLVERS[solver].__mro__:
+    for ancestor in _solvers()[solver].__mro__:
         if "__init__" in vars(ancestor) and ancestor is not object:
             parameters = inspect.signature(ancestor.__init__).parameters.values()
             names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
     # "implicit" tells the two Adams solvers apart, which have names
     return names - {"self", "func", "y0", "rtol", "atol", "implicit"}
+
+
+def _solvers() -> dict[str, Any]:
+    from torchdiffeq._impl.odeint import SOLVERS
+    return SOLVERS
+
+
+def _has_fixed_grid(solver: str) -> bool:
+    from torchdiffeq._impl.solvers import FixedGridODESolver
+    return issubclass(_solvers()[solver], FixedGridODESolver)
+
+
+def _has_error_of_steps(solver: str) -> bool:
+    from torchdiffeq._impl.rk_common import RKAdaptiveStepsizeODESolver
+    return issubclass(_solvers()[solver], RKAdaptiveStepsizeODESolver)
 
 
 def _is_positive(value: object) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ import torch
 from torch import fx, nn
 
 from ..errors import InputError
-from .layers import BATCH, Call, Convolution, Input, LayerPlan, Pool, Size, Step, leaves, with_leaves
+from .layers import BATCH, Call, Convolution, Input, LayerPlan, Pool, Size, Step, aligned, leaves, with_leaves
 from .plain import evaluating
 
 ops = torch.ops.aten
 CONVOLUTIONS = (ops.conv1d.default, ops.conv2d.default, ops.conv1d.padding, ops.conv2d.padding)
 POOLS = (ops.max_pool2d.default, ops.avg_pool2d.default, ops.adaptive_avg_pool2d.default, ops.mean.dim)
+RECURRENT = {ops.lstm.input: 2, ops.gru.input: 2, ops.rnn_tanh.input: 2, ops.rnn_relu.input: 2}  # arguments after "train"
 NORM = ops._native_batch_norm_legit_no_training.default
 SAME = (ops.clone.default, ops.detach.default, ops.alias.default, ops.lift_fresh_copy.default)
 LEAST = 2  # samples that a capture is made with: torch takes a size of 1 for a constant
@@ -44,28 +46,46 @@ def capture(model: nn.Module, inputs: Sequence[torch.Tensor], dtype: torch.dtype
     return _Reader(program, batch, dtype).plan()
 
 
-def _exported(model: nn.Module, inputs: tuple[torch.Tensor, ...]):
+def _exported(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[Any, tuple[int, int | None]]:
     """The program, and the numbers of samples it holds for."""
-    if not hasattr(torch, "export") or not hasattr(torch.export, "Dim"):
-        raise InputError("compiling an ordinary model needs torch.export: install a newer torch.")
+    if not hasattr(getattr(torch.export, "ExportedProgram", None), "constants"):
+        raise InputError("compiling an ordinary model needs the torch.export of torch 2.3: install a newer torch.")
     kind, number = type(model).__name__, len(inputs[0])
-    with evaluating(model), torch.no_grad(), warnings.catch_warnings():
+    with evaluating(model), _no_nesting(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         try:
             several = tuple(x if len(x) >= LEAST else torch.cat([x] * LEAST) for x in inputs)
             batch = torch.export.Dim("batch")
             program = torch.export.export(model, several, dynamic_shapes=([{0: batch} for _ in several],)
                                           if _takes_any(model) else tuple({0: batch} for _ in several), strict=False)
-            held: tuple[int, int | None] = (1, None)
+            return program.run_decompositions({}), (1, None)
+        except InputError:
+            raise
         except Exception:  # it is not for any number of samples, or cannot be captured at all
             try:
-                program = torch.export.export(model, inputs, strict=False)
+                return torch.export.export(model, inputs, strict=False).run_decompositions({}), (number, number)
             except Exception as error:
                 first = str(error).strip().splitlines() or [type(error).__name__]
                 raise InputError(f"cannot compile this {kind}: torch.export cannot capture it ({type(error).__name__}: "
                                  f"{first[0]}).") from error
-            held = (number, number)
-        return program.run_decompositions({}), held
+
+
+@contextlib.contextmanager
+def _no_nesting(model: nn.Module) -> Iterator[None]:
+    """Refuses an encoder that leaves out what a mask hides where it runs, but not where it is exported."""
+    def check(encoder, args, options):
+        mask = options.get("src_key_padding_mask", args[2] if len(args) > 2 else None)
+        if mask is not None and encoder.enable_nested_tensor:
+            raise InputError("cannot compile an nn.TransformerEncoder with src_key_padding_mask, which gives 0 where it hides, "
+                             "depending on the mask: make it with enable_nested_tensor=False.")
+
+    hooks = [part.register_forward_pre_hook(check, with_kwargs=True) for part in model.modules()
+             if isinstance(part, nn.TransformerEncoder)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _takes_any(model: nn.Module) -> bool:
@@ -105,7 +125,13 @@ class _Reader:
                     self.names.setdefault(step, set()).add(node)
             else:
                 raise InputError(f"cannot compile {node.name!r}, a {node.op} of torch.export.")
-        return LayerPlan(self.inputs, self._needed(outputs), outputs, self.program.call_spec.out_spec, self.batch, self.dtype)
+        steps = self._needed(outputs)
+        for step in steps:
+            if isinstance(step, Convolution):
+                step.weight, step.bias = (aligned(torch.from_numpy(array)).numpy() for array in (step.weight, step.bias))
+            elif isinstance(step, Call):
+                step.arguments, step.options = with_leaves((step.arguments, step.options), _fixed)
+        return LayerPlan(self.inputs, steps, outputs, self.program.call_spec.out_spec, self.batch, self.dtype)
 
     def _needed(self, outputs: list) -> list[Step]:
         """The steps that a result depends on."""
@@ -138,7 +164,9 @@ class _Reader:
 
     def _size(self, side) -> Size:
         if isinstance(side, torch.SymInt):
-            size = side.node.expr.subs(self.symbol, BATCH)
+            size = side.node.expr if self.symbol is None else side.node.expr.subs(self.symbol, BATCH)
+            if not size.free_symbols <= {BATCH}:
+                raise InputError(f"cannot compile a model in which the size of a tensor depends on numbers in others ({size}).")
             return int(size) if size.is_Integer else size
         return int(side)
 
@@ -152,8 +180,7 @@ class _Reader:
         target = node.target
         if target is operator.getitem and isinstance(arguments[0], _Normed):
             return arguments[0].step
-        if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) and \
-                not _is_without_dropout(target, arguments, options):
+        if draws(target, arguments, options):
             raise InputError(f"cannot compile a model that draws random numbers in evaluation ({node.name!r}, {target}).")
         step: Step | None = None
         if target in CONVOLUTIONS:
@@ -190,7 +217,7 @@ class _Reader:
     def _torch(self, node: fx.Node, target, arguments: tuple, options: dict) -> Any:
         """A call of torch, or its result where that is known now."""
         call = Call(node.name, self._shape(value) if isinstance(value := node.meta.get("val"), torch.Tensor) else (),
-                    target, arguments, options, _is_view(target))
+                    target, arguments, options, is_view(target))
         varies = any(isinstance(leaf, (Step, sympy.Expr)) for leaf in leaves((arguments, options)))
         if varies or not isinstance(value, torch.Tensor):
             return call
@@ -201,7 +228,7 @@ class _Reader:
         if not isinstance(source, Step) or not _is_known(weight, bias) or weight.dtype != self.dtype:
             return None
         dims = weight.dim() - 2
-        if len(source.shape) != dims + 2:
+        if len(source.shape) != dims + 2 or not _is_numbers(source.shape[1:]):
             return None
         kernel = weight.shape[2:]
         stride, dilation = _sides(stride, dims), _sides(dilation, dims)
@@ -264,7 +291,7 @@ class _Reader:
             return _Normed(source)
         sides = (1, -1, *[1] * (len(source.shape) - 2))
         scale, shift = scale.to(mean.dtype).view(sides), shift.to(mean.dtype).view(sides)
-        step = Call(node.name, source.shape, _scaled, (source, scale, shift), {}, False)
+        step = Call(node.name, source.shape, scaled, (source, scale, shift), {}, False)
         self.steps.append(step)
         return _Normed(step)
 
@@ -284,6 +311,10 @@ class _Reader:
         return step
 
 
+def _fixed(leaf: Any) -> Any:
+    return aligned(leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+
 class _Normed:
     """The several results of a batch norm, of which only the first is read."""
 
@@ -291,7 +322,8 @@ class _Normed:
         self.step = step
 
 
-def _scaled(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+def scaled(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """A norm with running statistics."""
     return torch.addcmul(shift, x, scale)
 
 
@@ -310,16 +342,25 @@ def _is_numbers(sides: Sequence[Size]) -> bool:
     return all(isinstance(side, int) for side in sides)
 
 
+def draws(target, arguments: tuple, options: dict) -> bool:
+    """Whether an operation draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) and \
+        not _is_without_dropout(target, arguments, options)
+
+
 def _is_without_dropout(target, arguments: tuple, options: dict) -> bool:
     """Whether an operation that may drop values at random drops none."""
     if target == ops.scaled_dot_product_attention.default:
         return not (arguments[4] if len(arguments) > 4 else options.get("dropout_p", 0.0))
+    if target in RECURRENT:
+        return not arguments[-1 - RECURRENT[target]]
     return target == ops.dropout.default and not arguments[2]
 
 
-def _is_view(target) -> bool:
+def is_view(target) -> bool:
+    """Whether the result of an operation may share memory with an argument."""
     schema = getattr(target, "_schema", None)
-    return schema is None or any(result.alias_info is not None for result in schema.returns)
+    return target is not scaled if schema is None else any(result.alias_info is not None for result in schema.returns)
 
 
 def _is_known(*tensors) -> bool:

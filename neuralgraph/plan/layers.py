@@ -185,6 +185,13 @@ def with_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
+def aligned(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers, one after the other from an address on as torch's own memory begins at: products of matrices of
+    equal numbers are equal to the bit only then."""
+    x = x.detach()
+    return x if x.is_contiguous() and x.data_ptr() % 64 == 0 else x.clone(memory_format=torch.contiguous_format)
+
+
 def size_at(size: Size, batch: int) -> int:
     """A size for a number of samples."""
     return size if isinstance(size, int) else int(size.subs(BATCH, batch))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from packaging.version import InvalidVersion, Version
 from safetensors.torch import save
 from torch import nn
 
-from .._files import Arrays, read_tensors, replace
+from .._files import Arrays, digest, read_tensors, replace
 from .._version import __version__
 from ..errors import CheckpointError, RunError
 from ..selectors import Selector
@@ -101,18 +100,6 @@ def write_checkpoint(path: Path, tensors: dict[str, torch.Tensor], state: dict) 
     header = {"format": FORMAT, **state}
     header["digest"] = digest(tensors, header)
     write_atomically(path, save(tensors, metadata={"neuralgraph": json.dumps(header)}))
-
-
-def digest(tensors: Mapping[str, torch.Tensor], state: dict | None = None) -> str:
-    """A hash of names, types, shapes and values, and of JSON state."""
-    total = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    if state is not None:
-        total.update(json.dumps(state, sort_keys=True).encode())
-    return total.hexdigest()[:16]
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -6,11 +6,12 @@ import math
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import compress
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 import torch
 
+from .._modules import Lazy
 from ..errors import WiringError, listed
 from ..nodes import IDENTITY, NodeFunction, is_learned, used_values, value_shapes
 from .assembling import Draft, assemble, default_function, generator_of, integer, node_list, numbers_of
@@ -32,6 +33,11 @@ from .reading import (
     refuse_near_misses,
 )
 from .wiring import Wiring
+
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = Lazy("networkx")
 
 MOST_FAULTS = 10  # that a message lists
 

@@ -10,18 +10,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-import networkx as nx
-
 from .. import _files
+from .._modules import Lazy
 from ..errors import InputError, WiringError, listed, lookup
 from .devices import on_cpu
 from .exchange import from_networkx, to_networkx
 from .wiring import Wiring
 
-# networkx read and wrote node-link data with "links" before 3.6 and with "edges" since
-_LINKS = inspect.signature(nx.node_link_graph).parameters["edges"].default or "links"
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = Lazy("networkx")
+
 # what XML 1.0 has no way to write
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -218,7 +221,9 @@ def _json(graph: nx.DiGraph) -> bytes:
     if wrong:
         raise WiringError(f"JSON cannot hold the names of these nodes: {listed(map(repr, wrong))}; it has texts, "
                           "numbers and tuples of them. Rename them.")
-    return json.dumps(nx.node_link_data(graph, edges=_LINKS)).encode()
+    # networkx read and wrote node-link data with "links" before 3.6 and with "edges" since
+    links = inspect.signature(nx.node_link_graph).parameters["edges"].default or "links"
+    return json.dumps(nx.node_link_data(graph, edges=links)).encode()
 
 
 def _parse_json(content: bytes) -> nx.DiGraph:

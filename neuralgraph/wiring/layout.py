@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import networkx as nx
+from typing import TYPE_CHECKING
+
 import torch
 
+from .._modules import Lazy
 from .wiring import Wiring
+
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = Lazy("networkx")
 
 SWEEPS = 24
 MOST_FORCED = 2000  # nodes up to which forces are computed

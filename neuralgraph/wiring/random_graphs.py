@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import torch
 
+from .._modules import Lazy
 from ..errors import WiringError, is_real, lookup
 from ..nodes import NodeFunction
 from .assembling import all_but_outputs, assemble, default_function, generator_of, integer
@@ -16,6 +17,11 @@ from .ends import Entries
 from .paths import longest_path_levels
 from .reading import HIDDEN, INPUT, OUTPUT
 from .wiring import Wiring
+
+if TYPE_CHECKING:
+    import networkx as nx
+else:
+    nx = Lazy("networkx")
 
 DRAWS = 1000  # of a graph that must be connected
 
@@ -154,7 +160,7 @@ def draw(name: str, nodes: int, options: Mapping[str, object],
                       "probability larger.")
 
 
-Attempt = Callable[[random.Random], nx.Graph]
+Attempt = Callable[[random.Random], Any]  # a networkx.Graph
 
 
 def _erdos_renyi(nodes: int, probability: float) -> Attempt:

@@ -103,9 +103,13 @@ def test_what_cannot_predict_says_why(run, pictures, tmp_path):
     with pytest.raises(CheckpointError, match="damaged: std must be"):
         open_model(tmp_path / "old")
     net = ng.StaticNeuralGraph(ng.wirings.blocks([3, 4, 2]), ng.TopK(k=6))
-    ng.inference.save(ng.compile(net), tmp_path / "net.ng")
-    result = predict(tmp_path / "net.ng", pictures)
-    assert result.exit_code == 2 and "compile the model again" in result.stderr
+    for other in (ng.compile(net), ng.compile(torch.nn.Linear(2, 2), torch.zeros(1, 2))):
+        ng.inference.save(other, tmp_path / "net.ng")
+        result = predict(tmp_path / "net.ng", pictures)
+        assert result.exit_code == 2 and "net.ng does not hold how" in result.stderr and "it is no compiled run" in result.stderr
+    model = ng.models.create("tiny-static", num_classes=3, image_size=8, k=300)
+    ng.compile(model).save(tmp_path / "old.ng")  # of a model whose preprocessing is not known
+    assert "compile the model again" in predict(tmp_path / "old.ng", pictures).stderr
 
 
 def test_a_compiled_model_predicts_the_same(run, pictures, tmp_path):
