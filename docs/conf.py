@@ -42,7 +42,8 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_type_aliases = {"Figure": "matplotlib.figure.Figure"}  # imported for type checkers only
+autodoc_type_aliases = {  # imported for type checkers only
+    "Figure": "matplotlib.figure.Figure", "nx.DiGraph": "networkx.DiGraph", "nx.Graph": "networkx.Graph"}
 autosummary_generate = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
