@@ -25,16 +25,17 @@ else:
 
 SHORT = 16      # maps of fewer pixels are joined over the batch into longer rows
 PIECE = 2048    # numbers of a row that one matrix product runs over
-DENSE_DOTS = 5, 20, 12  # a matrix product computes so many dot products in the time of one sampled one, by its terms
+DENSE_DOTS = 5, 20, 12  # dot products that a matrix product computes in the time of one by itself: exact, of one term, of two
 
 
 class Sparse(Backend):
     """Forward and node gradients over real edges only: k H W multiply-adds per sample.
 
     The gradient of the candidate edges is one matrix product per stage, <Z_u, dL/dI_v> for all pairs,
-    where more than a sixth of the pairs are asked for, otherwise a dot product per edge. CPUs with matrix
+    where more than a fifth of the pairs are asked for, otherwise a dot product per edge. CPUs with matrix
     units (AMX) take its factors as one or two bfloat16 where :func:`torch.set_float32_matmul_precision` allows
-    "medium" or "high". Gradients can be taken once; for second derivatives use the dense backend.
+    "medium" or "high", and then from a twentieth or a twelfth on. Gradients can be taken once; for second
+    derivatives use the dense backend.
 
     On the CPU, in float32 or float64: less is computed in float32 and rounded at the end. Without
     numba, torch's own sparse products do the same, slower.
@@ -55,10 +56,11 @@ class Sparse(Backend):
         weight, space = Layout.of(stage).weight(selection), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
         edges, reaches_all = _Edges.of(stage, selection), selection.reaches_all
-        joint, terms = None, factor_terms() if dtype == torch.float32 else 0
-        if shared is not None and dtype == messages.dtype and torch.is_grad_enabled() and not terms and \
-                edges.multiplies(reaches_all, terms):
-            joint = _Joint(shared)
+        joint, terms = None, 0
+        if torch.is_grad_enabled():
+            terms = factor_terms() if dtype == torch.float32 else 0
+            if shared is not None and dtype == messages.dtype and not terms and edges.multiplies(reaches_all, terms):
+                joint = _Joint(shared)
         sums = _Propagate.apply(messages.reshape(*messages.shape[:2], -1).to(dtype), weight.to(dtype), edges,
                                 reaches_all, terms, joint)
         return sums.reshape(*sums.shape[:2], *space).to(messages.dtype)

@@ -316,7 +316,8 @@ def pair_products(x: torch.Tensor, y: torch.Tensor, terms: int) -> torch.Tensor:
     threads = torch.get_num_threads()
     size = rows * columns  # of the result, of which each group has one: together no more than what is read
     groups = max(1, min(threads, chunks, batch * length * (rows + columns) // max(1, size)))
-    out = x.new_zeros(groups, -(-rows // 32) * 32, -(-columns // 32) * 32)
+    side = 2 * TILE  # of a block
+    out = x.new_zeros(groups, -(-rows // side) * side, -(-columns // side) * side)
     scratch_size = 128 + (4 + 2 * PANEL // TILE) * (CHUNK // STEP * BYTES)
     scratch = torch.empty(threads * scratch_size + 64, dtype=torch.uint8, device="cpu")
     _run(x.dtype, groups if length else 0, _run.fields(

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from neuralgraph import kernels
-from neuralgraph.wiring import ends as ends_room, paths
+from neuralgraph.wiring import ends as ends_module, paths
 from neuralgraph.wiring.ends import Entries
 from neuralgraph.wiring.paths import longest_path_levels, reached
 
@@ -66,7 +66,7 @@ def test_reached_are_descendants(way, seed):
     chosen = nodes[:1 + seed % 2]
     mask = torch.zeros(ends.shape[0], dtype=torch.bool)
     mask[chosen] = True
-    with patch.multiple(paths, **way), patch.object(ends_room, "CHUNK", 3):
+    with patch.multiple(paths, **way), patch.object(ends_module, "CHUNK", 3):
         found = reached(ends, mask)
     assert set(found.nonzero().flatten().tolist()) == set(chosen).union(*(nx.descendants(graph, node) for node in chosen))
     assert mask.nonzero().flatten().tolist() == sorted(chosen)
