@@ -9,6 +9,9 @@ but weight decay changes them; but they count among the k = 32,000 largest, of w
 Here as many silent weights compete with the 325,760 candidates of ``tiny-static`` as give them the same share, 58.6 %.
 The authors' random edges are drawn from 305,600 positions, of which 258,160 can carry a signal: of 32,000 some 27,032 do.
 
+What came out (``results/authors_static_160_epochs.json``): before the first epoch is over no silent weight is among the
+k largest, here and in the authors' code, and the accuracy after 160 epochs (one run) is within that of the seeds without.
+
 Everything else is the recipe of Table 1. The numbers of real edges after each recorded step are printed at the end; runs
 are in ``FOLDER/ROW/seed-N``, and the same command goes on where it stopped.
 """
