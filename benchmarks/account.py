@@ -48,10 +48,9 @@ def rates():
     return found
 
 
-def instructions(fast, x):
+def instructions(network, x, ends):
     """A row for each instruction: its level, nodes and edges, millions of operations, milliseconds in all and without edges."""
-    ends = ends_of(fast.stem, fast.head)
-    layout, rows = fast.network._laid_out(x.shape, ends), []
+    layout, rows = network._laid_out(x.shape, ends), []
     out = x.new_empty(layout.output_shape(len(x)))
     tiles = -(-len(x) // layout.samples)
     space, private = layout._workspace()
@@ -109,8 +108,10 @@ if __name__ == "__main__":
         fast, images = ng.compile(model), torch.randn(batch, 3, pixels, pixels)
         with torch.no_grad():
             whole = median(lambda: fast(images))
-            network = median(lambda: fast.network._computed(images, ends_of(fast.stem, fast.head)))
-            samples, rows = instructions(fast, images)
+            ends = ends_of(fast.stem, fast.head)
+            given = images if ends.stem is not None else fast.stem(images)
+            network = median(lambda: fast.network._computed(given, ends))
+            samples, rows = instructions(fast.network, given, ends)
         title = f"{case}, batch {batch}: {1e3 * whole:.2f} ms, of which the network {1e3 * network:.2f}; tiles of {samples}"
         print(f"\n{title}")
         print("level kind    nodes   edges pixels stride |  MFLOP: sums  conv. |  ms: sums   rest | GFLOP/s: sums  rest")

@@ -24,6 +24,7 @@ CASES = {  # name: model, options, pixels, classes, batch
     "mobilenet-32": ("mobilenet-dnw", dict(width=0.225), 32, 10, 64),
     "mobilenet-32-shared": ("mobilenet-dnw", dict(width=0.225, selector_options=SHARED), 32, 10, 64),
     "mobilenet-224": ("mobilenet-dnw", dict(width=0.225), 224, 1000, 1),
+    "mobilenet-224-shared": ("mobilenet-dnw", dict(width=0.225, selector_options=SHARED), 224, 1000, 1),
     "mobilenet-224-batch-8": ("mobilenet-dnw", dict(width=0.225), 224, 1000, 8),
     "mobilenet-224-batch-8-shared": ("mobilenet-dnw", dict(width=0.225, selector_options=SHARED), 224, 1000, 8),
 }

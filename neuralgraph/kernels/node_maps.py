@@ -53,13 +53,13 @@ def map_pass(zero, address, node, source, target, private, samples, ours):
     if p.padded:
         result = private + p.small * s
     ready = ours and slope == 1.0 and (p.norm == PLAIN or p.function != 0)
-    _convolved(like, zero, address, node, source, result, private, samples, scale, shift, slope, ready)
+    _convolved(like, address, node, source, result, private, samples, scale, shift, slope, ready)
     if p.padded:
         _surrounded(like, address, result, target, samples)
 
 
 @inline
-def _slice(like, zero, address, node, tap, source, target, private, samples, scale, shift, slope, ready):
+def _slice(like, address, node, tap, source, target, private, samples, scale, shift, slope, ready):
     """The convolution of one image with slice ``tap`` of the node's kernel; if ``ready``, scale and so on change nothing."""
     p = carray(at(address), 1, PASS)[0]
     s = size_of(narrow(like, 1))
@@ -72,7 +72,7 @@ def _slice(like, zero, address, node, tap, source, target, private, samples, sca
         else:
             buffer += LANES * s
             affine(like, source, buffer, p.height * width, scale, shift, slope)
-        sweep_rows(zero, buffer, samples, p.stride, kernel, target, p.height, width, out_width, 0, p.out_height)
+        sweep(like, buffer, samples, p.stride, kernel, target, p.height, width, out_width, 0, p.out_height)
     elif samples == 1:
         affine_bordered(like, source, buffer, p.pitch, p.side // 2, p.height, width, p.stride, first(scale), first(shift),
                         slope)
@@ -83,7 +83,7 @@ def _slice(like, zero, address, node, tap, source, target, private, samples, sca
 
 
 @inline
-def _convolved(like, zero, address, node, source, target, private, samples, scale, shift, slope, ready):
+def _convolved(like, address, node, source, target, private, samples, scale, shift, slope, ready):
     """The convolution of an image, or of a volume: a sum over slices of it and of the kernel."""
     p = carray(at(address), 1, PASS)[0]
     s = size_of(narrow(like, 1))
@@ -100,7 +100,7 @@ def _convolved(like, zero, address, node, source, target, private, samples, scal
             rolled()
             place = z * p.stride + tap - p.depth_side // 2
             if 0 <= place < p.depth:
-                _slice(like, zero, address, node, tap, source + place * area * s, term, private, samples, scale, shift, slope,
+                _slice(like, address, node, tap, source + place * area * s, term, private, samples, scale, shift, slope,
                        ready)
                 if p.depth_side > 1:
                     for i in range(out_area):
