@@ -75,7 +75,7 @@ class StaticNeuralGraph(NeuralGraph):
         messages = Messages(self._places, x, fused)
         outputs = []
         for number, stage in enumerate(self.stages):
-            sums = self._sums(stage, x, messages, selection) if number else self._input_nodes(x)
+            sums = self._sums(number, x, messages, selection) if number else self._input_nodes(x)
             parts = split(sums, [len(chunk.nodes) for chunk in stage.chunks])
             for c, (chunk, rows, part) in enumerate(zip(stage.chunks, self._rows[number], parts)):
                 state = self.functions.receive(chunk.function, rows, part, fused) if number else part
@@ -118,12 +118,13 @@ class StaticNeuralGraph(NeuralGraph):
         """The input channels in the order of stage 0."""
         return x if self._input_order is None else x[:, self._input_order]
 
-    def _sums(self, stage: Stage, x, messages: Messages, selection):
+    def _sums(self, number: int, x, messages: Messages, selection):
+        stage = self.stages[number]
         if not stage.inputs:  # nodes without any candidate in-edge
             sides = (-(-side // stage.scale) for side in x.shape[2:])
             return x.new_full((x.shape[0], len(stage.nodes), *sides), float(stage.aggregate == "product"))
-        arriving, shared = messages.of(stage.inputs)
-        return self._aggregate(stage, arriving, selection, shared)
+        arriving, shared = messages.of(number, stage.inputs)
+        return self._aggregate(stage, arriving, selection, shared if self.backend.fuses_nodes else None)
 
 
 def _places(nodes: torch.Tensor, among: torch.Tensor) -> torch.Tensor | None:
