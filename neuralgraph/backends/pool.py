@@ -83,7 +83,7 @@ def _added(total, gradient, rows, shape):
         total = first_gradient(gradient, shape, rows)
         total[:, rows] = gradient
     else:
-        total[:, rows] += gradient
+        total[:, rows].add_(gradient)
     return total
 
 

@@ -17,6 +17,7 @@ from ..wiring import Stage, Wiring
 
 Key = tuple[int, int]  # a stage and a chunk of it
 PLAIN = torch.Tensor, torch.nn.Parameter
+GATHERED = 8  # messages that a stage must gather save as much by a pool as one that it reads where it stands
 
 
 def split(x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
@@ -34,6 +35,8 @@ class Place(NamedTuple):
 class Places:
     """Where the messages of each chunk stand among all that have the same size.
 
+    ``pooled`` are the sizes of which a :class:`~neuralgraph.backends.Pool` holds the messages, where that is worth it.
+
     Args:
         stages: of a static graph.
         wiring: theirs.
@@ -43,7 +46,7 @@ class Places:
         self.rows: Counter[int] = Counter()  # scale of maps -> how many there are
         self.of: dict[Key, Place] = {}
         self.reads: list[Place | None] = []  # of each stage, where its sources are in a row
-        self.sources = [stage.sources for stage in stages]
+        self.stages = stages
         self._row = torch.zeros(wiring.num_nodes, dtype=torch.long)
         self._index: dict[tuple[int, torch.device], torch.Tensor] = {}
         scales = wiring.message_scale()
@@ -57,7 +60,7 @@ class Places:
             self.rows[scale] += len(chunk.nodes)
             self.of[key] = Place(scale, slice(first, self.rows[scale]))
             self._row[chunk.nodes] = torch.arange(first, self.rows[scale])
-        joined: Counter[int] = Counter()  # how many messages stages read together with others
+        saves: Counter[int] = Counter()  # for how many messages, GATHERED times
         for stage in stages:
             place = None
             if stage.inputs:
@@ -65,18 +68,19 @@ class Places:
                 if other.stop - one.start == len(stage.sources):
                     place = Place(scale, slice(one.start, other.stop))
                 if len(stage.inputs) > 1:
-                    joined[scale] += len(stage.sources)
+                    saves[scale] += len(stage.sources) * (GATHERED if place else 1)
             self.reads.append(place)
         most = _most_open(self.of, last_read)
-        # where each message is read together with others, on average, and one gradient of all takes no more memory
-        self.pooled = {scale for scale, rows in self.rows.items() if joined[scale] >= rows <= 2 * most[scale]}
+        # where a pool saves as many copies as it has messages, and one gradient of all takes hardly more memory
+        self.pooled = {scale for scale, rows in self.rows.items()
+                       if saves[scale] >= GATHERED * rows and rows <= 2 * most[scale]}
 
     def index(self, number: int, device: torch.device) -> torch.Tensor:
         """The rows of a stage's sources, (n_src,), kept for the next call."""
         key = number, device
         if key not in self._index:
             with torch.inference_mode(False):  # it must serve training too
-                self._index[key] = self._row[self.sources[number]].to(device)
+                self._index[key] = self._row[self.stages[number].sources].to(device)
         return self._index[key]
 
     def __deepcopy__(self, memo) -> Places:
@@ -108,7 +112,7 @@ class Messages:
     def __init__(self, places: Places, x: torch.Tensor, compiled: bool):
         self.places = places
         # else torch is to see its own operations only
-        self.pools = type(x) in PLAIN and not is_compiling() and not is_transformed(x) and forward_ad._current_level < 0
+        self.pools = not is_compiling() and type(x) in PLAIN and not is_transformed(x) and forward_ad._current_level < 0
         self.together = compiled and self.pools and x.dim() > 2 and x.device.type == "cpu" and \
             x.dtype in (torch.float32, torch.float64)
         self.like, self.space = x, x.shape[2:]

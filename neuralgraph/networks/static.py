@@ -6,7 +6,7 @@ import torch
 
 from ..backends import Backend
 from ..selectors import Selector
-from ..wiring import Stage, Wiring, topological_stages
+from ..wiring import Wiring, topological_stages
 from ..wiring.devices import on_cpu
 from .messages import Messages, Places, split
 from .network import NeuralGraph
@@ -68,6 +68,11 @@ class StaticNeuralGraph(NeuralGraph):
         self._freeze_unused()
 
     _schedule = staticmethod(topological_stages)
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if not hasattr(self._places, "pooled"):  # in pickles of version 0.2
+            self._places = Places(self.stages, self.wiring)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self._checked(x)
