@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 import neuralgraph as ng
 from neuralgraph.backends import BACKENDS
+from neuralgraph.networks.messages import _most_open
 from neuralgraph.testing import check_network
 from neuralgraph.testing.backends import SELECTORS, perturb
 
@@ -37,6 +38,12 @@ def pooled(network, is_pooled=True):
     return network
 
 
+@pytest.fixture(autouse=True)
+def leaves_torch_alone():
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def data(network, batch=4, side=5):
     shape = batch, len(network.wiring.inputs), *[side] * network.dims
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -48,6 +55,7 @@ def data(network, batch=4, side=5):
 @settings(max_examples=25)
 def test_pools_agree_with_the_reference(backend, seed, share, dims, selector, training):
     """On random graphs with all messages in pools, in a row or not: outputs bit by bit, gradients as written down."""
+    torch.use_deterministic_algorithms(True)  # fills new memory with nan
     wiring = random_dag(seed, dims=dims)
     network = ng.StaticNeuralGraph(wiring, SELECTORS[selector](round(share * wiring.num_edges)), backend, dims=dims).double()
     perturb(network)
@@ -56,6 +64,33 @@ def test_pools_agree_with_the_reference(backend, seed, share, dims, selector, tr
     twin = pooled(copy.deepcopy(network), False)
     torch.testing.assert_close(pooled(network)(x), twin(x), rtol=0, atol=0)
     check_network(network, x, tolerance=1e-9)
+
+
+@given(seed=st.integers(0, 10**9))
+@settings(max_examples=10)
+def test_messages_of_several_types(seed):
+    """Under autocast, where each operation has a type of its own: nothing is rounded to that of others."""
+    wiring = random_dag(seed)
+    network = ng.StaticNeuralGraph(wiring, ng.TopK(wiring.num_edges // 2), "dense")
+    x, found = torch.randn(3, len(wiring.inputs), 6, 5, generator=torch.Generator().manual_seed(1)), []
+    for is_pooled in (True, False):
+        own = pooled(copy.deepcopy(network), is_pooled)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = own(x)
+        found.append((y.detach(), torch.autograd.grad(y.square().sum(), own.weight)[0]))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=0)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0.1, atol=0.02 * float(found[1][1].abs().max()))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stage_that_nothing_reads_passes_gradients_on(backend):
+    """Node 2 is computed between the others that read nodes 0 and 1, and leads nowhere."""
+    wiring = ng.wirings.from_edges(
+        [(0, 2), (1, 2), (0, 3), (1, 3), (0, 4), (1, 4), (3, 4)], inputs=[0, 1], outputs=[4],
+        functions=[ng.NodeFunction("conv")] * 3 + [ng.NodeFunction("conv", aggregate="product"), ng.NodeFunction()])
+    network = pooled(ng.StaticNeuralGraph(wiring, ng.TopK(6), backend, dtype=torch.float64))
+    assert [len(stage.nodes) for stage in network.stages] == [2, 1, 1, 1]
+    check_network(network, data(network))
 
 
 @pytest.mark.parametrize("make", [layered, gathered])
@@ -71,10 +106,14 @@ def test_gradients_of_gradients_and_many_at_once(make):
     y = network(x)
     each = torch.eye(y.numel(), dtype=y.dtype).view(-1, *y.shape)
     wanted = x, network.weight, *filter(lambda p: p.requires_grad, network.functions.parameters())
-    together = torch.autograd.grad(y, wanted, each, is_grads_batched=True, retain_graph=True)
-    for number, direction in enumerate(each):
-        alone = torch.autograd.grad(y, wanted, direction, retain_graph=True)
-        torch.testing.assert_close([gradient[number] for gradient in together], list(alone))
+
+    def along(direction):
+        return torch.autograd.grad(y, wanted, direction, retain_graph=True)
+
+    alone = [torch.stack(gradients) for gradients in zip(*map(along, each))]
+    torch.testing.assert_close(torch.autograd.grad(y, wanted, each, is_grads_batched=True, retain_graph=True), tuple(alone))
+    torch.testing.assert_close(torch.func.vmap(along)(each), tuple(alone))
+    torch.testing.assert_close(torch.autograd.grad(y, wanted, each[0], create_graph=True), tuple(g[0] for g in alone))
 
 
 @pytest.mark.parametrize("make", [layered, gathered, lambda: layered(dims=2, backend="sparse")])
@@ -147,16 +186,32 @@ def test_where_pools_are():
         return ng.StaticNeuralGraph(wiring, ng.Complete(), dims=dims)._places.pooled
 
     assert where(ng.wirings.blocks([3, 4, 4, 2])) == {1} == where(ng.wirings.complete_dag(30, inputs=2, outputs=2))
-    assert not where(ng.wirings.chain([3, 4, 4, 2]))  # nothing is joined
+    assert not where(ng.wirings.chain([3, 8, 2]))  # nothing is joined
     band = [(u, v) for v in range(1, 60) for u in range(max(0, v - 4), v)]
-    assert not where(ng.wirings.from_edges(band, inputs=[0], outputs=[59]))  # one gradient of all would be far more than is open
-    apart = [(u, v) for v in range(2, 40) for u in range(v % 2, v, 2) if v - u < 6] + [(0, 1)]
-    assert not where(ng.wirings.from_edges(apart, inputs=[0], outputs=[38, 39]))  # few, which would be copied all the same
+    assert not where(ng.wirings.from_edges(band, inputs=[0], outputs=[59]))  # far more than is open at once
+    apart = [(v - away, v) for v in range(1, 40) for away in (1, 18, 20) if away == 1 or v > 20]
+    assert not where(ng.wirings.from_edges(apart, inputs=[0], outputs=[39]))  # few, which would be copied all the same
+
+
+@given(seed=st.integers(0, 10**9))
+def test_messages_open_at_once(seed):
+    """Counted stage by stage: gradients of which nodes a stage of a later one, or this one, has begun."""
+    network = ng.StaticNeuralGraph(random_dag(seed, max_hidden=20), ng.Complete())
+    stages, scales = network.stages, network.wiring.message_scale()
+    read = {number: {int(node) for stage in stages[number:] for node in stage.sources} for number in range(len(stages))}
+    born = {int(node): number for number, stage in enumerate(stages) for node in stage.nodes}
+    places = network._places
+    last_read = {key: number for number, stage in enumerate(stages) for key in stage.inputs}
+    for scale, most in _most_open(places.of, last_read).items():
+        assert most == max(sum(born[node] < number and scales[node] == scale for node in nodes)
+                           for number, nodes in read.items())
 
 
 def test_pickles_and_copies():
-    network = layered()
+    network = gathered()
     x = data(network)
+    network(x)
+    assert network._places._index and not pickle.loads(pickle.dumps(network))._places._index  # which may be on any device
     for again in (pickle.loads(pickle.dumps(network)), copy.deepcopy(network)):
         torch.testing.assert_close(again(x), network(x), rtol=0, atol=0)
     old = copy.copy(network)
