@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch._C import _functorch
 
 Rows = slice | torch.Tensor  # numbers of rows, int64, or all between two
 
@@ -74,7 +73,7 @@ class _Read(torch.autograd.Function):
 def _added(total, gradient, rows, shape):
     """The gradient of the state, to which is added that of some rows; in place."""
     in_a_row = isinstance(rows, slice)
-    if torch.is_grad_enabled() or _functorch.is_batchedtensor(gradient):  # which needs both: for gradients of gradients
+    if torch.is_grad_enabled():  # for gradients of gradients, which need what was before
         index = torch.arange(rows.start, rows.stop, device=gradient.device) if in_a_row else rows
         return (gradient.new_zeros(shape) if total is None else total).index_add(1, index, gradient)
     if not in_a_row:

@@ -17,7 +17,7 @@ from ..wiring import Stage, Wiring
 
 Key = tuple[int, int]  # a stage and a chunk of it
 PLAIN = torch.Tensor, torch.nn.Parameter
-GATHERED = 8  # messages that a stage must gather save as much by a pool as one that it reads where it stands
+GATHERED = 16  # messages that a stage must gather save as much by a pool as one that it reads where it stands
 
 
 def split(x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
