@@ -17,7 +17,7 @@ from ..wiring import Stage, Wiring
 
 Key = tuple[int, int]  # a stage and a chunk of it
 PLAIN = torch.Tensor, torch.nn.Parameter
-GATHERED = 16  # messages that a stage must gather save as much by a pool as one that it reads where it stands
+GATHERED = 16  # messages that a stage copies from a pool are worth one that it reads where it stands
 
 
 def split(x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
@@ -35,7 +35,8 @@ class Place(NamedTuple):
 class Places:
     """Where the messages of each chunk stand among all that have the same size.
 
-    ``pooled`` are the sizes of which a :class:`~neuralgraph.backends.Pool` holds the messages, where that is worth it.
+    ``pooled`` are the sizes of which it is worth it that a :class:`~neuralgraph.backends.Pool` holds the messages, where
+    stages compute from it what they read in a row; ``crowded``, where they copy that too.
 
     Args:
         stages: of a static graph.
@@ -60,7 +61,8 @@ class Places:
             self.rows[scale] += len(chunk.nodes)
             self.of[key] = Place(scale, slice(first, self.rows[scale]))
             self._row[chunk.nodes] = torch.arange(first, self.rows[scale])
-        saves: Counter[int] = Counter()  # for how many messages, GATHERED times
+        in_a_row: Counter[int] = Counter()  # how many messages stages read with others
+        apart: Counter[int] = Counter()
         for stage in stages:
             place = None
             if stage.inputs:
@@ -68,12 +70,14 @@ class Places:
                 if other.stop - one.start == len(stage.sources):
                     place = Place(scale, slice(one.start, other.stop))
                 if len(stage.inputs) > 1:
-                    saves[scale] += len(stage.sources) * (GATHERED if place else 1)
+                    (in_a_row if place else apart)[scale] += len(stage.sources)
             self.reads.append(place)
         most = _most_open(self.of, last_read)
-        # where a pool saves as many copies as it has messages, and one gradient of all takes hardly more memory
-        self.pooled = {scale for scale, rows in self.rows.items()
-                       if saves[scale] >= GATHERED * rows and rows <= 2 * most[scale]}
+        # of which one gradient of all takes hardly more memory, and a pool saves as many copies as it has messages
+        fit = {scale: rows for scale, rows in self.rows.items() if rows <= 2 * most[scale]}
+        self.pooled, self.crowded = (
+            {scale for scale, rows in fit.items() if worth * in_a_row[scale] + apart[scale] >= GATHERED * rows}
+            for worth in (GATHERED, 1))
 
     def index(self, number: int, device: torch.device) -> torch.Tensor:
         """The rows of a stage's sources, (n_src,), kept for the next call."""
@@ -112,9 +116,11 @@ class Messages:
     def __init__(self, places: Places, x: torch.Tensor, compiled: bool):
         self.places = places
         # else torch is to see its own operations only
-        self.pools = not is_compiling() and type(x) in PLAIN and not is_transformed(x) and forward_ad._current_level < 0
-        self.together = compiled and self.pools and x.dim() > 2 and x.device.type == "cpu" and \
+        plain = not is_compiling() and type(x) in PLAIN and not is_transformed(x) and forward_ad._current_level < 0
+        self.together = compiled and plain and x.dim() > 2 and x.device.type == "cpu" and \
             x.dtype in (torch.float32, torch.float64)
+        # convolutions copy maps of a part of the channels
+        self.pooled = set() if not plain else places.pooled if self.together or x.dim() == 2 else places.crowded
         self.like, self.space = x, x.shape[2:]
         self._parts: dict[Key, torch.Tensor] = {}
         self._pools: dict[int, Pool] = {}
@@ -133,7 +139,7 @@ class Messages:
         if place is None:  # nobody reads them
             return
         self._parts[key] = message
-        if place.scale in self.places.pooled and self.pools:
+        if place.scale in self.pooled:
             pool = self._pool(place.scale, message)
             if written or pool.fits(message):
                 pool.put(message, place.rows, written)
@@ -147,7 +153,7 @@ class Messages:
         Where they lie side by side they are not copied, and their place among all that do is told too.
         """
         scale, place = self.places.of[keys[0]].scale, self.places.reads[number]
-        pool, pooled = self._pools.get(scale), scale in self.places.pooled
+        pool, pooled = self._pools.get(scale), scale in self.pooled
         if pool is None or self._apart and not self._apart.isdisjoint(keys) or place is None and not pooled:
             parts = [self._parts[key] for key in keys]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), None
