@@ -8,6 +8,8 @@ backend "auto" takes; the products are PyTorch's, whose factors it may round to 
 
 import argparse
 import contextlib
+import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -69,21 +71,29 @@ def steps(name, rounds, authors, ways, profile, results):
              "torch.compile, CUDA graphs": dict(backend="dense", mode="reduce-overhead"),
              "fused nodes, torch.compile": dict(mode="default"),
              "fused nodes, torch.compile, CUDA graphs": dict(mode="reduce-overhead")}
-    contenders = {}
-    if authors:
-        model = authors_model(authors, name, device="cuda")
-        contenders["the authors' code"] = step_of(Logits(model), batch)
-    for way in ways or known:
-        how = dict(known[way])
-        contenders[way] = step_of(new(how.pop("backend", "auto")), batch, **how)
+
+    def the_authors():
+        return step_of(Logits(authors_model(authors, name, device="cuda")), batch)
+
+    def this_librarys(how):
+        how = dict(how)
+        return step_of(new(how.pop("backend", "auto")), batch, **how)
+
+    makers = {"the authors' code": the_authors} if authors else {}
+    makers |= {way: partial(this_librarys, known[way]) for way in ways or known}
     working = {}
-    for way, step in contenders.items():
+    for way, make in makers.items():
+        began = time.perf_counter()
         try:
+            step = make()
             for _ in range(3):
                 step()
             working[way] = step
+            print(f"{name}, {way}: ready after {time.perf_counter() - began:.0f} s", flush=True)
         except Exception as error:  # one way that fails must not hide the others
-            print(f"{name}, {way}: {type(error).__name__}: {str(error)[:500]}")
+            print(f"{name}, {way}: {type(error).__name__}: {str(error)[:500]}", flush=True)
+    if not working:
+        return
     if profile:
         for way, step in working.items():
             print(f"\n{name}, {way}\n{kernels_of(step)}")
@@ -190,4 +200,4 @@ if __name__ == "__main__":
             choices(arguments.rounds, found)
         else:
             steps(part, arguments.rounds, arguments.authors, arguments.ways, arguments.profile, found)
-    save(arguments.json, found)
+        save(arguments.json, found)  # after each part: the next may take all the time there is
