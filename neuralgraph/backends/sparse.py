@@ -57,19 +57,18 @@ class Sparse(Backend):
         weight, space = Layout.of(stage).weight(selection), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
         edges, reaches_all = _Edges.of(stage, selection), selection.reaches_all
-        joint, terms, pool = None, 0, None
+        joint, terms, pool, rows = None, 0, None, None
         if torch.is_grad_enabled():
             terms = factor_terms() if dtype == torch.float32 else 0
-            if shared is not None and dtype == messages.dtype and not terms and edges.multiplies(reaches_all, terms):
-                joint = _Joint(shared)
             if shared is not None and dtype == messages.dtype:
-                pool = shared.pool
-        if pool is not None:
-            sums, pool.state = _Propagate.apply(pool.state, weight.to(dtype), edges, reaches_all, terms, joint,
-                                                slice(shared.first, shared.last))
+                pool, rows = shared.pool, slice(shared.first, shared.last)
+                if not terms and edges.multiplies(reaches_all, terms):
+                    joint = _Joint(shared)
+        how = reaches_all, terms, joint
+        if pool is None:
+            sums = _Propagate.apply(_flat(messages).to(dtype), weight.to(dtype), edges, how, None)
         else:
-            sums = _Propagate.apply(_flat(messages).to(dtype), weight.to(dtype), edges,
-                                    reaches_all, terms, joint, None)
+            sums, pool.state = _Propagate.apply(pool.state, weight.to(dtype), edges, how, rows)
         return sums.reshape(*sums.shape[:2], *space).to(messages.dtype)
 
 
@@ -139,7 +138,7 @@ class _Propagate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, messages, weight, edges, reaches_all, terms, joint, rows):
+    def forward(ctx, messages, weight, edges, how, rows):
         ctx.set_materialize_grads(False)
         state, ctx.shape, ctx.rows = messages, messages.shape, rows
         if rows is not None:
@@ -147,7 +146,7 @@ class _Propagate(torch.autograd.Function):
         messages = _with_unit_stride(messages)
         kept = weight[edges.by_dst.place]
         ctx.save_for_backward(messages, weight)
-        ctx.edges, ctx.how = edges, (reaches_all, terms, joint)
+        ctx.edges, ctx.how = edges, how
         sums = _sums(messages, edges.by_dst, kept)
         return sums if rows is None else (sums, state.data)
 
@@ -156,7 +155,7 @@ class _Propagate(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise InputError(ONLY_FIRST_DERIVATIVES)
         if gradient is None:
-            return total, *[None] * 6
+            return total, None, None, None, None
         messages, weight = ctx.saved_tensors
         gradient = _with_unit_stride(gradient)
         to_weight = None
@@ -165,7 +164,7 @@ class _Propagate(torch.autograd.Function):
             total = _add_to_messages(total, gradient, edges, weight[edges.place], ctx.shape, ctx.rows)
         if ctx.needs_input_grad[1]:
             to_weight = ctx.edges.dots(messages, gradient, *ctx.how)
-        return total, to_weight, *[None] * 5
+        return total, to_weight, None, None, None
 
 
 def _add_to_messages(total, gradient, edges, weight, shape, rows):
