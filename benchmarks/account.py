@@ -3,9 +3,9 @@
     python benchmarks/account.py [--cases CASE...] [--json FILE]
 
 One thread. Each instruction of the program (nodes of one level with one function) is run alone, with its edges and
-without, so that sums are told from what follows them: norm, activation, convolution, copies. Beside it stand the rates of
-this machine: a dense product (PyTorch's), and the library's own sums from rows that stay in the first cache and in the
-second.
+without, so that sums (of a stem, its convolution) are told from what follows them: activation, convolution, copies. Beside
+it stand the rates of this machine: a dense product (PyTorch's), and the library's own sums from rows that stay in the first
+cache and in the second.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from common import save
 from inference import CASES, kill_half
 
 import neuralgraph as ng
+from neuralgraph.inference.ends import ends_of
 from neuralgraph.kernels.sums import weighted_sums
 
 
@@ -47,31 +48,43 @@ def rates():
     return found
 
 
-def instructions(network, x):
+def instructions(fast, x):
     """A row for each instruction: its level, nodes and edges, millions of operations, milliseconds in all and without edges."""
-    layout, rows = network._laid_out(x.shape), []
+    ends = ends_of(fast.stem, fast.head)
+    layout, rows = fast.network._laid_out(x.shape, ends), []
     out = x.new_empty(layout.output_shape(len(x)))
     tiles = -(-len(x) // layout.samples)
     space, private = layout._workspace()
     plan = layout.plan
     degree = np.bincount(plan.dst, minlength=int(max(group.nodes.max() for group in plan.groups)) + 1)
-    pieces = [piece for group in plan.groups for piece in layout._in_fours(group, layout.team)]
-    for number, (group, in_fours) in enumerate(pieces):
+
+    def seconds(code):
+        return median(lambda: layout._launch(code, 1, tiles, x, out, space, private))
+
+    def alone(number):
         code = layout.code[number:number + 1].copy()
         code["waits"] = 0
+        return code
+
+    taps = 0
+    if ends.stem is not None:
+        ms = 1e3 * seconds(alone(0))
+        rows.append({"level": 0, "kind": "border", "nodes": ends.stem.in_channels, "edges": 0, "in_fours": False,
+                     "pixels": math.prod(layout.data), "stride": 1, "sums_mflop": 0.0, "convolutions_mflop": 0.0, "ms": ms,
+                     "ms_without_edges": ms})
+        taps = ends.stem.in_channels * ends.side**2
+    pieces = [piece for group in plan.groups for piece in layout._in_fours(group, layout.team)]
+    for number, (group, in_fours) in enumerate(pieces, len(rows)):
+        code = alone(number)
         without = code.copy()
         nothing = np.zeros(len(group.nodes) + 1, np.int32)
         without["first"] = nothing.ctypes.data
-
-        def seconds(code):
-            return median(lambda: layout._launch(code, 1, tiles, x, out, space, private))
-
         pixels = math.prod(layout._map(group.scale))
-        edges = 0 if group.kind == "input" else int(degree[group.nodes].sum())
+        edges = taps * len(group.nodes) if group.kind == "input" else int(degree[group.nodes].sum())
         kernel = sum(3**plan.dims for step in group.steps if type(step).__name__ == "Convolve")
         rows.append({
-            "level": group.level, "kind": group.kind, "nodes": len(group.nodes), "edges": edges, "in_fours": in_fours,
-            "pixels": pixels, "stride": group.stride,
+            "level": group.level, "kind": "stem" if group.kind == "input" and taps else group.kind, "nodes": len(group.nodes),
+            "edges": edges, "in_fours": in_fours, "pixels": pixels, "stride": group.stride,
             "sums_mflop": 2e-6 * edges * pixels * len(x),
             "convolutions_mflop": 2e-6 * kernel * len(group.nodes) * pixels / group.stride**plan.dims * len(x),
             "ms": 1e3 * seconds(code), "ms_without_edges": 1e3 * seconds(without)})
@@ -96,12 +109,9 @@ if __name__ == "__main__":
         fast, images = ng.compile(model), torch.randn(batch, 3, pixels, pixels)
         with torch.no_grad():
             whole = median(lambda: fast(images))
-            maps = fast.stem(images)
-            stem = median(lambda: fast.stem(images))
-            network = median(lambda: fast.network._computed(maps))
-            samples, rows = instructions(fast.network, maps)
-        title = f"{case}, batch {batch}: {1e3 * whole:.2f} ms, of which the stem {1e3 * stem:.2f} and the network " \
-                f"{1e3 * network:.2f}; tiles of {samples}"
+            network = median(lambda: fast.network._computed(images, ends_of(fast.stem, fast.head)))
+            samples, rows = instructions(fast, images)
+        title = f"{case}, batch {batch}: {1e3 * whole:.2f} ms, of which the network {1e3 * network:.2f}; tiles of {samples}"
         print(f"\n{title}")
         print("level kind    nodes   edges pixels stride |  MFLOP: sums  conv. |  ms: sums   rest | GFLOP/s: sums  rest")
         for row in rows:

@@ -22,6 +22,7 @@ from ..networks import NeuralGraph
 from ..nodes import Affine, Lowered, Pointwise, array
 from ..plan import Plan, is_plain, lower, lower_all, refuse_special, simplified, special
 from ..sharing import plain
+from .ends import ends_of
 from .engine import CompiledNetwork
 from .inputs import check_numbers, check_stays
 from .layers import CompiledLayers
@@ -57,11 +58,21 @@ class CompiledModel(nn.Module):
                 if isinstance(images, torch.Tensor) else type(images).__name__
             raise InputError(f"expected {dtype} images (batch, {self.in_channels}, height, width) on the CPU, got "
                              f"{got}.")
+        if 0 in images.shape[2:]:
+            raise InputError(f"expected images with pixels, got them of shape {tuple(images.shape)}.")
         if torch.is_grad_enabled() and images.requires_grad:
             raise InputError("a compiled model has no gradients: use torch.no_grad(), or the model it was compiled from.")
-        check_numbers(images)
+        ends = ends_of(self.stem, self.head)
+        if ends.stem is None:
+            check_numbers(images)
         with torch.no_grad(), self._crowds.run((images.shape, torch.get_num_threads())):
-            return self.head(self.network._computed(self.stem(images)))
+            result = self.network._computed(images if ends.stem is not None else self.stem(images), ends)
+            if not ends.pooled:
+                return self.head(result)
+            assert isinstance(self.head, nn.Sequential)  # see ends_of
+            for layer in list(self.head)[1:]:
+                result = layer(result)
+            return result
 
     def _apply(self, fn, recurse=True):
         check_stays(self, fn, self.network.plans[0].dtype)

@@ -11,13 +11,15 @@ from torch import nn
 from .. import kernels
 from .._torch import not_compiled
 from ..errors import InputError
-from ..plan import Plan, check_space, joined
+from ..plan import Plan, check_space, joined, reduced
+from .ends import NO_ENDS, Ends
 from .inputs import check_numbers, check_stays
 from .passes import check_compiles
 
 if kernels.AVAILABLE:
     from ..kernels.launch import Crowds, team_size
-    from .layout import ProgramLayout, largest_level
+    from .layout import ProgramLayout
+    from .rows import largest_level
 
 SIDES = ((), ("length",), ("height", "width"), ("depth", "height", "width"))
 KEPT = 16  # sizes of maps and batches whose layouts are kept
@@ -78,16 +80,17 @@ class CompiledNetwork(nn.Module):
             return self._computed(x.detach())
 
     @not_compiled  # numbers leave torch by their addresses
-    def _computed(self, x: torch.Tensor) -> torch.Tensor:
+    def _computed(self, x: torch.Tensor, ends: Ends = NO_ENDS) -> torch.Tensor:
+        """The result, or what the ends of a classifier make of it; then x is what its stem takes."""
         check_numbers(x)
         if not len(x):
-            space = tuple(x.shape[2:])
+            space = reduced(tuple(x.shape[2:]), ends.stride)
             for plan in self.plans:
                 space = plan.output_space(space)
-            return x.new_empty(0, self.plans[-1].num_outputs, *space)
+            return x.new_empty(0, self.plans[-1].num_outputs, *(() if ends.pooled else space))
         if not x[0, 0].is_contiguous():
             x = x.contiguous()
-        layout = self._laid_out(x.shape)
+        layout = self._laid_out(x.shape, ends)
         return layout.run(x, x.new_empty(layout.output_shape(len(x))))
 
     def _shape(self) -> list[str]:
@@ -98,20 +101,21 @@ class CompiledNetwork(nn.Module):
         """All plans as one."""
         return functools.reduce(joined, self.plans)
 
-    def _laid_out(self, shape: tuple[int, ...]) -> ProgramLayout:
-        batch, space, threads = shape[0], tuple(shape[2:]), torch.get_num_threads()
+    def _laid_out(self, shape: tuple[int, ...], ends: Ends = NO_ENDS) -> ProgramLayout:
+        batch, data, threads = shape[0], tuple(shape[2:]), torch.get_num_threads()
+        space = reduced(data, ends.stride)
         if space not in self._needed:
             self._needed[space] = largest_level(self._whole, space) * self._whole.weight.itemsize
         samples = _samples(batch, threads, self._needed[space])
         team = 1 if -(-batch // samples) >= threads else team_size()
-        key = space, samples, team, threads
+        key = data, samples, team, threads, ends.version(), ends.pooled
         found = self._layouts.pop(key, None)
         if found is None:
             side = space
             for plan in self.plans:
                 check_space(plan, side)
                 side = plan.output_space(side)
-            found = ProgramLayout(self._whole, space, samples, team, threads)
+            found = ProgramLayout(self._whole, data, samples, team, threads, ends)
         self._layouts[key] = found
         if len(self._layouts) > KEPT:
             self._layouts.pop(next(iter(self._layouts)), None)

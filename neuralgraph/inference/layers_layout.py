@@ -18,7 +18,7 @@ from ..kernels.launch import GRAIN, team_size
 from ..plan.layers import Call, Convolution, Input, LayerPlan, Pool, Size, Step, leaves, size_at, with_leaves
 from ..wiring.devices import on_cpu
 from .convolving import Convolving, Pooling, sides_of
-from .layout import popped
+from .rows import popped
 
 DENSE = 0.2  # of its weights has a layer that is left to torch, which is five times as fast by the multiplication
 DENSE_FOURS = 0.6  # the same where four outputs read the same

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..kernels import program
+from ..errors import InputError
+from ..kernels import instructions, program
 from ..kernels.formulas import compiled_formula
 from ..nodes import Affine, Convolve, Pointwise, scalar
 from ..plan import Group, Plan, reduced
 from ..wiring.devices import on_cpu
-from .passes import MapPass, cropped, passes_of
+from .ends import NO_ENDS, Ends
+from .passes import MapPass, cropped, passes_of, taken
+from .rows import Rows, lifetimes, num_nodes, popped
 
+BAND = 2048  # numbers of a sum that are convolved while they are in the first cache, about
 FILLED_UP = 1.6  # four nodes are summed at once if that makes at most so many times their edges
 
 
@@ -28,28 +32,35 @@ class ProgramLayout:
         samples: in a tile, 1, 2, 4 or 8. They share rows, pixel by pixel.
         team: how many threads work on one tile.
         threads: in all.
+        ends: what stands around the network and is computed with it.
     """
 
-    def __init__(self, plan: Plan, space: tuple[int, ...], samples: int, team: int, threads: int):
-        self.plan, self.space, self.samples = plan, space, samples
+    def __init__(self, plan: Plan, space: tuple[int, ...], samples: int, team: int, threads: int, ends: Ends = NO_ENDS):
+        self.plan, self.samples, self.ends = plan, samples, ends
+        self.data, self.space = space, reduced(space, ends.stride)  # sides of the data, and of the network's inputs
         self.team, self.threads = team, threads
         self._keep: list = []  # arrays whose addresses are in instructions
-        count = _count(plan)
+        count = num_nodes(plan)
         self.row = np.full(count, -1, np.int64)  # first number of each node's row, in units of LANES
         self.edges = np.searchsorted(plan.dst, np.arange(count + 1))
         self.scratch: dict[tuple, int] = {}
         self.private = self._private()
-        rows = _Rows()
+        rows = Rows()
         for group in plan.before:
             self.row[group.nodes] = rows.take(self._row_size(group), len(group.nodes))
         self._place(rows)
-        self.space_size = max(1, rows.size) * program.LANES
+        self.maps = max(1, rows.size) * instructions.LANES  # numbers of all rows; behind them stand the data, with zeros around
+        self.frame = np.zeros(1, instructions.PASS)
+        self.space_size = self.maps + (0 if ends.stem is None else self._framed(ends.stem.in_channels))
         self.before = self._code(plan.before, 1)
         self.code = self._code(plan.groups, team)
+        if ends.stem is not None:
+            self.code = np.concatenate([self._bordering(ends.stem.in_channels), self.code])
         self.free: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def output_shape(self, batch: int) -> tuple[int, ...]:
-        return batch, self.plan.num_outputs, *self.plan.output_space(self.space)
+        space = () if self.ends.pooled else self.plan.output_space(self.space)
+        return batch, self.plan.num_outputs, *space
 
     def run(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """Computes the result for x, whose maps are contiguous, into a contiguous tensor."""
@@ -61,13 +72,13 @@ class ProgramLayout:
 
     def _launch(self, code, team, tiles, x, out, space, private):
         size = x.element_size()
-        barrier = np.zeros(2, np.int64)
+        barrier = (ctypes.c_int64 * 2)()
         units = team if team > 1 else min(tiles, self.threads)
         program.run(x.dtype, units, program.run.fields(
             team=team, tiles=tiles, samples=self.samples, batch=len(x), code=code.ctypes.data, length=len(code),
             space=space.data_ptr(), space_size=self.space_size, x=x.data_ptr(), x_sample=x.stride(0) * size,
             x_row=x.stride(1) * size, out=out.data_ptr(), out_sample=out.stride(0) * size,
-            private=private.data_ptr(), private_size=self.private, barrier=barrier.ctypes.data))
+            private=private.data_ptr(), private_size=self.private, barrier=ctypes.addressof(barrier)))
 
     @on_cpu
     def _workspace(self):
@@ -91,14 +102,16 @@ class ProgramLayout:
 
     def _row_size(self, group: Group) -> int:
         """Of the group's messages, in units of LANES."""
-        pixels = math.prod(self._map(group.scale * group.stride))
-        units = -(-self.samples * pixels // program.LANES)
+        space = self._map(group.scale * group.stride)
+        width = self.samples * space[-1]
+        more = (8 if width <= 8 else instructions.LANES) - width  # that convolutions of narrow maps write too much
+        units = -(-(self.samples * math.prod(space) + max(0, more)) // instructions.LANES)
         return units + (units % 64 == 0)  # rows 4096 bytes apart share the same few sets of the cache
 
-    def _place(self, rows: _Rows) -> None:
+    def _place(self, rows: Rows) -> None:
         """Gives rows to all nodes, those whose last reader is done again."""
         plan = self.plan
-        _, last = _lifetimes(plan)
+        _, last = lifetimes(plan)
         leaving: dict[int, list[tuple[int, np.ndarray]]] = {}
         for group in plan.groups:
             if group.outputs is not None:
@@ -116,9 +129,11 @@ class ProgramLayout:
         """The memory a thread needs for itself: ten rows, and a bordered map per kind of convolution."""
         groups = [*self.plan.groups, *self.plan.before]
         longest = max((math.prod(self._map(group.scale)) for group in groups), default=1)
-        row = -(-self.samples * longest // program.LANES) * program.LANES
-        self.between = 7 * row
-        size = self.between + 3 * row
+        longest = max(longest, self.data[-1] if self.data else 1)
+        # of each row 16 numbers before and after may be read
+        row = -(-self.samples * longest // instructions.LANES) * instructions.LANES + 2 * instructions.LANES
+        self.between = 7 * row + instructions.LANES
+        size = 10 * row
         self.small, self.term = self.between + row, self.between + 2 * row
         for group in groups:
             for map_pass, space in self._passes(group):
@@ -128,7 +143,7 @@ class ProgramLayout:
                         _, height, width = space
                         self.scratch[space, key] = size
                         lines = (height + 2 * (side // 2)) * (stride if self.samples == 1 else 1)
-                        size += lines * self._pitch(width, side, stride) + program.LANES
+                        size += lines * self._pitch(width, side, stride) + instructions.LANES
         return size
 
     @staticmethod
@@ -140,7 +155,7 @@ class ProgramLayout:
     def _pitch(self, width: int, side: int, stride: int) -> int:
         """Numbers from one row of a bordered map to the next; of one sample, a row is ``stride`` rows of every such pixel."""
         columns = width + 2 * (side // 2)
-        return program.LANES + (-(-columns // stride) if self.samples == 1 else self.samples * columns)
+        return instructions.LANES + (-(-columns // stride) if self.samples == 1 else self.samples * columns)
 
     def _passes(self, group: Group) -> Iterator[tuple[MapPass, tuple[int, int, int]]]:
         """Each pass with the depth, height and width of the maps it gets."""
@@ -153,7 +168,7 @@ class ProgramLayout:
 
     def _code(self, groups: list[Group], team: int) -> np.ndarray:
         pieces = [piece for group in groups for piece in self._in_fours(group, team)]
-        code = np.zeros(len(pieces), program.INSTRUCTION)
+        code = np.zeros(len(pieces), instructions.INSTRUCTION)
         for number, (group, fours) in enumerate(pieces):
             is_last = number + 1 == len(pieces) or pieces[number + 1][0].level > group.level
             self._instruct(code[number], group, fours, team, is_last)
@@ -187,43 +202,110 @@ class ProgramLayout:
             weight.append(weights)
         return np.array(first), np.concatenate(index), np.concatenate(weight)
 
+    def _bordering(self, channels: int) -> np.ndarray:
+        """The instruction that copies the data's channels, with zeros around them."""
+        code = np.zeros(1, instructions.INSTRUCTION)
+        code["kind"], code["frame"] = instructions.BORDER, self.frame.ctypes.data
+        code["channels"] = self._at(np.arange(channels, dtype=np.int32))
+        code["bounds"] = self._at((np.arange(self.team + 1) * channels // self.team).astype(np.int32))
+        code["waits"] = 1
+        return code
+
+    def _framed(self, channels: int) -> int:
+        """Says how the data are laid out with zeros around them; returns how many numbers they are."""
+        (height, width), frame, side, stride = self.data, self.frame[0], self.ends.side, self.ends.stride
+        frame["height"], frame["width"], frame["out_height"], frame["out_width"] = height, width, *self.space
+        frame["side"], frame["stride"], frame["scratch"] = side, stride, self.maps
+        frame["pitch"] = pitch = -(-(width + 2 * (side // 2)) // stride) * self.samples
+        # what is left of the last 16 lies behind the last row; so does the row that a stride does not reach
+        size = (channels * (height + 2 * (side // 2)) + side) * stride * pitch + 2 * instructions.LANES
+        if size >= 2**31:  # places in it are of 32 bits
+            raise InputError(f"images of {height} x {width} pixels are too large to compile: use the model itself.")
+        return size
+
+    def _filters(self, channels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """As :meth:`_fours`, of a stem's outputs, and their biases: where each tap lies, for the first pixel."""
+        kernel, bias = (values[channels] for values in self.ends.filters())
+        frame = self.frame[0]
+        side, stride, pitch, lines = (int(frame[name]) for name in ("side", "stride", "pitch", "height"))
+        lines += 2 * (side // 2)
+        channel, y, x = np.indices(kernel.shape[1:])
+        places = (((channel * lines + y) * stride + x % stride) * pitch + x // stride * self.samples).ravel()
+        kernel = kernel.reshape(len(kernel), -1)
+        first, index, weight = [0], [], []
+        for four in range(0, len(kernel), 4):
+            own = kernel[four:four + 4]
+            used = np.flatnonzero(own.any(0))
+            weights = np.zeros((len(used), 4), kernel.dtype)
+            weights[:, :len(own)] = own[:, used].T
+            first.append(first[-1] + len(used))
+            index.append(places[used])
+            weight.append(weights)
+        return np.array(first), np.concatenate(index), np.concatenate(weight), bias
+
     def _instruct(self, word, group: Group, fours: bool, team: int, waits: bool) -> None:
         nodes, passes = group.nodes, list(self._passes(group))
         begin, end = self.edges[nodes], self.edges[nodes + 1]
         count = end - begin
         pixels = math.prod(self._map(group.scale))
         targets = self.row[nodes] if group.outputs is None else group.outputs
-        work = (count + 12 * len(passes)) * pixels + 1
-        if fours:
-            share = 4 * _shares(work.reshape(-1, 4).sum(1), team)
+        channels = nodes if group.channels is None else group.channels
+        bias = np.zeros(len(nodes))
+        if group.kind == "input" and self.ends.stem is not None:
+            first, index, weight, bias = self._filters(channels)
+            owner = 4 * np.repeat(np.arange(len(first) - 1), np.diff(first))[:, None] + np.arange(4)
+            word["kind"], fours, count = instructions.STEM, True, np.full(len(nodes), len(weight) // max(1, len(nodes)))
+        elif fours:
             first, parents, weight = self._fours(nodes)
-            word["kind"] = program.FOUR_SUMS
+            owner = 4 * np.repeat(np.arange(len(first) - 1), np.diff(first))[:, None] + np.arange(4)
+            index = self.row[parents]
+            word["kind"] = instructions.FOUR_SUMS
         else:
-            share = _shares(work, team)
             first = np.concatenate([[0], count.cumsum()])
             edges = np.arange(first[-1]) + (begin - first[:-1]).repeat(count)
-            parents, weight = self.plan.src[edges], self.plan.weight[edges]
-            word["kind"] = {"sum": program.SUM, "product": program.PRODUCT, "input": program.INPUT}[group.kind]
+            index, weight = self.row[self.plan.src[edges]], self.plan.weight[edges]
+            owner = np.repeat(np.arange(len(nodes)), count)
+            word["kind"] = {"sum": instructions.SUM, "product": instructions.PRODUCT, "input": instructions.INPUT}[group.kind]
+        work = (count + 12 * len(passes)) * pixels + 1
+        share = 4 * _shares(np.add.reduceat(work, np.arange(0, len(work), 4)), team) if fours else _shares(work, team)
+        word["slope"] = 1.0
+        if word["kind"] not in (instructions.INPUT, instructions.PRODUCT):
+            weight, bias, word["slope"], passes = taken(weight, bias, owner, passes)
         word["first"] = self._at(first.astype(np.int32))
-        word["index"] = self._at(self.row[parents].astype(np.int32))
+        word["index"] = self._at(index.astype(np.int32))
         word["weight"] = self._number(weight)
+        word["bias"] = self._number(np.concatenate([bias, np.zeros(3)]))
         word["pixels"] = pixels
         word["passes"] = len(passes)
-        words = np.zeros(max(1, len(passes)), program.PASS)
+        words = np.zeros(max(1, len(passes)), instructions.PASS)
         for pass_word, (map_pass, space) in zip(words, passes):
             self._pass(pass_word, map_pass, space)
         word["passes_at"] = self._at(words)
+        word["frame"] = self.frame.ctypes.data
+        word["band"] = self._band(words, len(passes), word["kind"]) if group.outputs is None else 0
         word["to_output"] = group.outputs is not None
+        word["pooled"] = self.ends.pooled and group.outputs is not None
         word["targets"] = self._at(targets.astype(np.int32))
         word["out_pixels"] = math.prod(self._map(group.scale * group.stride))
-        word["channels"] = self._at((nodes if group.channels is None else group.channels).astype(np.int32))
+        word["channels"] = self._at(channels.astype(np.int32))
         word["bounds"] = self._at(np.array([0, *share, len(nodes)], np.int32))
         word["waits"] = waits
 
+    def _band(self, words: np.ndarray, passes: int, kind: int) -> int:
+        """Rows of the results that are computed at a time; 0 where sums are not followed by a plain 3x3 convolution only."""
+        word = words[0]
+        sums = kind in (instructions.SUM, instructions.FOUR_SUMS, instructions.STEM)
+        alone = passes == 1 and word["norm"] == instructions.PLAIN and not word["function"] and word["slope"] == 1
+        swept = word["side"] == 3 and word["depth_side"] == 1 and word["stride"] <= 2 and not word["padded"]
+        if not (sums and alone and swept):
+            return 0
+        rows = BAND // (word["width"] * self.samples * word["stride"] * (1 if kind == instructions.SUM else 2))
+        return int(min(word["out_height"], max(1, rows)))
+
     def _pass(self, word, map_pass: MapPass, space: tuple[int, int, int]) -> None:
-        word["norm"] = program.PLAIN
+        word["norm"] = instructions.PLAIN
         if map_pass.norm is not None:
-            word["norm"] = program.AFFINE if isinstance(map_pass.norm, Affine) else program.INSTANCE
+            word["norm"] = instructions.AFFINE if isinstance(map_pass.norm, Affine) else instructions.INSTANCE
             word["epsilon"] = getattr(map_pass.norm, "epsilon", 0.0)
             word["scale"], word["shift"] = self._number(map_pass.norm.scale), self._number(map_pass.norm.shift)
         word["slope"] = 1.0
@@ -267,73 +349,3 @@ class ProgramLayout:
 def _shares(work: np.ndarray, team: int) -> np.ndarray:
     """Where the shares of all threads but the first begin."""
     return np.searchsorted(work.cumsum(), work.sum() * np.arange(1, team) / team, side="right")
-
-
-def _count(plan: Plan) -> int:
-    """One more than the largest number of a node."""
-    return 1 + max((int(group.nodes.max()) for group in (*plan.groups, *plan.before)), default=0)
-
-
-def _lifetimes(plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    """The level at which each node is computed, and the last one at which its map is needed; (count,) each."""
-    level = np.zeros(_count(plan), int)
-    for group in plan.groups:
-        level[group.nodes] = group.level
-    last = level.copy()
-    np.maximum.at(last, plan.src, level[plan.dst])
-    return level, last
-
-
-def largest_level(plan: Plan, space: tuple[int, ...]) -> int:
-    """Numbers, per sample, of all maps that are needed at the same time, where they are most."""
-    level, last = _lifetimes(plan)
-    size = np.zeros(len(level))
-    for group in plan.groups:
-        if group.outputs is None:
-            size[group.nodes] = math.prod(reduced(space, group.scale * group.stride))
-    change = np.zeros(2 + level.max(initial=0))
-    np.add.at(change, level, size)
-    np.subtract.at(change, last + 1, size)
-    return max(1, int(change.cumsum().max()))
-
-
-def popped(free: list) -> Any:
-    """One of them, or None; another thread may take the last at any moment."""
-    try:
-        return free.pop()
-    except IndexError:
-        return None
-
-
-class _Rows:
-    """Rows of a workspace, taken and given back; all numbers are in units of LANES."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.gaps: list[tuple[int, int]] = []  # from, to: ascending, none touches the next
-
-    def take(self, size: int, number: int) -> np.ndarray:
-        """Where so many rows begin: in gaps, the lowest first, then at the end."""
-        rows, gaps = [np.zeros(0, np.int64)], []
-        for begin, end in self.gaps:
-            here = min(number, (end - begin) // size)
-            rows.append(begin + size * np.arange(here))
-            number -= here
-            if begin + size * here < end:
-                gaps.append((begin + size * here, end))
-        self.gaps = gaps
-        rows.append(self.size + size * np.arange(number))
-        self.size += size * number
-        return np.concatenate(rows)
-
-    def give(self, size: int, rows: np.ndarray) -> None:
-        begin = np.sort(np.concatenate([rows, *([b] for b, _ in self.gaps)]))
-        ends = dict(self.gaps)
-        gaps: list[tuple[int, int]] = []
-        for start in begin.tolist():
-            end = ends.get(start, start + size)
-            if gaps and gaps[-1][1] == start:
-                gaps[-1] = gaps[-1][0], end
-            else:
-                gaps.append((start, end))
-        self.gaps = gaps

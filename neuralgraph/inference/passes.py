@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,33 @@ def passes_of(steps: list[Lowered]) -> list[MapPass]:
             passes.append(MapPass())
             passes[-1].takes(step)
     return passes
+
+
+def taken(weight: np.ndarray, bias: np.ndarray, owner: np.ndarray, passes: list) -> tuple:
+    """What sums take over of the passes after them: weights, biases, the slope below 0, and the passes that are left.
+
+    Args:
+        owner: the node of each weight, by its place in the group.
+    """
+    if not passes:
+        return weight, bias, 1.0, passes
+    (first, space), slope = passes[0], 1.0
+    if isinstance(first.norm, Affine):
+        scale = first.norm.scale.astype(np.float64)
+        scaled = [weight * np.append(scale, np.zeros(3))[owner], bias * scale + first.norm.shift]
+        if not all(_fits(values, weight.dtype) for values in scaled):
+            return weight, bias, 1.0, passes
+        (weight, bias), first = scaled, replace(first, norm=None)
+    if first.norm is None and first.activation is not None and scalar(first.activation.name).slope is not None:
+        slope, first = scalar(first.activation.name).slope, replace(first, activation=None)
+    return weight, bias, slope, passes[1:] if first == MapPass() else [(first, space), *passes[1:]]
+
+
+def _fits(values: np.ndarray, dtype: np.dtype) -> bool:
+    """Whether another type holds the numbers to its rounding: none is too large, and none too small to be 0."""
+    size = np.abs(values)
+    return not ((size > np.finfo(dtype).max) | (size < np.finfo(dtype).tiny) & (size > 0)).any() and \
+        bool(np.isfinite(values).all())
 
 
 def check_compiles(steps: list[Lowered]) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from .sums import finished
 from .vector import fill, fma, inline, load, load_index, load_scalar, narrow, size_of, store
 
 
 @inline
-def four_sums(like, x, stride, index, weight, out, out_stride, begin, end):
-    """Four sums over the same rows, two vectors wide; edge e has four weights, one after the other."""
+def four_sums(like, x, stride, index, weight, out, out_stride, begin, end, bias, slope):
+    """Four sums over the same rows, two vectors wide; edge e has four weights, one after the other.
+
+    ``bias`` is the address of a number to add to each; a sum below 0 is multiplied by ``slope``.
+    """
     wide = size_of(like)
     scalar = size_of(narrow(like, 1))
     a = fill(like, 0.0)
@@ -24,18 +28,14 @@ def four_sums(like, x, stride, index, weight, out, out_stride, begin, end):
         e, f = fma(w, left, e), fma(w, right, f)
         w = fill(like, load_scalar(like, place + 3 * scalar))
         g, h = fma(w, left, g), fma(w, right, h)
-    store(a, out)
-    store(b, out + wide)
-    store(c, out + out_stride)
-    store(d, out + out_stride + wide)
-    store(e, out + 2 * out_stride)
-    store(f, out + 2 * out_stride + wide)
-    store(g, out + 3 * out_stride)
-    store(h, out + 3 * out_stride + wide)
+    _store2(like, a, b, out, bias, slope)
+    _store2(like, c, d, out + out_stride, bias + scalar, slope)
+    _store2(like, e, f, out + 2 * out_stride, bias + 2 * scalar, slope)
+    _store2(like, g, h, out + 3 * out_stride, bias + 3 * scalar, slope)
 
 
 @inline
-def four_wide_sums(like, x, stride, index, weight, out, out_stride, begin, end):
+def four_wide_sums(like, x, stride, index, weight, out, out_stride, begin, end, bias, slope):
     """As :func:`four_sums`, four vectors wide."""
     wide = size_of(like)
     scalar = size_of(narrow(like, 1))
@@ -57,23 +57,30 @@ def four_wide_sums(like, x, stride, index, weight, out, out_stride, begin, end):
         c0, c1, c2, c3 = fma(w, x0, c0), fma(w, x1, c1), fma(w, x2, c2), fma(w, x3, c3)
         w = fill(like, load_scalar(like, place + 3 * scalar))
         d0, d1, d2, d3 = fma(w, x0, d0), fma(w, x1, d1), fma(w, x2, d2), fma(w, x3, d3)
-    _store4(like, a0, a1, a2, a3, out)
-    _store4(like, b0, b1, b2, b3, out + out_stride)
-    _store4(like, c0, c1, c2, c3, out + 2 * out_stride)
-    _store4(like, d0, d1, d2, d3, out + 3 * out_stride)
+    two = 2 * wide
+    _store2(like, a0, a1, out, bias, slope)
+    _store2(like, a2, a3, out + two, bias, slope)
+    _store2(like, b0, b1, out + out_stride, bias + scalar, slope)
+    _store2(like, b2, b3, out + out_stride + two, bias + scalar, slope)
+    _store2(like, c0, c1, out + 2 * out_stride, bias + 2 * scalar, slope)
+    _store2(like, c2, c3, out + 2 * out_stride + two, bias + 2 * scalar, slope)
+    _store2(like, d0, d1, out + 3 * out_stride, bias + 3 * scalar, slope)
+    _store2(like, d2, d3, out + 3 * out_stride + two, bias + 3 * scalar, slope)
 
 
 @inline
-def _store4(like, a, b, c, d, target):
-    wide = size_of(like)
-    store(a, target)
-    store(b, target + wide)
-    store(c, target + 2 * wide)
-    store(d, target + 3 * wide)
+def _store2(like, a, b, target, bias, slope):
+    _store1(like, a, target, bias, slope)
+    _store1(like, b, target + size_of(like), bias, slope)
 
 
 @inline
-def four_narrow_sums(like, x, stride, index, weight, out, out_stride, begin, end):
+def _store1(like, a, target, bias, slope):
+    store(finished(like, a, bias, fill(like, load_scalar(like, bias)), slope), target)
+
+
+@inline
+def four_narrow_sums(like, x, stride, index, weight, out, out_stride, begin, end, bias, slope):
     """As :func:`four_sums`, one vector wide."""
     scalar = size_of(narrow(like, 1))
     a = fill(like, 0.0)
@@ -85,7 +92,7 @@ def four_narrow_sums(like, x, stride, index, weight, out, out_stride, begin, end
         b = fma(fill(like, load_scalar(like, place + scalar)), value, b)
         c = fma(fill(like, load_scalar(like, place + 2 * scalar)), value, c)
         d = fma(fill(like, load_scalar(like, place + 3 * scalar)), value, d)
-    store(a, out)
-    store(b, out + out_stride)
-    store(c, out + 2 * out_stride)
-    store(d, out + 3 * out_stride)
+    _store1(like, a, out, bias, slope)
+    _store1(like, b, out + out_stride, bias + scalar, slope)
+    _store1(like, c, out + 2 * out_stride, bias + 2 * scalar, slope)
+    _store1(like, d, out + 3 * out_stride, bias + 3 * scalar, slope)

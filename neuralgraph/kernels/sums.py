@@ -13,6 +13,7 @@ import torch
 from numba import carray
 
 from .launch import Kernel
+from .one_map import activate
 from .record import record
 from .rows import channel_rows
 from .vector import (
@@ -46,8 +47,24 @@ TOGETHER = 8192  # edges whose products are added up at a time, a vector for eac
 
 
 @inline
-def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto):
-    """out[v] = sum of weight[e] x[index[e]] over the edges of rows begin..end, four vectors wide.
+def finished(like, value, bias, shift, slope):
+    """activation(value + shift), without the shift if ``bias`` is 0."""
+    if bias != 0:
+        value = add(value, shift)
+    return activate(like, value, slope)
+
+
+@inline
+def _number_of(like, numbers, place):
+    """The number of a place at an address, or 0 where there is none."""
+    if numbers == 0:
+        return fill(like, 0.0)
+    return fill(like, load_scalar(like, numbers + place * size_of(narrow(like, 1))))
+
+
+@inline
+def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope):
+    """out[v] = activation(bias[v] + sum of weight[e] x[index[e]]) over the edges of rows begin..end, four vectors wide.
 
     With ``onto`` the sum is added to what stands there.
     """
@@ -68,14 +85,15 @@ def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, on
             b = fma(w, load(like, row + wide), b)
             c = fma(w, load(like, row + 2 * wide), c)
             d = fma(w, load(like, row + 3 * wide), d)
-        store(a, target)
-        store(b, target + wide)
-        store(c, target + 2 * wide)
-        store(d, target + 3 * wide)
+        shift = _number_of(like, bias, v)
+        store(finished(like, a, bias, shift, slope), target)
+        store(finished(like, b, bias, shift, slope), target + wide)
+        store(finished(like, c, bias, shift, slope), target + 2 * wide)
+        store(finished(like, d, bias, shift, slope), target + 3 * wide)
 
 
 @inline
-def _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, onto):
+def _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope):
     """As :func:`_sum4`, two vectors wide, two edges at a time."""
     wide = size_of(like)
     scalar = size_of(narrow(like, 1))
@@ -103,12 +121,13 @@ def _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, on
             row = x + load_index(index + 4 * e) * stride
             a = fma(w, load(like, row), a)
             b = fma(w, load(like, row + wide), b)
-        store(add(a, c), target)
-        store(add(b, d), target + wide)
+        shift = _number_of(like, bias, v)
+        store(finished(like, add(a, c), bias, shift, slope), target)
+        store(finished(like, add(b, d), bias, shift, slope), target + wide)
 
 
 @inline
-def _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, onto):
+def _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope):
     """As :func:`_sum4`, one vector wide, four edges at a time."""
     scalar = size_of(narrow(like, 1))
     for v in range(begin, end):
@@ -135,7 +154,7 @@ def _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, on
             w = fill(like, load_scalar(like, weight + e * scalar))
             a = fma(w, load(like, x + load_index(index + 4 * e) * stride), a)
             e += 1
-        store(add(add(a, b), add(c, d)), target)
+        store(finished(like, add(add(a, b), add(c, d)), bias, _number_of(like, bias, v), slope), target)
 
 
 @inline
@@ -148,25 +167,26 @@ def piece_width(length):
 
 
 @inline
-def sum_piece(like, width, x, stride, first, index, weight, out, out_stride, begin, end, onto=False):
+def sum_piece(like, width, x, stride, first, index, weight, out, out_stride, begin, end, onto=False, bias=0, slope=1.0):
     """The sums of rows begin..end at one piece of ``width`` numbers; ``like`` has 16 lanes.
 
-    With ``onto`` they are added to what stands there.
+    With ``onto`` they are added to what stands there. ``bias`` is the address of a number to add for each row, or 0; a
+    sum below 0 is multiplied by ``slope``.
     """
     if width == 64:
-        _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto)
+        _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 32:
-        _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, onto)
+        _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 16:
-        _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, onto)
+        _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 8:
-        _sum1(narrow(like, 8), x, stride, first, index, weight, out, out_stride, begin, end, onto)
+        _sum1(narrow(like, 8), x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 4:
-        _sum1(narrow(like, 4), x, stride, first, index, weight, out, out_stride, begin, end, onto)
+        _sum1(narrow(like, 4), x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 2:
-        _sum1(narrow(like, 2), x, stride, first, index, weight, out, out_stride, begin, end, onto)
+        _sum1(narrow(like, 2), x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     else:
-        _sum1(narrow(like, 1), x, stride, first, index, weight, out, out_stride, begin, end, onto)
+        _sum1(narrow(like, 1), x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
 
 
 @inline

@@ -53,33 +53,54 @@ def _first_of_each(like, x, step):
 
 
 @inline
+def _is_new(like, length):
+    """Above 0 for those of the last 16 numbers that are in none of the vectors before, of which the first is number 0."""
+    lanes = lanes_of(like)
+    body, last = length // lanes * lanes, max(0, length - lanes)
+    begins = sub(lane_numbers(like), fill(like, number(like, body - last - 0.5)))
+    ends = sub(fill(like, number(like, length - last - 0.5)), lane_numbers(like))
+    return where_positive(begins, ends, fill(like, -1.0))
+
+
+@inline
+def _shift_of_each(like, x, length, step, pivot):
+    """The mean of x - pivot of each sample, in all of its lanes."""
+    s, lanes = size_of(narrow(like, 1)), lanes_of(like)
+    sums, zero = fill(like, 0.0), fill(like, 0.0)
+    body = length // lanes * lanes
+    for i in range(0, body, lanes):
+        sums = add(sums, sub(load(like, x + i * s), pivot))
+    if body < length:
+        away = sub(load(like, x + max(0, length - lanes) * s), pivot)
+        sums = add(sums, where_positive(_is_new(like, length), away, zero))
+    return div(_of_each(like, sums, step), fill(like, number(like, length // step)))
+
+
+@inline
+def mean_of_each(like, x, length, step):
+    """The mean of each of ``step`` samples, in all of its lanes; however few numbers there are, 16 may be read."""
+    pivot = _first_of_each(like, x, step)
+    return add(pivot, _shift_of_each(like, x, length, step, pivot))
+
+
+@inline
 def moments_of_each(like, x, length, step, epsilon):
     """As :func:`~.one_map.moments`, of each of ``step`` samples, in all of its lanes.
 
     However few numbers there are, 16 may be read.
     """
     s, lanes = size_of(narrow(like, 1)), lanes_of(like)
-    n, pivot = fill(like, number(like, length // step)), _first_of_each(like, x, step)
-    zero = fill(like, 0.0)
-    sums, squares = zero, zero
-    body = length // lanes * lanes
-    last = max(0, length - lanes)  # some of the last 16 numbers are in no vector before
-    begins = sub(lane_numbers(like), fill(like, number(like, body - last - 0.5)))
-    ends = sub(fill(like, number(like, length - last - 0.5)), lane_numbers(like))
-    for i in range(0, body, lanes):
-        sums = add(sums, sub(load(like, x + i * s), pivot))
-    if body < length:
-        away = where_positive(begins, sub(load(like, x + last * s), pivot), zero)
-        sums = add(sums, where_positive(ends, away, zero))
-    shift = div(_of_each(like, sums, step), n)
+    n, pivot, zero = fill(like, number(like, length // step)), _first_of_each(like, x, step), fill(like, 0.0)
+    squares = zero
+    shift = _shift_of_each(like, x, length, step, pivot)
     middle = add(pivot, shift)
     rest = add(sub(pivot, middle), shift)
+    body = length // lanes * lanes
     for i in range(0, body, lanes):
         away = sub(load(like, x + i * s), middle)
         squares = fma(away, away, squares)
     if body < length:
-        away = where_positive(begins, sub(load(like, x + last * s), middle), zero)
-        away = where_positive(ends, away, zero)
+        away = where_positive(_is_new(like, length), sub(load(like, x + max(0, length - lanes) * s), middle), zero)
         squares = fma(away, away, squares)
     variance = sub(div(_of_each(like, squares, step), n), mul(rest, rest))
     return middle, div(fill(like, 1.0), square_root(add(variance, fill(like, number(like, epsilon)))))
@@ -175,7 +196,25 @@ def _convolve_rows(like, x, buffer, step, side, stride, kernel, out, height, wid
 
 
 @inline
-def _swept(like, x, step, kernel, out, height, width):
+def _line(like, row, next, has_left, has_right):
+    """A vector's left neighbours, itself and its right neighbours; 0 where there are none."""
+    zero = fill(like, 0.0)
+    return (where_positive(has_left, load(like, row - next), zero), load(like, row),
+            where_positive(has_right, load(like, row + next), zero))
+
+
+@inline
+def _half_line(like, row, next, has_left, has_right, step):
+    """As :func:`_line`, of every second pixel."""
+    wide, zero = size_of(like), fill(like, 0.0)
+    u, w = load(like, row), load(like, row + wide)
+    left = evens(like, load(like, row - next), load(like, row + wide - next), step)
+    return (where_positive(has_left, left, zero), evens(like, u, w, step),
+            where_positive(has_right, odds(like, u, w, step), zero))
+
+
+@inline
+def _swept(like, x, step, kernel, out, height, width, begin, end):
     lanes, s = lanes_of(like), size_of(narrow(like, 1))
     k0 = fill(like, load_scalar(like, kernel))
     k1 = fill(like, load_scalar(like, kernel + s))
@@ -186,32 +225,35 @@ def _swept(like, x, step, kernel, out, height, width):
     k6 = fill(like, load_scalar(like, kernel + 6 * s))
     k7 = fill(like, load_scalar(like, kernel + 7 * s))
     k8 = fill(like, load_scalar(like, kernel + 8 * s))
-    next, wide, zero = step * s, width * s, fill(like, 0.0)
+    next, wide = step * s, width * s
     for i in range(0, width, lanes):
         rolled()
-        place = min(i, width - lanes)
+        place = max(0, min(i, width - lanes))
         has_left = sub(lane_numbers(like), fill(like, number(like, step - place - 0.5)))
         has_right = sub(fill(like, number(like, width - step - place - 0.5)), lane_numbers(like))
-        row, target = x + place * s, out + place * s
-        middle = load(like, row)
-        left = where_positive(has_left, load(like, row - next), zero)
-        right = where_positive(has_right, load(like, row + next), zero)
-        a = fma(k5, right, fma(k4, middle, mul(k3, left)))  # of this row
+        row, target = x + (begin * width + place) * s, out + (begin * width + place) * s
+        b = fill(like, 0.0)
+        if begin > 0:
+            left, middle, right = _line(like, row - wide, next, has_left, has_right)
+            b = fma(k2, right, fma(k1, middle, mul(k0, left)))
+        left, middle, right = _line(like, row, next, has_left, has_right)
+        a = fma(k5, right, fma(k4, middle, fma(k3, left, b)))  # of this row
         b = fma(k2, right, fma(k1, middle, mul(k0, left)))  # of the next
-        for _ in range(1, height):
+        for _ in range(begin + 1, end):
             row += wide
-            middle = load(like, row)
-            left = where_positive(has_left, load(like, row - next), zero)
-            right = where_positive(has_right, load(like, row + next), zero)
+            left, middle, right = _line(like, row, next, has_left, has_right)
             store(fma(k8, right, fma(k7, middle, fma(k6, left, a))), target)
             a = fma(k5, right, fma(k4, middle, fma(k3, left, b)))
             b = fma(k2, right, fma(k1, middle, mul(k0, left)))
             target += wide
+        if end < height:
+            left, middle, right = _line(like, row + wide, next, has_left, has_right)
+            a = fma(k8, right, fma(k7, middle, fma(k6, left, a)))
         store(a, target)
 
 
 @inline
-def _swept2(like, x, step, kernel, out, height, width, out_height, out_width):
+def _swept2(like, x, step, kernel, out, height, width, out_width, begin, end):
     lanes, s = lanes_of(like), size_of(narrow(like, 1))
     k0 = fill(like, load_scalar(like, kernel))
     k1 = fill(like, load_scalar(like, kernel + s))
@@ -222,30 +264,25 @@ def _swept2(like, x, step, kernel, out, height, width, out_height, out_width):
     k6 = fill(like, load_scalar(like, kernel + 6 * s))
     k7 = fill(like, load_scalar(like, kernel + 7 * s))
     k8 = fill(like, load_scalar(like, kernel + 8 * s))
-    next, wide, zero = step * s, width * s, fill(like, 0.0)
+    next, wide = step * s, width * s
     inside = width // step // 2 * step  # results of which the right neighbour is inside
     for i in range(0, out_width, lanes):
         rolled()
-        place = min(i, out_width - lanes)
+        place = max(0, min(i, out_width - lanes))
         has_left = sub(lane_numbers(like), fill(like, number(like, step - place - 0.5)))
         has_right = sub(fill(like, number(like, inside - place - 0.5)), lane_numbers(like))
-        row, target = x + 2 * place * s, out + place * s
-        b = zero
-        for y in range(out_height):
+        row, target = x + (2 * begin * width + 2 * place) * s, out + (begin * out_width + place) * s
+        b = fill(like, 0.0)
+        if begin > 0:
+            left, middle, right = _half_line(like, row - wide, next, has_left, has_right, step)
+            b = fma(k2, right, fma(k1, middle, mul(k0, left)))
+        for y in range(begin, end):
             rolled()
-            u, w = load(like, row), load(like, row + lanes * s)
-            left = evens(like, load(like, row - next), load(like, row + lanes * s - next), step)
-            left = where_positive(has_left, left, zero)
-            right = where_positive(has_right, odds(like, u, w, step), zero)
-            middle = evens(like, u, w, step)
+            left, middle, right = _half_line(like, row, next, has_left, has_right, step)
             a = fma(k5, right, fma(k4, middle, fma(k3, left, b)))
             if 2 * y + 1 < height:
                 row += wide
-                u, w = load(like, row), load(like, row + lanes * s)
-                left = evens(like, load(like, row - next), load(like, row + lanes * s - next), step)
-                left = where_positive(has_left, left, zero)
-                right = where_positive(has_right, odds(like, u, w, step), zero)
-                middle = evens(like, u, w, step)
+                left, middle, right = _half_line(like, row, next, has_left, has_right, step)
                 a = fma(k8, right, fma(k7, middle, fma(k6, left, a)))
                 b = fma(k2, right, fma(k1, middle, mul(k0, left)))
             store(a, target)
@@ -254,19 +291,28 @@ def _swept2(like, x, step, kernel, out, height, width, out_height, out_width):
 
 
 @inline
-def is_swept(side, stride, out_width):
+def is_swept(side, stride):
     """Whether :func:`sweep` takes such a convolution."""
-    return side == 3 and stride <= 2 and out_width >= 16
+    return side == 3 and stride <= 2
 
 
 @inline
-def sweep(like, x, step, stride, kernel, out, height, width, out_height, out_width):
-    """A 3x3 convolution of a map without borders, of which 16 numbers before and after may be read.
+def _sweep(like, x, step, stride, kernel, out, height, width, out_width, begin, end):
+    if stride == 1:
+        _swept(like, x, step, kernel, out, height, width, begin, end)
+    else:
+        _swept2(like, x, step, kernel, out, height, width, out_width, begin, end)
+
+
+@inline
+def sweep(like, x, step, stride, kernel, out, height, width, out_width, begin, end):
+    """Rows ``begin`` to ``end`` of the 3x3 convolution of a map without borders.
 
     Each row is read once for the three rows of the result that it is part of. ``width`` and ``out_width`` are numbers,
-    those of all samples.
+    those of all samples. Of the map 16 numbers before and after may be read, and of the result, if its rows are shorter
+    than 16, as many after its end be written as are missing.
     """
-    if stride == 1:
-        _swept(like, x, step, kernel, out, height, width)
+    if out_width > 8:
+        _sweep(like, x, step, stride, kernel, out, height, width, out_width, begin, end)
     else:
-        _swept2(like, x, step, kernel, out, height, width, out_height, out_width)
+        _sweep(narrow(like, 8), x, step, stride, kernel, out, height, width, out_width, begin, end)

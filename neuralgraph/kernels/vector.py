@@ -13,6 +13,7 @@ from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
 inline = njit(forceinline=True)  # vectors are never passed between functions of the machine
+called = njit(forceinline=False)  # a function of scalars, compiled once; what is not said is that of the caller
 
 
 class Vector(types.Type):

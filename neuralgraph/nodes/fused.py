@@ -66,6 +66,8 @@ class _Part:
             return False
         if x.device.type == "cpu":
             return True
+        if isinstance(self.norm, BatchNorm) and self.norm.training:
+            return False  # cuDNN is faster: a channel's sums over samples are one program here
         from ..kernels import gpu_maps  # Triton is loaded where it is used
         return gpu_maps.serves(x, 0 if self.convolution is None else self.convolution.kernel_size)
 

@@ -41,11 +41,12 @@ def special(module: nn.Module, kinds: Sequence[type[nn.Module]] | None = None, i
 
 
 def _special(module: nn.Module) -> str | None:
-    if any(getattr(module, hooks, None) for hooks in HOOKS) or any(getattr(_module, hooks) for hooks in GLOBAL_HOOKS):
+    own = vars(module)  # compiled models ask at each call
+    if any(map(own.get, HOOKS)) or any(map(vars(_module).__getitem__, GLOBAL_HOOKS)):
         return "hooks"
-    if hasattr(module, "parametrizations"):
+    if "parametrizations" in own.get("_modules", ()) or hasattr(type(module), "parametrizations"):
         return "parametrizations"
-    if "forward" in vars(module) or "__call__" in vars(module):
+    if "forward" in own or "__call__" in own:
         return "a forward of its own"
     return None
 

@@ -20,7 +20,7 @@ import neuralgraph as ng
 from neuralgraph.errors import InputError
 from neuralgraph.inference.engine import KEPT
 from neuralgraph.inference.layout import ProgramLayout
-from neuralgraph.kernels.program import FOUR_SUMS
+from neuralgraph.kernels.instructions import FOUR_SUMS
 from neuralgraph.plan import lower
 
 sizes = st.sampled_from([(1, 1), (2, 2), (5, 5), (6, 4), (8, 8), (2, 3), (17, 9), (1, 8), (3, 1)])
