@@ -7,6 +7,7 @@ from .auto import Auto
 from .backend import Backend, Shared
 from .dense import Dense
 from .dgl import DGL
+from .pool import Pool
 from .sparse import Sparse
 
 BACKENDS: dict[str, type[Backend]] = {"dense": Dense, "dgl": DGL, "sparse": Sparse,
@@ -33,7 +34,7 @@ def available() -> list[str]:
     return [name for name, kind in BACKENDS.items() if kind.package is None or find_spec(kind.package) is not None]
 
 
-__all__ = ["BACKENDS", "Auto", "DGL", "Backend", "Dense", "Shared", "Sparse", "available", "create"]
+__all__ = ["BACKENDS", "Auto", "DGL", "Backend", "Dense", "Pool", "Shared", "Sparse", "available", "create"]
 
 
 def __dir__() -> list[str]:

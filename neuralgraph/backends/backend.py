@@ -10,6 +10,7 @@ import torch
 
 from ..selectors import Selection
 from ..wiring import Stage
+from .pool import Pool
 
 
 @dataclass(eq=False)
@@ -23,11 +24,14 @@ class Shared:
         last: one after that of its last.
         cache: the same dict for all stages of this pass that read rows of that tensor, at first empty; for
             what a backend prepares from messages. It dies with the pass's autograd graph.
+        pool: of which they are rows where gradients of all stages are added up in one tensor, if they are: a backend
+            may then compute from its ``state``, make that a result too, and add to its gradient.
     """
 
     first: int
     last: int
     cache: dict[Any, Any] = field(default_factory=dict)
+    pool: Pool | None = None
 
 
 class Backend(ABC):

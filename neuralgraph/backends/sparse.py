@@ -15,13 +15,14 @@ from ..selectors import Selection
 from ..wiring import Stage
 from .backend import Backend, Shared
 from .layout import Layout
+from .pool import first_gradient
 from .transforms import is_transformed, where
 
 if kernels.AVAILABLE:
     from ..kernels.matrix_units import factor_terms
-    from ..kernels.operators import channel_rows, edge_dots, weighted_sums
+    from ..kernels.operators import channel_rows, edge_dots, weighted_sums, weighted_sums_into
 else:
-    from ..kernels.plain import channel_rows, edge_dots, factor_terms, weighted_sums
+    from ..kernels.plain import channel_rows, edge_dots, factor_terms, weighted_sums, weighted_sums_into
 
 SHORT = 16      # maps of fewer pixels are joined over the batch into longer rows
 PIECE = 2048    # numbers of a row that one matrix product runs over
@@ -56,13 +57,18 @@ class Sparse(Backend):
         weight, space = Layout.of(stage).weight(selection), messages.shape[2:]
         dtype = torch.promote_types(torch.promote_types(messages.dtype, weight.dtype), torch.float32)
         edges, reaches_all = _Edges.of(stage, selection), selection.reaches_all
-        joint, terms = None, 0
+        joint, terms, pool, rows = None, 0, None, None
         if torch.is_grad_enabled():
             terms = factor_terms() if dtype == torch.float32 else 0
-            if shared is not None and dtype == messages.dtype and not terms and edges.multiplies(reaches_all, terms):
-                joint = _Joint(shared)
-        sums = _Propagate.apply(messages.reshape(*messages.shape[:2], -1).to(dtype), weight.to(dtype), edges,
-                                reaches_all, terms, joint)
+            if shared is not None and dtype == messages.dtype:
+                pool, rows = shared.pool, slice(shared.first, shared.last)
+                if not terms and edges.multiplies(reaches_all, terms):
+                    joint = _Joint(shared)
+        how = reaches_all, terms, joint
+        if pool is None:
+            sums = _Propagate.apply(_flat(messages).to(dtype), weight.to(dtype), edges, how, None)
+        else:
+            sums, pool.state = _Propagate.apply(pool.state, weight.to(dtype), edges, how, rows)
         return sums.reshape(*sums.shape[:2], *space).to(messages.dtype)
 
 
@@ -126,29 +132,56 @@ class _Edges:
 
 
 class _Propagate(torch.autograd.Function):
-    """Sums (B, n_dst, L) of messages (B, n_src, L) over real edges."""
+    """Sums (B, n_dst, L) of messages (B, n_src, L) over real edges.
+
+    Of messages that are some ``rows`` of a pool's state, from the state, which is a result too.
+    """
 
     @staticmethod
-    def forward(ctx, messages, weight, edges, reaches_all, terms, joint):
+    def forward(ctx, messages, weight, edges, how, rows):
+        ctx.set_materialize_grads(False)
+        state, ctx.shape, ctx.rows = messages, messages.shape, rows
+        if rows is not None:
+            messages = _flat(state.data[:, rows].data)
         messages = _with_unit_stride(messages)
         kept = weight[edges.by_dst.place]
         ctx.save_for_backward(messages, weight)
-        ctx.edges, ctx.how = edges, (reaches_all, terms, joint)
-        return _sums(messages, edges.by_dst, kept)
+        ctx.edges, ctx.how = edges, how
+        sums = _sums(messages, edges.by_dst, kept)
+        return sums if rows is None else (sums, state.data)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, gradient, total=None):
         if torch.is_grad_enabled():
             raise InputError(ONLY_FIRST_DERIVATIVES)
+        if gradient is None:
+            return total, None, None, None, None
         messages, weight = ctx.saved_tensors
         gradient = _with_unit_stride(gradient)
-        to_messages = to_weight = None
+        to_weight = None
         if ctx.needs_input_grad[0]:
             edges = ctx.edges.by_src
-            to_messages = _sums(gradient, edges, weight[edges.place])
+            total = _add_to_messages(total, gradient, edges, weight[edges.place], ctx.shape, ctx.rows)
         if ctx.needs_input_grad[1]:
             to_weight = ctx.edges.dots(messages, gradient, *ctx.how)
-        return to_messages, to_weight, None, None, None, None
+        return total, to_weight, None, None, None
+
+
+def _add_to_messages(total, gradient, edges, weight, shape, rows):
+    """The gradient of messages, or of a pool's state, to which is added that of some rows."""
+    if rows is None:
+        return _sums(gradient, edges, weight)
+    is_first = total is None
+    if is_first:
+        total = first_gradient(gradient, shape, rows)
+    part = _flat(total[:, rows])
+    if not _are_joined(part):
+        weighted_sums_into(part, gradient, edges.first, edges.index, weight, not is_first)
+    elif is_first:
+        part[:] = _sums(gradient, edges, weight)
+    else:
+        part += _sums(gradient, edges, weight)
+    return total
 
 
 class _Joint:
@@ -181,11 +214,18 @@ class _Joint:
 
 def _sums(x, edges, weight):
     """Sums (B, rows, L) over the lists; short maps as one long row per node."""
-    batch, _, length = x.shape
-    if length >= SHORT or batch == 1:
+    if not _are_joined(x):
         return weighted_sums(x, edges.first, edges.index, weight)
     sums = weighted_sums(channel_rows(x)[None], edges.first, edges.index, weight)
-    return sums[0].unflatten(1, (batch, length)).transpose(0, 1)
+    return sums[0].unflatten(1, (len(x), x.shape[2])).transpose(0, 1)
+
+
+def _flat(x):
+    return x.reshape(*x.shape[:2], -1)
+
+
+def _are_joined(x):
+    return x.shape[2] < SHORT and len(x) > 1
 
 
 def _pieces(x: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -34,6 +34,11 @@ weighted_sums = _operator(
     sums.weighted_sums,
     lambda x, first, index, weight: x.new_empty(x.shape[0], first.shape[0] - 1, x.shape[2]))
 
+weighted_sums_into = _operator(
+    "weighted_sums_into(Tensor(a!) out, Tensor x, Tensor first, Tensor index, Tensor weight, bool onto) -> ()",
+    sums.weighted_sums_into,
+    lambda out, x, first, index, weight, onto: None)
+
 edge_dots = _operator(
     "edge_dots(Tensor x, Tensor y, Tensor src, Tensor dst) -> Tensor",
     sums.edge_dots,

@@ -15,6 +15,12 @@ def weighted_sums(x, first, index, weight):
     return sums.unflatten(1, (batch, length)).transpose(0, 1)
 
 
+def weighted_sums_into(out, x, first, index, weight, onto):
+    """As :func:`neuralgraph.kernels.sums.weighted_sums_into`."""
+    sums = weighted_sums(x, first, index, weight)
+    out.add_(sums) if onto else out.copy_(sums)
+
+
 def edge_dots(x, y, src, dst):
     """As :func:`neuralgraph.kernels.sums.edge_dots`."""
     chunk = max(1, CHUNK // max(1, x.shape[0] * x.shape[2]))

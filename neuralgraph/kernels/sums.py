@@ -38,7 +38,7 @@ from .vector import (
 )
 
 # addresses, and distances of samples and rows in bytes
-SUMS = record("batch length rows x x_sample x_row out out_sample out_row first index weight chunks grabs")
+SUMS = record("batch length rows x x_sample x_row out out_sample out_row first index weight onto chunks grabs")
 DOTS = record("batch length edges x x_sample x_row y y_sample y_row src dst out scratch grabs")
 
 TOGETHER = 8192  # edges whose products are added up at a time, a vector for each, in the second cache
@@ -195,7 +195,7 @@ def _sums(like, address):
     scalar = size_of(narrow(like, 1))
     length, rows, chunks, grabs = a.length, a.rows, a.chunks, a.grabs
     x, x_sample, x_row, out, out_sample, out_row = a.x, a.x_sample, a.x_row, a.out, a.out_sample, a.out_row
-    first, index, weight = a.first, a.index, a.weight
+    first, index, weight, onto = a.first, a.index, a.weight, a.onto != 0
     width = piece_width(length)
     pieces = (length + width - 1) // width
     units = a.batch * chunks * pieces
@@ -212,7 +212,7 @@ def _sums(like, address):
             offset = min(piece * width, length - width) * scalar
             sum_piece(like, width, x + sample * x_sample + offset, x_row, first, index, weight,
                       out + sample * out_sample + offset, out_row,
-                      chunk * rows // chunks, (chunk + 1) * rows // chunks)
+                      chunk * rows // chunks, (chunk + 1) * rows // chunks, onto)
 
 
 def _sums_float32(address):
@@ -238,22 +238,30 @@ def weighted_sums(x: torch.Tensor, first: torch.Tensor, index: torch.Tensor,
     Returns:
         (B, rows, L), contiguous.
     """
-    batch, _, length = x.shape
-    rows = len(first) - 1
-    out = x.new_empty(batch, rows, length)
+    out = x.new_empty(x.shape[0], len(first) - 1, x.shape[2])
+    weighted_sums_into(out, x, first, index, weight, False)
+    return out
+
+
+def weighted_sums_into(out: torch.Tensor, x: torch.Tensor, first: torch.Tensor, index: torch.Tensor,
+                       weight: torch.Tensor, onto: bool) -> None:
+    """As :func:`weighted_sums`, written to ``out``, (B, rows, L) with unit stride in L, or added ``onto`` it."""
+    batch, rows, length = out.shape
     if not out.numel():
-        return out
-    size = x.element_size()
-    pieces = -(-length // piece_width.py_func(length))
+        return
+    size, width = x.element_size(), piece_width.py_func(length)
+    if onto and length % width:  # the last two pieces of a row overlap
+        out += weighted_sums(x, first, index, weight)
+        return
+    pieces = -(-length // width)
     threads = torch.get_num_threads()
     chunks = min(rows, -(-4 * threads // (batch * pieces)))
     grabs = min(batch * pieces * chunks, 8 * threads)
     _run_sums(x.dtype, grabs, _run_sums.fields(
-        batch=batch, length=length, rows=rows, chunks=chunks, grabs=grabs,
+        batch=batch, length=length, rows=rows, chunks=chunks, grabs=grabs, onto=onto,
         x=x.data_ptr(), x_sample=x.stride(0) * size, x_row=x.stride(1) * size,
         out=out.data_ptr(), out_sample=out.stride(0) * size, out_row=out.stride(1) * size,
         first=first.data_ptr(), index=index.data_ptr(), weight=weight.data_ptr()), len(index) * batch * length + out.numel())
-    return out
 
 
 # Dot products

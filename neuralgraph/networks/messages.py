@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 from .._torch import is_compiling
-from ..backends import Shared
+from ..backends import Pool, Shared
+from ..backends.transforms import is_transformed
 from ..wiring import Stage, Wiring
 
 Key = tuple[int, int]  # a stage and a chunk of it
+PLAIN = torch.Tensor, torch.nn.Parameter
+GATHERED = 16  # messages that a stage copies from a pool are worth one that it reads where it stands
 
 
 def split(x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
@@ -18,8 +25,18 @@ def split(x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
     return (x,) if len(sizes) == 1 else x.split(sizes, dim=1)
 
 
+class Place(NamedTuple):
+    """Rows among the messages whose maps have the same size: ``scale`` times smaller than the network's input."""
+
+    scale: int
+    rows: slice
+
+
 class Places:
-    """Where the messages of each chunk stand among all whose maps have the same size.
+    """Where the messages of each chunk stand among all that have the same size.
+
+    ``pooled`` are the sizes of which it is worth it that a :class:`~neuralgraph.backends.Pool` holds the messages, where
+    stages compute from it what they read in a row; ``crowded``, where they copy that too.
 
     Args:
         stages: of a static graph.
@@ -27,16 +44,64 @@ class Places:
     """
 
     def __init__(self, stages: Sequence[Stage], wiring: Wiring):
-        self.rows: dict[int, int] = {}  # scale of maps -> how many there are
-        self.of: dict[Key, tuple[int, int, int]] = {}  # scale, first, one after the last
+        self.rows: Counter[int] = Counter()  # scale of maps -> how many there are
+        self.of: dict[Key, Place] = {}
+        self.reads: list[Place | None] = []  # of each stage, where its sources are in a row
+        self.stages = stages
+        self._row = torch.zeros(wiring.num_nodes, dtype=torch.long)
+        self._index: dict[tuple[int, torch.device], torch.Tensor] = {}
         scales = wiring.message_scale()
+        last_read: dict[Key, int] = {}
         for number, stage in enumerate(stages):
-            for c, chunk in enumerate(stage.chunks):
-                if not chunk.is_output and wiring.functions[chunk.function].send:
-                    scale = int(scales[chunk.nodes[0]])
-                    first = self.rows.get(scale, 0)
-                    self.rows[scale] = first + len(chunk.nodes)
-                    self.of[number, c] = scale, first, self.rows[scale]
+            last_read.update(dict.fromkeys(stage.inputs, number))
+        chunks = {key: stages[key[0]].chunks[key[1]] for key in sorted(last_read)}
+        for key, chunk in chunks.items():
+            scale = int(scales[chunk.nodes[0]])
+            first = self.rows[scale]
+            self.rows[scale] += len(chunk.nodes)
+            self.of[key] = Place(scale, slice(first, self.rows[scale]))
+            self._row[chunk.nodes] = torch.arange(first, self.rows[scale])
+        in_a_row: Counter[int] = Counter()  # how many messages stages read with others
+        apart: Counter[int] = Counter()
+        for stage in stages:
+            place = None
+            if stage.inputs:
+                (scale, one), (_, other) = self.of[stage.inputs[0]], self.of[stage.inputs[-1]]
+                if other.stop - one.start == len(stage.sources):
+                    place = Place(scale, slice(one.start, other.stop))
+                if len(stage.inputs) > 1:
+                    (in_a_row if place else apart)[scale] += len(stage.sources)
+            self.reads.append(place)
+        most = _most_open(self.of, last_read)
+        # of which one gradient of all takes hardly more memory, and a pool saves as many copies as it has messages
+        fit = {scale: rows for scale, rows in self.rows.items() if rows <= 2 * most[scale]}
+        self.pooled, self.crowded = (
+            {scale for scale, rows in fit.items() if worth * in_a_row[scale] + apart[scale] >= GATHERED * rows}
+            for worth in (GATHERED, 1))
+
+    def index(self, number: int, device: torch.device) -> torch.Tensor:
+        """The rows of a stage's sources, (n_src,), kept for the next call."""
+        key = number, device
+        if key not in self._index:
+            with torch.inference_mode(False):  # it must serve training too
+                self._index[key] = self._row[self.stages[number].sources].to(device)
+        return self._index[key]
+
+    def __deepcopy__(self, memo) -> Places:
+        return self  # as stages are
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_index": {}}
+
+
+def _most_open(places: dict[Key, Place], last_read: dict[Key, int]) -> dict[int, int]:
+    """Of each scale, of how many messages at most the gradients are unfinished at one time."""
+    changes: dict[int, Counter[int]] = {}
+    for key, (scale, rows) in places.items():
+        change = changes.setdefault(scale, Counter())
+        change[key[0] + 1] += rows.stop - rows.start
+        change[last_read[key] + 1] -= rows.stop - rows.start
+    return {scale: max(accumulate(change[number] for number in sorted(change))) for scale, change in changes.items()}
 
 
 class Messages:
@@ -50,52 +115,61 @@ class Messages:
 
     def __init__(self, places: Places, x: torch.Tensor, compiled: bool):
         self.places = places
-        self.together = compiled and x.device.type == "cpu" and not is_compiling() \
-            and x.dtype in (torch.float32, torch.float64)
-        self.batch, self.space, self.like = len(x), x.shape[2:], x.detach()
+        # else torch is to see its own operations only
+        plain = not is_compiling() and type(x) in PLAIN and not is_transformed(x) and forward_ad._current_level < 0
+        self.together = compiled and plain and x.dim() > 2 and x.device.type == "cpu" and \
+            x.dtype in (torch.float32, torch.float64)
+        # convolutions copy maps of a part of the channels
+        self.pooled = set() if not plain else places.pooled if self.together or x.dim() == 2 else places.crowded
+        self.like, self.space = x, x.shape[2:]
         self._parts: dict[Key, torch.Tensor] = {}
-        self._maps: dict[int, torch.Tensor] = {}
-        self._caches: dict[int, dict] = {}
-        self._written: set[Key] = set()
+        self._pools: dict[int, Pool] = {}
+        self._apart: set[Key] = set()  # that are in no pool
 
     def buffer(self, key: Key) -> torch.Tensor | None:
         """Where the messages of a chunk may be written: to autograd a tensor of its own."""
-        if not self.together or key not in self.places.of:
+        place = self.places.of.get(key)
+        if place is None or not self.together:
             return None
-        scale, first, last = self.places.of[key]
-        if scale not in self._maps:
-            sides = (-(-side // scale) for side in self.space)
-            self._maps[scale] = self.like.new_empty(self.batch, self.places.rows[scale], *sides)
-            self._caches[scale] = {}
-        return self._maps[scale][:, first:last].data
+        return self._pool(place.scale, self.like).part(place.rows)
 
     def put(self, key: Key, message: torch.Tensor, written: bool) -> None:
         """The messages of a chunk; ``written``: they were written into its buffer."""
+        place = self.places.of.get(key)
+        if place is None:  # nobody reads them
+            return
         self._parts[key] = message
-        if written:
-            self._written.add(key)
+        if place.scale in self.pooled:
+            pool = self._pool(place.scale, message)
+            if written or pool.fits(message):
+                pool.put(message, place.rows, written)
+                return
+        if not written:
+            self._apart.add(key)
 
-    def of(self, keys: Sequence[Key]) -> tuple[torch.Tensor, Shared | None]:
-        """The messages of some chunks, one after the other, (B, n, *space).
+    def of(self, number: int, keys: Sequence[Key]) -> tuple[torch.Tensor, Shared | None]:
+        """The messages that a stage reads, of these chunks one after the other, (B, n, *space).
 
         Where they lie side by side they are not copied, and their place among all that do is told too.
         """
-        parts = [self._parts[key] for key in keys]
-        run = self._run(keys)
-        if run is None:
+        scale, place = self.places.of[keys[0]].scale, self.places.reads[number]
+        pool, pooled = self._pools.get(scale), scale in self.pooled
+        if pool is None or self._apart and not self._apart.isdisjoint(keys) or place is None and not pooled:
+            parts = [self._parts[key] for key in keys]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), None
-        scale, first, last = run
-        maps = self._maps[scale][:, first:last].data
-        return _SideBySide.apply((maps,), *parts), Shared(first, last, self._caches[scale])
+        if place is None:
+            return pool.read(self.places.index(number, self.like.device)), None
+        rows = place.rows
+        if pooled:
+            return pool.read(rows), Shared(rows.start, rows.stop, pool.cache, pool)
+        parts = [self._parts[key] for key in keys]
+        return _SideBySide.apply((pool.part(rows),), *parts), Shared(rows.start, rows.stop, pool.cache)
 
-    def _run(self, keys) -> tuple[int, int, int] | None:
-        """Scale, first and end of the chunks, if they stand in one run and were written there."""
-        if not self._written.issuperset(keys):
-            return None
-        spans = [self.places.of[key] for key in keys]
-        if any(a[0] != b[0] or a[2] != b[1] for a, b in zip(spans, spans[1:])):
-            return None
-        return spans[0][0], spans[0][1], spans[-1][2]
+    def _pool(self, scale: int, like: torch.Tensor) -> Pool:
+        if scale not in self._pools:
+            sides = tuple(-(-side // scale) for side in self.space)
+            self._pools[scale] = Pool(like, self.places.rows[scale], sides)
+        return self._pools[scale]
 
 
 class _SideBySide(torch.autograd.Function):

@@ -6,7 +6,7 @@ import torch
 
 from ..backends import Backend
 from ..selectors import Selector
-from ..wiring import Stage, Wiring, topological_stages
+from ..wiring import Wiring, topological_stages
 from ..wiring.devices import on_cpu
 from .messages import Messages, Places, split
 from .network import NeuralGraph
@@ -69,13 +69,18 @@ class StaticNeuralGraph(NeuralGraph):
 
     _schedule = staticmethod(topological_stages)
 
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if not hasattr(self._places, "pooled"):  # in pickles of version 0.2
+            self._places = Places(self.stages, self.wiring)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self._checked(x)
         selection, fused = self._forward_selection(), self._is_fused(x)
         messages = Messages(self._places, x, fused)
         outputs = []
         for number, stage in enumerate(self.stages):
-            sums = self._sums(stage, x, messages, selection) if number else self._input_nodes(x)
+            sums = self._sums(number, x, messages, selection) if number else self._input_nodes(x)
             parts = split(sums, [len(chunk.nodes) for chunk in stage.chunks])
             for c, (chunk, rows, part) in enumerate(zip(stage.chunks, self._rows[number], parts)):
                 state = self.functions.receive(chunk.function, rows, part, fused) if number else part
@@ -118,12 +123,13 @@ class StaticNeuralGraph(NeuralGraph):
         """The input channels in the order of stage 0."""
         return x if self._input_order is None else x[:, self._input_order]
 
-    def _sums(self, stage: Stage, x, messages: Messages, selection):
+    def _sums(self, number: int, x, messages: Messages, selection):
+        stage = self.stages[number]
         if not stage.inputs:  # nodes without any candidate in-edge
             sides = (-(-side // stage.scale) for side in x.shape[2:])
             return x.new_full((x.shape[0], len(stage.nodes), *sides), float(stage.aggregate == "product"))
-        arriving, shared = messages.of(stage.inputs)
-        return self._aggregate(stage, arriving, selection, shared)
+        arriving, shared = messages.of(number, stage.inputs)
+        return self._aggregate(stage, arriving, selection, shared if self.backend.fuses_nodes else None)
 
 
 def _places(nodes: torch.Tensor, among: torch.Tensor) -> torch.Tensor | None:

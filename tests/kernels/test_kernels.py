@@ -86,6 +86,11 @@ def test_sums_and_dots(batch, n, m, length, dtype, density, seed):
         assert all(map(torch.equal, vars(lists).values(), vars(expected).values()))
     out = sums.weighted_sums(x, edges.first, edges.index, weight.flatten()[edges.place])
     close(out, torch.einsum("vu,bul->bvl", weight.double(), x.double()))
+    more = surrounded(batch, m, length, dtype=dtype, generator=g)
+    for onto in (True, False):
+        before = onto * more.double()
+        sums.weighted_sums_into(more, x, edges.first, edges.index, weight.flatten()[edges.place], onto)
+        close(more, before + torch.einsum("vu,bul->bvl", weight.double(), x.double()))
 
     back = edges.transposed(n)
     out = sums.weighted_sums(y, back.first, back.index, weight.flatten()[back.place])
@@ -298,6 +303,8 @@ def test_operators_are_what_torch_expects_of_operators(monkeypatch):
     tests = ("test_schema", "test_faketensor")
     check = torch.library.opcheck
     check(operators.weighted_sums, (x, first, index, weight), test_utils=tests)
+    for onto in (True, False):
+        check(operators.weighted_sums_into, (torch.randn(2, 4, 16), x, first, index, weight, onto), test_utils=tests)
     check(operators.edge_dots, (x, y, index, torch.tensor([0, 0, 1, 3]).int()), test_utils=tests)
     check(operators.channel_rows, (x,), test_utils=tests)
     check(operators.channel_moments, (images, 1e-5), test_utils=tests)
@@ -320,4 +327,9 @@ def test_plain_torch_does_the_same(batch, n, m, length, seed):
     weight = torch.randn(len(src), generator=g, dtype=torch.float64)
     close(plain.weighted_sums(x, edges.first, edges.index, weight),
           sums.weighted_sums(x, edges.first, edges.index, weight))
+    for onto in (True, False):
+        into = [torch.ones(batch, m, length, dtype=torch.float64) for _ in range(2)]
+        for way, out in zip((plain, sums), into):
+            way.weighted_sums_into(out, x, edges.first, edges.index, weight, onto)
+        close(*into)
     close(plain.edge_dots(x, y, src, dst), sums.edge_dots(x, y, src, dst))
