@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import nn
 
 from ..models.tiny import GlobalPool
@@ -38,11 +39,13 @@ class Ends:
         weight = array(self.stem.weight)
         return weight, np.zeros(len(weight), weight.dtype) if self.stem.bias is None else array(self.stem.bias)
 
+    def numbers(self) -> tuple[torch.Tensor, ...]:
+        """The stem's parameters."""
+        return () if self.stem is None else tuple(value for value in self.stem._parameters.values() if value is not None)
+
     def version(self) -> tuple:
-        """Another one where the stem's numbers are others."""
-        if self.stem is None:
-            return ()
-        return tuple((id(value), value._version) for value in self.stem._parameters.values() if value is not None)
+        """Another one where the stem's numbers are others, as long as these are kept."""
+        return tuple((id(value), value._version) for value in self.numbers())
 
 
 NO_ENDS = Ends()

@@ -39,7 +39,8 @@ class ProgramLayout:
         self.plan, self.samples, self.ends = plan, samples, ends
         self.data, self.space = space, reduced(space, ends.stride)  # sides of the data, and of the network's inputs
         self.team, self.threads = team, threads
-        self._keep: list = []  # arrays whose addresses are in instructions
+        # arrays whose addresses are in instructions, and what layouts are told apart by
+        self._keep: list = [*ends.numbers()]
         count = num_nodes(plan)
         self.row = np.full(count, -1, np.int64)  # first number of each node's row, in units of LANES
         self.edges = np.searchsorted(plan.dst, np.arange(count + 1))

@@ -83,6 +83,11 @@ def test_layers_of_a_compiled_model_may_change():
         for changed in (fast, model):
             changed.stem.bias = nn.Parameter(torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
         torch.testing.assert_close(fast(x), model(x))
+        for number in range(6):  # the new one may stand where one before it was
+            for changed in (fast, model):
+                changed.stem.bias = nn.Parameter(torch.full((4,), float(number), dtype=torch.float64))
+            for _ in range(2):
+                torch.testing.assert_close(fast(x), model(x))
         seen = []
         handle = fast.stem.register_forward_hook(lambda layer, given, result: seen.append(result))
         torch.testing.assert_close(fast(x), model(x))
