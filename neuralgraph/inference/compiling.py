@@ -35,7 +35,8 @@ class CompiledModel(nn.Module):
     """stem -> compiled network -> head, for inference.
 
     Args:
-        stem, head: ordinary layers.
+        stem, head: ordinary layers. A stem that is one convolution with borders of half its side, and the mean over maps
+            that a head begins with, are computed together with the network.
         network: of the graphs between them.
         in_channels: of the images.
         image_size: side of the images the model was made for, in pixels; others work too.
