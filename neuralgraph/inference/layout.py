@@ -12,6 +12,7 @@ import torch
 from ..errors import InputError
 from ..kernels import instructions, program
 from ..kernels.formulas import compiled_formula
+from ..kernels.tile_maps import is_swept, too_many
 from ..nodes import Affine, Convolve, Pointwise, scalar
 from ..plan import Group, Plan, reduced
 from ..wiring.devices import on_cpu
@@ -104,9 +105,8 @@ class ProgramLayout:
     def _row_size(self, group: Group) -> int:
         """Of the group's messages, in units of LANES."""
         space = self._map(group.scale * group.stride)
-        width = self.samples * space[-1]
-        more = (8 if width <= 8 else instructions.LANES) - width  # that convolutions of narrow maps write too much
-        units = -(-(self.samples * math.prod(space) + max(0, more)) // instructions.LANES)
+        numbers = self.samples * math.prod(space) + too_many(self.samples * space[-1])
+        units = -(-numbers // instructions.LANES)
         return units + (units % 64 == 0)  # rows 4096 bytes apart share the same few sets of the cache
 
     def _place(self, rows: Rows) -> None:
@@ -191,17 +191,15 @@ class ProgramLayout:
 
     def _fours(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """For four nodes after four: where their parents begin, these, and a weight of each for each."""
-        first, index, weight = [0], [], []
+        lists = []
         for four in nodes.reshape(-1, 4):
             edges = [np.arange(self.edges[node], self.edges[node + 1]) for node in four]
             union = np.unique(self.plan.src[np.concatenate(edges)])
             weights = np.zeros((len(union), 4), self.plan.weight.dtype)
             for lane, own in enumerate(edges):
                 weights[np.searchsorted(union, self.plan.src[own]), lane] = self.plan.weight[own]
-            first.append(first[-1] + len(union))
-            index.append(union)
-            weight.append(weights)
-        return np.array(first), np.concatenate(index), np.concatenate(weight)
+            lists.append((union, weights))
+        return _one_after_the_other(lists)
 
     def _bordering(self, channels: int) -> np.ndarray:
         """The instruction that copies the data's channels, with zeros around them."""
@@ -233,16 +231,14 @@ class ProgramLayout:
         channel, y, x = np.indices(kernel.shape[1:])
         places = (((channel * lines + y) * stride + x % stride) * pitch + x // stride * self.samples).ravel()
         kernel = kernel.reshape(len(kernel), -1)
-        first, index, weight = [0], [], []
+        lists = []
         for four in range(0, len(kernel), 4):
             own = kernel[four:four + 4]
             used = np.flatnonzero(own.any(0))
             weights = np.zeros((len(used), 4), kernel.dtype)
             weights[:, :len(own)] = own[:, used].T
-            first.append(first[-1] + len(used))
-            index.append(places[used])
-            weight.append(weights)
-        return np.array(first), np.concatenate(index), np.concatenate(weight), bias
+            lists.append((places[used], weights))
+        return *_one_after_the_other(lists), bias
 
     def _instruct(self, word, group: Group, fours: bool, team: int, waits: bool) -> None:
         nodes, passes = group.nodes, list(self._passes(group))
@@ -254,23 +250,23 @@ class ProgramLayout:
         bias = np.zeros(len(nodes))
         if group.kind == "input" and self.ends.stem is not None:
             first, index, weight, bias = self._filters(channels)
-            owner = 4 * np.repeat(np.arange(len(first) - 1), np.diff(first))[:, None] + np.arange(4)
             word["kind"], fours, count = instructions.STEM, True, np.full(len(nodes), len(weight) // max(1, len(nodes)))
         elif fours:
             first, parents, weight = self._fours(nodes)
-            owner = 4 * np.repeat(np.arange(len(first) - 1), np.diff(first))[:, None] + np.arange(4)
             index = self.row[parents]
             word["kind"] = instructions.FOUR_SUMS
         else:
             first = np.concatenate([[0], count.cumsum()])
             edges = np.arange(first[-1]) + (begin - first[:-1]).repeat(count)
             index, weight = self.row[self.plan.src[edges]], self.plan.weight[edges]
-            owner = np.repeat(np.arange(len(nodes)), count)
             word["kind"] = {"sum": instructions.SUM, "product": instructions.PRODUCT, "input": instructions.INPUT}[group.kind]
         work = (count + 12 * len(passes)) * pixels + 1
         share = 4 * _shares(np.add.reduceat(work, np.arange(0, len(work), 4)), team) if fours else _shares(work, team)
         word["slope"] = 1.0
         if word["kind"] not in (instructions.INPUT, instructions.PRODUCT):
+            owner = np.arange(len(first) - 1).repeat(np.diff(first))
+            if fours:
+                owner = 4 * owner[:, None] + np.arange(4)
             weight, bias, word["slope"], passes = taken(weight, bias, owner, passes)
         word["first"] = self._at(first.astype(np.int32))
         word["index"] = self._at(index.astype(np.int32))
@@ -297,7 +293,7 @@ class ProgramLayout:
         word = words[0]
         sums = kind in (instructions.SUM, instructions.FOUR_SUMS, instructions.STEM)
         alone = passes == 1 and word["norm"] == instructions.PLAIN and not word["function"] and word["slope"] == 1
-        swept = word["side"] == 3 and word["depth_side"] == 1 and word["stride"] <= 2 and not word["padded"]
+        swept = is_swept.py_func(word["side"], word["stride"]) and word["depth_side"] == 1 and not word["padded"]
         if not (sums and alone and swept):
             return 0
         rows = BAND // (word["width"] * self.samples * word["stride"] * (1 if kind == instructions.SUM else 2))
@@ -345,6 +341,12 @@ class ProgramLayout:
         values = np.ascontiguousarray(values)
         self._keep.append(values)
         return values.ctypes.data
+
+
+def _one_after_the_other(lists: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where lists of rows and their weights begin, all rows, and all weights."""
+    index, weight = (np.concatenate(parts) for parts in zip(*lists))
+    return np.array([0, *(len(rows) for rows, _ in lists)]).cumsum(), index, weight
 
 
 def _shares(work: np.ndarray, team: int) -> np.ndarray:

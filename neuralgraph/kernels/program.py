@@ -16,7 +16,7 @@ from .launch import Kernel
 from .node_maps import map_pass, sweep_rows
 from .node_sums import four_rows, product_row, stem_rows, sum_row
 from .tile_maps import affine, mean_of_each
-from .tiles import bordered, gathered, scattered
+from .tiles import bordered, move
 from .vector import (
     at,
     fill,
@@ -104,7 +104,7 @@ def _instruction(like, zero, job, code, me, space, private, tile):
             if step == 1 and pixels >= LANES:
                 source, ours = channel, 0
             else:
-                gathered(zero, channel, job.x_sample, samples, step, source, pixels)
+                move(zero, channel, job.x_sample, samples, step, source, pixels, False)
         else:
             if node % 4 == 0:
                 if c.kind == STEM:
@@ -135,7 +135,7 @@ def _instruction(like, zero, job, code, me, space, private, tile):
             if step == 1:
                 affine(like, target, result, c.out_pixels, fill(like, 1.0), fill(like, 0.0), 1.0)
             else:
-                scattered(zero, target, result, job.out_sample, samples, step, c.out_pixels)
+                move(zero, result, job.out_sample, samples, step, target, c.out_pixels, True)
 
 
 @inline

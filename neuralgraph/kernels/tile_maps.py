@@ -304,13 +304,18 @@ def _sweep(like, x, step, stride, kernel, out, height, width, out_width, begin, 
         _swept2(like, x, step, kernel, out, height, width, out_width, begin, end)
 
 
+def too_many(out_width):
+    """How many numbers :func:`sweep` may write after the end of a result with rows of so many."""
+    return max(0, (16 if out_width > 8 else 8) - out_width)
+
+
 @inline
 def sweep(like, x, step, stride, kernel, out, height, width, out_width, begin, end):
     """Rows ``begin`` to ``end`` of the 3x3 convolution of a map without borders.
 
     Each row is read once for the three rows of the result that it is part of. ``width`` and ``out_width`` are numbers,
     those of all samples. Of the map 16 numbers before and after may be read, and of the result, if its rows are shorter
-    than 16, as many after its end be written as are missing.
+    than a vector, :func:`too_many` after its end be written.
     """
     if out_width > 8:
         _sweep(like, x, step, stride, kernel, out, height, width, out_width, begin, end)

@@ -11,10 +11,10 @@ from .vector import at, called, fill, inline, load_scalar, narrow, rolled, size_
 
 
 @inline
-def _gather(like, x, x_sample, samples, step, target, pixels):
-    """Maps of ``samples`` samples as one, pixel by pixel; of ``step`` samples those that are missing are 0.
+def _move(like, maps, map_bytes, samples, step, tile, pixels, back):
+    """Maps of ``samples`` samples to a tile, pixel by pixel, or back; of its ``step`` samples those that are missing are 0.
 
-    ``like`` has ``step`` lanes.
+    ``like`` has ``step`` lanes; from one sample's map to the next are ``map_bytes``.
     """
     s, wide = size_of(narrow(like, 1)), size_of(like)
     done = 0
@@ -22,54 +22,34 @@ def _gather(like, x, x_sample, samples, step, target, pixels):
         done = pixels // step * step
         for i in range(0, done, step):
             rolled()
-            transpose(like, x + i * s, x_sample, target + i * wide, wide)
+            if back:
+                transpose(like, tile + i * wide, wide, maps + i * s, map_bytes)
+            else:
+                transpose(like, maps + i * s, map_bytes, tile + i * wide, wide)
     for i in range(done, pixels):
         rolled()
-        store(fill(like, 0.0), target + i * wide)
+        if not back:
+            store(fill(like, 0.0), tile + i * wide)
         for sample in range(samples):
-            store_scalar(like, target + i * wide + sample * s, load_scalar(like, x + sample * x_sample + i * s))
-
-
-@inline
-def _scatter(like, source, out, out_sample, samples, step, pixels):
-    """The other way round."""
-    s, wide = size_of(narrow(like, 1)), size_of(like)
-    done = 0
-    if samples == step:
-        done = pixels // step * step
-        for i in range(0, done, step):
-            rolled()
-            transpose(like, source + i * wide, wide, out + i * s, out_sample)
-    for i in range(done, pixels):
-        rolled()
-        for sample in range(samples):
-            store_scalar(like, out + sample * out_sample + i * s, load_scalar(like, source + i * wide + sample * s))
+            inside, outside = tile + i * wide + sample * s, maps + sample * map_bytes + i * s
+            if back:
+                store_scalar(like, outside, load_scalar(like, inside))
+            else:
+                store_scalar(like, inside, load_scalar(like, outside))
 
 
 @called
-def gathered(zero, x, x_sample, samples, step, target, pixels):
-    """As :func:`_gather`, for any step."""
+def move(zero, maps, map_bytes, samples, step, tile, pixels, back):
+    """As :func:`_move`, for any step."""
     like = splat(zero, 16)
     if step == 1:
-        _gather(narrow(like, 1), x, x_sample, samples, step, target, pixels)
+        _move(narrow(like, 1), maps, map_bytes, samples, step, tile, pixels, back)
     elif step == 2:
-        _gather(narrow(like, 2), x, x_sample, samples, step, target, pixels)
+        _move(narrow(like, 2), maps, map_bytes, samples, step, tile, pixels, back)
     elif step == 4:
-        _gather(narrow(like, 4), x, x_sample, samples, step, target, pixels)
+        _move(narrow(like, 4), maps, map_bytes, samples, step, tile, pixels, back)
     else:
-        _gather(narrow(like, 8), x, x_sample, samples, step, target, pixels)
-
-
-@called
-def scattered(zero, source, out, out_sample, samples, step, pixels):
-    """As :func:`_scatter`, for any step but 1."""
-    like = splat(zero, 16)
-    if step == 2:
-        _scatter(narrow(like, 2), source, out, out_sample, samples, step, pixels)
-    elif step == 4:
-        _scatter(narrow(like, 4), source, out, out_sample, samples, step, pixels)
-    else:
-        _scatter(narrow(like, 8), source, out, out_sample, samples, step, pixels)
+        _move(narrow(like, 8), maps, map_bytes, samples, step, tile, pixels, back)
 
 
 @called
@@ -89,9 +69,9 @@ def bordered(zero, code, channel, x, x_sample, samples, step, space, private):
         row = target + (y + border) * p.stride * p.pitch * s
         line = x + y * p.width * s
         if p.stride == 1:
-            gathered(zero, line, x_sample, samples, step, row + border * step * s, p.width)
+            move(zero, line, x_sample, samples, step, row + border * step * s, p.width, False)
         else:
-            gathered(zero, line, x_sample, samples, step, private, p.width)
+            move(zero, line, x_sample, samples, step, private, p.width, False)
             for i in range(p.width):
                 rolled()
                 place = (i + border) % p.stride * p.pitch + (i + border) // p.stride * step

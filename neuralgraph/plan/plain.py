@@ -44,7 +44,7 @@ def _special(module: nn.Module) -> str | None:
     own = vars(module)  # compiled models ask at each call
     if any(map(own.get, HOOKS)) or any(map(vars(_module).__getitem__, GLOBAL_HOOKS)):
         return "hooks"
-    if "parametrizations" in own.get("_modules", ()) or hasattr(type(module), "parametrizations"):
+    if hasattr(module, "parametrizations"):
         return "parametrizations"
     if "forward" in own or "__call__" in own:
         return "a forward of its own"
