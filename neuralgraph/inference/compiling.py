@@ -91,11 +91,11 @@ class CompiledModel(nn.Module):
 
 
 @overload
-def compile(model: NeuralGraph, example: None = None) -> CompiledNetwork: ...
+def compile(model: NeuralGraph, example: None = None, *, storage: torch.dtype | None = None) -> CompiledNetwork: ...
 
 
 @overload
-def compile(model: Classifier, example: None = None) -> CompiledModel: ...
+def compile(model: Classifier, example: None = None, *, storage: torch.dtype | None = None) -> CompiledModel: ...
 
 
 @overload
@@ -103,10 +103,11 @@ def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...]) 
 
 
 @overload
-def compile(model: nn.Module, example: None = None) -> nn.Module: ...
+def compile(model: nn.Module, example: None = None, *, storage: torch.dtype | None = None) -> nn.Module: ...
 
 
-def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...] | None = None) -> nn.Module:
+def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...] | None = None, *,
+            storage: torch.dtype | None = None) -> nn.Module:
     """A fast copy for inference on the CPU of a trained network, or of a model with sparse layers.
 
     Outputs are those of ``model.eval()`` to rounding, for any batch and image size. Nodes that no output
@@ -127,12 +128,17 @@ def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...] |
             contains such networks, or an ordinary model.
         example: of an ordinary model, its argument or arguments: tensors of which the first dimension is the batch.
             Other numbers of samples and other sizes work too.
+        storage: ``torch.float16`` or ``torch.bfloat16`` to keep the maps that nodes send to others in 16 bits, of networks of
+            float32: half the memory to read, for an error. Every number m of such a map becomes the nearest of 16 bits,
+            m (1 + e), where abs(e) is at most 2^-11 (float16, from 6.1e-5 to 65504; a smaller m gets an error of at most 3e-8,
+            a larger one is refused when it comes) or 2^-8 (bfloat16, as large as float32); sums, functions, convolutions and
+            outputs are float32. None: maps are kept as they are computed.
 
     Returns:
         A :class:`CompiledNetwork`, a :class:`CompiledModel`, a copy of the module, or :class:`CompiledLayers`.
 
     Raises:
-        InputError: for a network whose number of updates is not fixed; for networks with
+        InputError: for another storage, or one for an ordinary model; for a network whose number of updates is not fixed; for networks with
             hooks or changed methods, and for nodes that cannot be lowered or have a function without a formula:
             these are named. For an ordinary model without an example, of other numbers than float32 and float64, or one
             that torch.export cannot capture, whose tensors have sizes that depend on numbers, that changes its input or
@@ -152,16 +158,18 @@ def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...] |
     CompiledLayers(Sequential: 2 layers by their 1786 edges, 0 dense layers and 0 other operations by torch)
     """
     if isinstance(model, nn.Module) and example is not None:
+        if storage is not None:
+            raise InputError("maps of 16 bits are for networks that are graphs: compile an ordinary model without storage.")
         return _compile_layers(model, example)
     model = plain(model)
     if isinstance(model, NeuralGraph):
-        return CompiledNetwork(lower(model)).eval()
+        return CompiledNetwork(lower(model), storage=storage).eval()
     if isinstance(model, Classifier):
         refuse_special(model, "the classifier", (Classifier,), inner=False)
-        return _compile_classifier(model)
+        return _compile_classifier(model, storage)
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a network or a module, got {type(model).__name__}.")
-    copied = _copy(model)
+    copied = _copy(model, storage)
     if copied is None:
         raise InputError(f"there is no neural graph in this {type(model).__name__}: to compile its sparse layers, give an "
                          "example of its input: ng.compile(model, example).")
@@ -177,17 +185,17 @@ def _compile_layers(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor
     return CompiledLayers(model, (example,) if isinstance(example, torch.Tensor) else tuple(example))
 
 
-def _compile_classifier(model: Classifier) -> CompiledModel:
+def _compile_classifier(model: Classifier, storage: torch.dtype | None) -> CompiledModel:
     if not model.stages:
         raise InputError("this classifier has ordinary layers only, no neural graph: to compile "
                          "its sparse layers, give an example of its input: ng.compile(model, example).")
     plans = lower_all(model.stages)
-    head = _copy(model.head)
+    head = _copy(model.head, storage)
     head = copy.deepcopy(model.head).eval() if head is None else head
     stem = _fused(copy.deepcopy(model.stem).eval())
     stem, plans[0] = _without_unread(stem, plans[0])
     plans[-1], head = _taking_over(plans[-1], _fused(head))
-    return CompiledModel(stem, CompiledNetwork(*plans), head, in_channels=model.in_channels,
+    return CompiledModel(stem, CompiledNetwork(*plans, storage=storage), head, in_channels=model.in_channels,
                          image_size=model.image_size, preprocessing=model.preprocessing)
 
 
@@ -257,13 +265,13 @@ def _sequence(layers: Mapping[str, nn.Module | None]) -> nn.Sequential:
     return sequence.eval()
 
 
-def _copy(model: nn.Module) -> nn.Module | None:
+def _copy(model: nn.Module, storage: torch.dtype | None) -> nn.Module | None:
     """A copy for inference with each neural graph compiled, or None if there is none."""
     found = {name: network for name, network in model.named_modules() if isinstance(network, NeuralGraph)}
     if not found:
         return None
     # networks are replaced, so they need not be copied
-    memo = {id(network): CompiledNetwork(lower(network)) for network in found.values()}
+    memo = {id(network): CompiledNetwork(lower(network), storage=storage) for network in found.values()}
     return copy.deepcopy(model, memo).eval()
 
 

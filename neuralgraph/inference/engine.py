@@ -17,6 +17,7 @@ from .inputs import check_numbers, check_stays
 from .passes import check_compiles
 
 if kernels.AVAILABLE:
+    from ..kernels.halves import converts_float16
     from ..kernels.launch import Crowds, team_size
     from .layout import ProgramLayout
     from .rows import largest_level
@@ -38,23 +39,25 @@ class CompiledNetwork(nn.Module):
 
     Args:
         plans: of the networks.
+        storage: of the maps that nodes send, None or 16 bits, see :func:`neuralgraph.compile`.
 
     Raises:
-        InputError: without numba, if a network does not take the outputs of the one before, or for a
+        InputError: without numba, for another storage, if a network does not take the outputs of the one before, or for a
             function without a formula.
     """
 
-    def __init__(self, *plans: Plan):
+    def __init__(self, *plans: Plan, storage: torch.dtype | None = None):
         super().__init__()
         if not kernels.AVAILABLE:
             raise InputError("a compiled network needs numba, which is not installed or switched off: "
                              "pip install numba.")
-        self.plans = plans
+        self.plans, self.storage = plans, storage
         self._crowds = Crowds()
         self._layouts: dict[tuple, ProgramLayout] = {}  # the least recently used first
         self._needed: dict[tuple[int, ...], int] = {}  # bytes of a sample, for sizes of maps
         if not plans:
             raise InputError("a compiled network needs at least one plan.")
+        check_storage(storage, plans[0].dtype)
         if len(plans[-1].written) != plans[-1].num_outputs:
             raise InputError("an output of the last network is missing.")
         for first, second in zip(plans, plans[1:]):
@@ -105,7 +108,7 @@ class CompiledNetwork(nn.Module):
         batch, data, threads = shape[0], tuple(shape[2:]), torch.get_num_threads()
         space = reduced(data, ends.stride)
         if space not in self._needed:
-            self._needed[space] = largest_level(self._whole, space) * self._whole.weight.itemsize
+            self._needed[space] = largest_level(self._whole, space) * (self.storage or self._whole.dtype).itemsize
         samples = _samples(batch, threads, self._needed[space])
         team = 1 if -(-batch // samples) >= threads else team_size()
         key = data, samples, team, threads, ends.version(), ends.pooled
@@ -115,7 +118,7 @@ class CompiledNetwork(nn.Module):
             for plan in self.plans:
                 check_space(plan, side)
                 side = plan.output_space(side)
-            found = ProgramLayout(self._whole, data, samples, team, threads, ends)
+            found = ProgramLayout(self._whole, data, samples, team, threads, ends, self.storage)
         self._layouts[key] = found
         if len(self._layouts) > KEPT:
             self._layouts.pop(next(iter(self._layouts)), None)
@@ -133,7 +136,8 @@ class CompiledNetwork(nn.Module):
     def extra_repr(self) -> str:
         return (f"{self.plans[0].num_inputs} inputs, {self.plans[-1].num_outputs} outputs, "
                 f"{sum(len(group.nodes) for plan in self.plans for group in plan.groups)} nodes, "
-                f"{sum(len(plan.src) for plan in self.plans)} edges")
+                f"{sum(len(plan.src) for plan in self.plans)} edges"
+                + ("" if self.storage is None else f", maps in {self.storage}"))
 
     def __getstate__(self):
         state = {**self.__dict__, "_layouts": {}}  # addresses mean nothing elsewhere
@@ -141,7 +145,19 @@ class CompiledNetwork(nn.Module):
         return state
 
     def __deepcopy__(self, memo) -> CompiledNetwork:
-        return CompiledNetwork(*self.plans).train(self.training)  # nothing changes the plans
+        return CompiledNetwork(*self.plans, storage=self.storage).train(self.training)  # nothing changes the plans
+
+
+def check_storage(storage: torch.dtype | None, dtype: torch.dtype) -> None:
+    """Raises InputError for a storage that networks of these numbers cannot have."""
+    if storage is None:
+        return
+    if storage not in (torch.float16, torch.bfloat16):
+        raise InputError(f"expected storage=torch.float16 or torch.bfloat16, or None for that of the weights, got {storage!r}.")
+    if dtype != torch.float32:
+        raise InputError(f"maps of 16 bits are for networks of float32, got one of {dtype}.")
+    if storage == torch.float16 and not converts_float16():
+        raise InputError("this machine's processor cannot convert float16: use storage=torch.bfloat16.")
 
 
 def _samples(batch: int, threads: int, needed: int) -> int:

@@ -36,6 +36,7 @@ LAYERS: dict[type[nn.Module], tuple[str, ...]] = {  # layers of stems and heads,
 }
 BY_NAME = {layer.__name__: layer for layer in LAYERS}
 LARGEST = 2**20  # channels, and sides in pixels, are below it
+STORAGES = {None: None, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of maps
 ARRAYS = {"nodes": np.int64, "channels": np.int64, "outputs": np.int64}
 
 
@@ -209,12 +210,16 @@ def _check_setting(key: str, value: object) -> None:
 
 
 def _network_to_json(network: CompiledNetwork, name: str, arrays: dict) -> list[dict]:
-    return [_plan_to_json(plan, f"{name}.{number}", arrays) for number, plan in enumerate(network.plans)]
+    storage = {} if network.storage is None else {"storage": str(network.storage).removeprefix("torch.")}
+    return [{**_plan_to_json(plan, f"{name}.{number}", arrays), **storage} for number, plan in enumerate(network.plans)]
 
 
 def _network_from_json(entries: list[dict], name: str, arrays: dict) -> CompiledNetwork:
-    return CompiledNetwork(*(_plan_from_json(entry, f"{name}.{number}", arrays)
-                             for number, entry in enumerate(entries)))
+    storages = {entry.get("storage") for entry in entries}
+    if len(storages) != 1:
+        raise ValueError(f"storages {storages}")
+    return CompiledNetwork(*(_plan_from_json(entry, f"{name}.{number}", arrays) for number, entry in enumerate(entries)),
+                           storage=STORAGES[storages.pop()])
 
 
 def _plan_to_json(plan: Plan, name: str, arrays: dict) -> dict:

@@ -34,10 +34,12 @@ class ProgramLayout:
         team: how many threads work on one tile.
         threads: in all.
         ends: what stands around the network and is computed with it.
+        storage: of the rows, the type of the plan's numbers or one of 16 bits.
     """
 
-    def __init__(self, plan: Plan, space: tuple[int, ...], samples: int, team: int, threads: int, ends: Ends = NO_ENDS):
-        self.plan, self.samples, self.ends = plan, samples, ends
+    def __init__(self, plan: Plan, space: tuple[int, ...], samples: int, team: int, threads: int, ends: Ends = NO_ENDS,
+                 storage: torch.dtype | None = None):
+        self.plan, self.samples, self.ends, self.storage = plan, samples, ends, storage or plan.dtype
         self.data, self.space = space, reduced(space, ends.stride)  # sides of the data, and of the network's inputs
         self.team, self.threads = team, threads
         # arrays whose addresses are in instructions, and what layouts are told apart by
@@ -51,7 +53,8 @@ class ProgramLayout:
         for group in plan.before:
             self.row[group.nodes] = rows.take(self._row_size(group), len(group.nodes))
         self._place(rows)
-        self.maps = max(1, rows.size) * instructions.LANES  # numbers of all rows; behind them stand the data, with zeros around
+        # of all rows, in numbers of the plan; behind them stand the data, with zeros around
+        self.maps = max(1, rows.size) * instructions.LANES * self.storage.itemsize // plan.dtype.itemsize
         self.frame = np.zeros(1, instructions.PASS)
         self.space_size = self.maps + (0 if ends.stem is None else self._framed(ends.stem.in_channels))
         self.before = self._code(plan.before, 1)
@@ -65,7 +68,11 @@ class ProgramLayout:
         return batch, self.plan.num_outputs, *space
 
     def run(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Computes the result for x, whose maps are contiguous, into a contiguous tensor."""
+        """Computes the result for x, whose maps are contiguous, into a contiguous tensor.
+
+        Raises:
+            InputError: if a map has numbers that its storage cannot hold.
+        """
         tiles = -(-len(x) // self.samples)
         space, private = popped(self.free) or self._workspace()
         self._launch(self.code, self.team, tiles, x, out, space, private)
@@ -74,13 +81,18 @@ class ProgramLayout:
 
     def _launch(self, code, team, tiles, x, out, space, private):
         size = x.element_size()
-        barrier = (ctypes.c_int64 * 2)()
+        barrier, too_large = (ctypes.c_int64 * 2)(), ctypes.c_int64()
         units = team if team > 1 else min(tiles, self.threads)
-        program.run(x.dtype, units, program.run.fields(
+        program.run(self.storage, units, program.run.fields(
             team=team, tiles=tiles, samples=self.samples, batch=len(x), code=code.ctypes.data, length=len(code),
             space=space.data_ptr(), space_size=self.space_size, x=x.data_ptr(), x_sample=x.stride(0) * size,
             x_row=x.stride(1) * size, out=out.data_ptr(), out_sample=out.stride(0) * size,
-            private=private.data_ptr(), private_size=self.private, barrier=ctypes.addressof(barrier)))
+            private=private.data_ptr(), private_size=self.private, barrier=ctypes.addressof(barrier),
+            too_large=ctypes.addressof(too_large)))
+        if too_large.value:
+            other = "with storage=torch.bfloat16, or " if self.storage == torch.float16 else ""
+            raise InputError(f"there are maps with numbers above {torch.finfo(self.storage).max:.5g}, which {self.storage} "
+                             f"cannot hold: compile the model {other}without storage.")
 
     @on_cpu
     def _workspace(self):
@@ -106,8 +118,10 @@ class ProgramLayout:
         """Of the group's messages, in units of LANES."""
         space = self._map(group.scale * group.stride)
         numbers = self.samples * math.prod(space) + too_many(self.samples * space[-1])
+        line, far = 64 // (instructions.LANES * self.storage.itemsize), 4096 // (instructions.LANES * self.storage.itemsize)
         units = -(-numbers // instructions.LANES)
-        return units + (units % 64 == 0)  # rows 4096 bytes apart share the same few sets of the cache
+        units += -units % max(1, line)  # whole lines of the cache
+        return units + max(1, line) * (units % far == 0)  # rows 4096 bytes apart share the same few sets of the cache
 
     def _place(self, rows: Rows) -> None:
         """Gives rows to all nodes, those whose last reader is done again."""

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from .halves import bytes_of, load_as
 from .sums import finished
-from .vector import fill, fma, inline, load, load_index, load_scalar, narrow, size_of, store
+from .vector import fill, fma, inline, lanes_of, load_index, load_scalar, narrow, size_of, store
 
 
 @inline
-def four_sums(like, x, stride, index, weight, out, out_stride, begin, end, bias, slope):
-    """Four sums over the same rows, two vectors wide; edge e has four weights, one after the other.
+def four_sums(like, stored, x, stride, index, weight, out, out_stride, begin, end, bias, slope):
+    """Four sums over the same rows, which are ``stored`` so, two vectors wide; edge e has four weights, one after the other.
 
     ``bias`` is the address of a number to add to each; a sum below 0 is multiplied by ``slope``.
     """
-    wide = size_of(like)
+    step = lanes_of(like) * bytes_of(stored)
     scalar = size_of(narrow(like, 1))
     a = fill(like, 0.0)
     b, c, d, e, f, g, h = a, a, a, a, a, a, a
     for edge in range(begin, end):
         row = x + load_index(index + 4 * edge) * stride
-        left, right = load(like, row), load(like, row + wide)
+        left, right = load_as(like, stored, row), load_as(like, stored, row + step)
         place = weight + 4 * edge * scalar
         w = fill(like, load_scalar(like, place))
         a, b = fma(w, left, a), fma(w, right, b)
@@ -35,9 +36,9 @@ def four_sums(like, x, stride, index, weight, out, out_stride, begin, end, bias,
 
 
 @inline
-def four_wide_sums(like, x, stride, index, weight, out, out_stride, begin, end, bias, slope):
+def four_wide_sums(like, stored, x, stride, index, weight, out, out_stride, begin, end, bias, slope):
     """As :func:`four_sums`, four vectors wide."""
-    wide = size_of(like)
+    wide, step = size_of(like), lanes_of(like) * bytes_of(stored)
     scalar = size_of(narrow(like, 1))
     a0 = fill(like, 0.0)
     a1, a2, a3 = a0, a0, a0
@@ -46,8 +47,8 @@ def four_wide_sums(like, x, stride, index, weight, out, out_stride, begin, end, 
     d0, d1, d2, d3 = a0, a0, a0, a0
     for edge in range(begin, end):
         row = x + load_index(index + 4 * edge) * stride
-        x0, x1 = load(like, row), load(like, row + wide)
-        x2, x3 = load(like, row + 2 * wide), load(like, row + 3 * wide)
+        x0, x1 = load_as(like, stored, row), load_as(like, stored, row + step)
+        x2, x3 = load_as(like, stored, row + 2 * step), load_as(like, stored, row + 3 * step)
         place = weight + 4 * edge * scalar
         w = fill(like, load_scalar(like, place))
         a0, a1, a2, a3 = fma(w, x0, a0), fma(w, x1, a1), fma(w, x2, a2), fma(w, x3, a3)
@@ -80,13 +81,13 @@ def _store1(like, a, target, bias, slope):
 
 
 @inline
-def four_narrow_sums(like, x, stride, index, weight, out, out_stride, begin, end, bias, slope):
+def four_narrow_sums(like, stored, x, stride, index, weight, out, out_stride, begin, end, bias, slope):
     """As :func:`four_sums`, one vector wide."""
     scalar = size_of(narrow(like, 1))
     a = fill(like, 0.0)
     b, c, d = a, a, a
     for edge in range(begin, end):
-        value = load(like, x + load_index(index + 4 * edge) * stride)
+        value = load_as(like, stored, x + load_index(index + 4 * edge) * stride)
         place = weight + 4 * edge * scalar
         a = fma(fill(like, load_scalar(like, place)), value, a)
         b = fma(fill(like, load_scalar(like, place + scalar)), value, b)

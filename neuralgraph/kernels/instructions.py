@@ -10,7 +10,7 @@ LANES = 16  # rows start and end at multiples of so many numbers
 
 # One run; its units of work are tiles, or the threads of a team.
 JOB = record("team tiles samples batch code length space space_size x x_sample x_row out out_sample private "
-             "private_size barrier")
+             "private_size barrier too_large")
 # FOUR_SUMS: of four nodes over all parents that they have. A STEM's nodes are convolutions of the data's channels, which
 # BORDER copies with zeros around them.
 SUM, PRODUCT, INPUT, FOUR_SUMS, BORDER, STEM = range(6)

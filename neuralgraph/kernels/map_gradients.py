@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .vector import (
+    REGISTERS,
     add,
     fill,
     fma,
@@ -97,23 +98,23 @@ def _correlate(like, bordered, gradient, pitch, side, sums, height, width):
 
 
 @inline
+def correlation_lanes(side, width):
+    if side != 3 or width <= 4:
+        return 4
+    return 16 if width > 8 and REGISTERS >= 1024 else 8  # nine vectors are summed
+
+
+@inline
 def correlate(like, bordered, gradient, pitch, side, sums, height, width):
     """:func:`_correlate` by vectors of at most :func:`correlation_lanes`; ``like`` has 16 lanes."""
     if side != 3:
         _correlate(narrow(like, 4), bordered, gradient, pitch, side, sums, height, width)
-    elif width > 8:
+    elif correlation_lanes(side, width) == 16:
         _correlate3(like, bordered, gradient, pitch, sums, height, width)
     elif width > 4:
         _correlate3(narrow(like, 8), bordered, gradient, pitch, sums, height, width)
     else:
         _correlate3(narrow(like, 4), bordered, gradient, pitch, sums, height, width)
-
-
-@inline
-def correlation_lanes(side, width):
-    if side != 3 or width <= 4:
-        return 4
-    return 16 if width > 8 else 8
 
 
 @inline

@@ -39,7 +39,7 @@ def _available() -> bool:
     """Whether this CPU has matrix units for bfloat16, and the system lets this process use them."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
-    features = str(cpu_target.target_context.codegen()._tm_features).split(",")
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
     if not {"+amx-bf16", "+amx-tile", "+avx512bf16", "+avx512vl"} <= set(features):
         return False
     binding.initialize_native_asmparser()  # for the one instruction that llvmlite has no type for

@@ -5,16 +5,21 @@ from __future__ import annotations
 from numba import carray
 
 from .four_sums import four_narrow_sums, four_sums, four_wide_sums
+from .halves import bytes_of, load_as
 from .instructions import INSTRUCTION, LANES, PASS
 from .sums import sum_piece
-from .vector import at, called, fill, load, load_index, load_scalar, mul, narrow, rolled, size_of, splat, store
+from .vector import at, called, fill, load_index, load_scalar, mul, narrow, rolled, room_of, size_of, splat, store
 
 
 @called
-def sum_row(zero, space, code, node, row, length):
-    """The weighted sum of the parents of a node of the instruction at ``code``, ``length`` numbers."""
+def sum_row(zero, stored, space, code, node, row, length):
+    """The weighted sum of the parents of a node of the instruction at ``code``, ``length`` numbers.
+
+    Args:
+        stored: how the rows of the parents are stored, see :mod:`~.halves`.
+    """
     like, instruction = splat(zero, 16), carray(at(code), 1, INSTRUCTION)[0]
-    s = size_of(narrow(like, 1))
+    s, t = size_of(narrow(like, 1)), bytes_of(stored)
     done = 0
     while done < length:
         rolled()
@@ -22,40 +27,46 @@ def sum_row(zero, space, code, node, row, length):
         while width > length - done:
             width //= 2
         # rows are named in units of 16 numbers
-        sum_piece(like, width, space + done * s, LANES * s, instruction.first, instruction.index,
+        sum_piece(like, stored, width, space + done * t, LANES * t, instruction.first, instruction.index,
                   instruction.weight, row + done * s, 0, node, node + 1, False, instruction.bias, instruction.slope)
         done += width
 
 
 @called
-def four_rows(zero, x, stride, code, four, row, next_row, length):
+def four_rows(zero, stored, x, stride, code, four, row, next_row, length):
     """The weighted sums of four nodes over the same rows at ``x``, each ``length`` numbers, or up to 15 more.
 
     Args:
+        stored: how the rows at x are stored, see :mod:`~.halves`.
         stride: bytes that an index stands for.
         row, next_row: where the first sum goes, and bytes from one to the next.
     """
     like, instruction = splat(zero, 16), carray(at(code), 1, INSTRUCTION)[0]
-    s = size_of(narrow(like, 1))
+    s, t = size_of(narrow(like, 1)), bytes_of(stored)
     begin = load_index(instruction.first + 4 * four)
     end = load_index(instruction.first + 4 * four + 4)
     index, weight, bias, slope = instruction.index, instruction.weight, instruction.bias + 4 * four * s, instruction.slope
+    room = room_of(like)  # for sums, the weight and what is read, as many numbers as possible at a time
     done = 0
     while done < length:
         rolled()
-        if length - done >= 4 * LANES:
-            four_wide_sums(like, x + done * s, stride, index, weight, row + done * s, next_row, begin, end, bias, slope)
+        if room >= 512 and length - done >= 4 * LANES:
+            four_wide_sums(like, stored, x + done * t, stride, index, weight, row + done * s, next_row, begin, end, bias, slope)
             done += 4 * LANES
-        elif length - done >= 2 * LANES:
-            four_sums(like, x + done * s, stride, index, weight, row + done * s, next_row, begin, end, bias, slope)
+        elif room >= 256 and length - done >= 2 * LANES:
+            four_sums(like, stored, x + done * t, stride, index, weight, row + done * s, next_row, begin, end, bias, slope)
             done += 2 * LANES
-        else:
-            four_narrow_sums(like, x + done * s, stride, index, weight, row + done * s, next_row, begin, end, bias, slope)
+        elif room >= 128:
+            four_narrow_sums(like, stored, x + done * t, stride, index, weight, row + done * s, next_row, begin, end, bias, slope)
             done += LANES
+        else:
+            four_narrow_sums(narrow(like, 8), stored, x + done * t, stride, index, weight, row + done * s, next_row, begin, end,
+                             bias, slope)
+            done += 8
 
 
 @called
-def product_row(zero, space, code, node, row, length):
+def product_row(zero, stored, space, code, node, row, length):
     """The product of a node's weighted parents, ``length`` numbers, a multiple of the lanes."""
     like, instruction = splat(zero, 16), carray(at(code), 1, INSTRUCTION)[0]
     s = size_of(narrow(like, 1))
@@ -66,8 +77,8 @@ def product_row(zero, space, code, node, row, length):
         value = fill(like, 1.0)
         for e in range(first, last):
             weight = fill(like, load_scalar(like, instruction.weight + e * s))
-            parent = space + (load_index(instruction.index + 4 * e) * LANES + i) * s
-            value = mul(value, mul(weight, load(like, parent)))
+            parent = space + (load_index(instruction.index + 4 * e) * LANES + i) * bytes_of(stored)
+            value = mul(value, mul(weight, load_as(like, stored, parent)))
         store(value, row + i * s)
 
 
@@ -79,5 +90,5 @@ def stem_rows(zero, space, code, four, row, next_row, samples, begin, end):
     width = p.out_width * samples
     for y in range(begin, end):
         rolled()
-        four_rows(zero, space + (p.scratch + y * p.stride * p.stride * p.pitch) * s, s, code, four, row + y * width * s,
+        four_rows(zero, zero, space + (p.scratch + y * p.stride * p.stride * p.pitch) * s, s, code, four, row + y * width * s,
                   next_row, width)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
+from .halves import bytes_of, packed
 from .instructions import BORDER, INPUT, INSTRUCTION, INSTRUCTION_BYTES, JOB, LANES, PASS, PASS_BYTES, PRODUCT, STEM, SUM
 from .launch import Kernel
 from .node_maps import map_pass, sweep_rows
@@ -35,9 +36,9 @@ from .vector import (
 
 
 @inline
-def _banded(like, zero, space, code, node, count, rows, next_row, samples):
+def _banded(like, zero, stored, space, code, node, count, rows, next_row, samples, too_large):
     """Sums of ``count`` nodes and their convolutions, some rows at a time, so that they are still in the first cache."""
-    s = size_of(narrow(like, 1))
+    s, t = size_of(narrow(like, 1)), bytes_of(stored)
     c = carray(at(code), 1, INSTRUCTION)[0]
     p = carray(at(c.passes_at), 1, PASS)[0]
     width, done = p.width * samples, 0
@@ -47,26 +48,32 @@ def _banded(like, zero, space, code, node, count, rows, next_row, samples):
         needed = p.height
         if end < p.out_height:
             needed = min(p.height, p.stride * end + 2 - p.stride)  # a result needs a row after its own
-        place = done * width * s
+        place, to = done * width * t, rows + done * width * s
         if c.kind == SUM:
-            sum_row(zero, space + place, code, node, rows + place, (needed - done) * width)
+            sum_row(zero, stored, space + place, code, node, to, (needed - done) * width)
         elif c.kind == STEM:
             stem_rows(zero, space, code, node // 4, rows, next_row, samples, done, needed)
         else:
-            four_rows(zero, space + place, LANES * s, code, node // 4, rows + place, next_row, (needed - done) * width)
+            four_rows(zero, stored, space + place, LANES * t, code, node // 4, to, next_row, (needed - done) * width)
         for lane in range(count):
             rolled()
-            target = space + load_index(c.targets + 4 * (node + lane)) * LANES * s
-            sweep_rows(zero, rows + lane * next_row, samples, p.stride, p.kernel + 9 * (node + lane) * s, target, p.height,
-                       width, p.out_width * samples, begin, end)
+            target = space + load_index(c.targets + 4 * (node + lane)) * LANES * t
+            result, out_width = target, p.out_width * samples
+            if t < s:
+                result = rows + 4 * next_row
+            sweep_rows(zero, rows + lane * next_row, samples, p.stride, p.kernel + 9 * (node + lane) * s, result, p.height,
+                       width, out_width, begin, end)
+            if t < s:
+                place = begin * out_width
+                packed(like, stored, result + place * s, target + place * t, (end - begin) * out_width, too_large)
         done = needed
 
 
 @inline
-def _instruction(like, zero, job, code, me, space, private, tile):
+def _instruction(like, zero, stored, job, code, me, space, private, tile):
     """One instruction for this thread's share of its nodes."""
     c = carray(at(code), 1, INSTRUCTION)[0]
-    s = size_of(narrow(like, 1))
+    s, t = size_of(narrow(like, 1)), bytes_of(stored)
     step = job.samples
     samples = min(step, job.batch - tile * step)
     pixels, passes = c.pixels, c.passes
@@ -81,7 +88,7 @@ def _instruction(like, zero, job, code, me, space, private, tile):
         together = 1 if c.kind == SUM else 4
         for node in range(first, last, together):
             rolled()
-            _banded(like, zero, space, code, node, min(together, last - node), rows, next_row, step)
+            _banded(like, zero, stored, space, code, node, min(together, last - node), rows, next_row, step, job.too_large)
         return
     for node in range(first, last):
         rolled()
@@ -90,16 +97,16 @@ def _instruction(like, zero, job, code, me, space, private, tile):
             bordered(zero, code, node, channel, job.x_sample, samples, step, space, private)
             continue
         place = load_index(c.targets + 4 * node)
-        target = space + place * LANES * s
-        if c.to_output:
+        target = space + place * LANES * t
+        if c.to_output or t < s:
             target = other + 2 * next_row
         source, ours = rows, 1
         if c.kind == SUM:
             if passes == 0:
                 source = target
-            sum_row(zero, space, code, node, source, length)
+            sum_row(zero, stored, space, code, node, source, length)
         elif c.kind == PRODUCT:
-            product_row(zero, space, code, node, source, length)
+            product_row(zero, stored, space, code, node, source, length)
         elif c.kind == INPUT:
             if step == 1 and pixels >= LANES:
                 source, ours = channel, 0
@@ -111,10 +118,10 @@ def _instruction(like, zero, job, code, me, space, private, tile):
                     height = carray(at(c.frame), 1, PASS)[0].out_height
                     stem_rows(zero, space, code, node // 4, source, next_row, step, 0, height)
                 else:
-                    four_rows(zero, space, LANES * s, code, node // 4, source, next_row, length)
+                    four_rows(zero, stored, space, LANES * t, code, node // 4, source, next_row, length)
             source += node % 4 * next_row
         if passes == 0 and source != target:
-            if c.to_output:
+            if c.to_output or t < s:
                 target = source
             else:
                 affine(like, source, target, pixels * step, fill(like, 1.0), fill(like, 0.0), 1.0)
@@ -136,10 +143,12 @@ def _instruction(like, zero, job, code, me, space, private, tile):
                 affine(like, target, result, c.out_pixels, fill(like, 1.0), fill(like, 0.0), 1.0)
             else:
                 move(zero, result, job.out_sample, samples, step, target, c.out_pixels, True)
+        elif t < s:
+            packed(like, stored, target, space + place * LANES * t, c.out_pixels * step, job.too_large)
 
 
 @inline
-def _run(zero, address):
+def _run(zero, stored, address):
     like = splat(zero, 16)
     job = carray(at(address), 1, JOB)[0]
     s = size_of(narrow(like, 1))
@@ -160,7 +169,7 @@ def _run(zero, address):
         for i in range(job.length):
             rolled()
             code = job.code + i * INSTRUCTION_BYTES
-            _instruction(like, zero, job, code, share, space, private, tile)
+            _instruction(like, zero, stored, job, code, share, space, private, tile)
             if team > 1 and carray(at(code), 1, INSTRUCTION)[0].waits:
                 wait_for_all(job.barrier, team)
         if team > 1:
@@ -168,11 +177,20 @@ def _run(zero, address):
 
 
 def _run_float32(address):
-    _run(np.float32(0), address)
+    _run(np.float32(0), np.float32(0), address)
 
 
 def _run_float64(address):
-    _run(np.float64(0), address)
+    _run(np.float64(0), np.float64(0), address)
 
 
-run = Kernel(JOB, float32=_run_float32, float64=_run_float64)
+def _run_float16(address):
+    _run(np.float32(0), np.int16(0), address)
+
+
+def _run_bfloat16(address):
+    _run(np.float32(0), np.uint16(0), address)
+
+
+# by the numbers that are computed with, and by those of 16 bits that maps are stored in
+run = Kernel(JOB, float32=_run_float32, float64=_run_float64, float16=_run_float16, bfloat16=_run_bfloat16)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .bordering import LANES
+from .one_map import number
 from .sums import sum_piece
-from .vector import fill, fma, inline, load, load_index, load_scalar, narrow, rolled, size_of, store
+from .vector import fill, fma, inline, load, load_index, load_scalar, narrow, rolled, room_of, size_of, store
 
 
 @inline
@@ -43,7 +44,7 @@ def add_row(like, c, x, row, sums, length):
     if first == last:
         return
     done = 0
-    while length - done >= 128:
+    while room_of(like) >= 256 and length - done >= 128:
         rolled()
         _eight(like, x + done * s, first, last, c.index, c.weight, sums + done * s)
         done += 128
@@ -52,7 +53,8 @@ def add_row(like, c, x, row, sums, length):
         width = 64
         while width > length - done:
             width //= 2
-        sum_piece(like, width, x + done * s, s, c.first, c.index, c.weight, sums + done * s, 0, row, row + 1, True)
+        sum_piece(like, number(like, 0.0), width, x + done * s, s, c.first, c.index, c.weight, sums + done * s, 0, row, row + 1,
+                  True)
         done += width
 
 
@@ -114,7 +116,7 @@ def add_four(like, c, x, row, sums, sums_row, length):
     if first == last:
         return
     done = 0
-    while length - done >= 4 * LANES:
+    while room_of(like) >= 512 and length - done >= 4 * LANES:
         rolled()
         _four_by_four(like, x + done * s, first, last, c.index, c.weight, sums + done * s, sums_row)
         done += 4 * LANES

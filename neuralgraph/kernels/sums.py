@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numba import carray
 
+from .halves import bytes_of, load_as
 from .launch import Kernel
-from .one_map import activate
+from .one_map import activate, number
 from .record import record
 from .rows import channel_rows
 from .vector import (
@@ -63,12 +64,12 @@ def _number_of(like, numbers, place):
 
 
 @inline
-def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope):
+def _sum4(like, stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope):
     """out[v] = activation(bias[v] + sum of weight[e] x[index[e]]) over the edges of rows begin..end, four vectors wide.
 
     With ``onto`` the sum is added to what stands there.
     """
-    wide = size_of(like)
+    wide, step = size_of(like), lanes_of(like) * bytes_of(stored)
     scalar = size_of(narrow(like, 1))
     for v in range(begin, end):
         rolled()
@@ -81,10 +82,10 @@ def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, on
         for e in range(load_index(first + 4 * v), load_index(first + 4 * v + 4)):
             w = fill(like, load_scalar(like, weight + e * scalar))
             row = x + load_index(index + 4 * e) * stride
-            a = fma(w, load(like, row), a)
-            b = fma(w, load(like, row + wide), b)
-            c = fma(w, load(like, row + 2 * wide), c)
-            d = fma(w, load(like, row + 3 * wide), d)
+            a = fma(w, load_as(like, stored, row), a)
+            b = fma(w, load_as(like, stored, row + step), b)
+            c = fma(w, load_as(like, stored, row + 2 * step), c)
+            d = fma(w, load_as(like, stored, row + 3 * step), d)
         shift = _number_of(like, bias, v)
         store(finished(like, a, bias, shift, slope), target)
         store(finished(like, b, bias, shift, slope), target + wide)
@@ -93,9 +94,9 @@ def _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, on
 
 
 @inline
-def _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope):
+def _sum2(like, stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope):
     """As :func:`_sum4`, two vectors wide, two edges at a time."""
-    wide = size_of(like)
+    wide, step = size_of(like), lanes_of(like) * bytes_of(stored)
     scalar = size_of(narrow(like, 1))
     for v in range(begin, end):
         rolled()
@@ -109,25 +110,25 @@ def _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, on
         while e + 1 < last:
             w = fill(like, load_scalar(like, weight + e * scalar))
             row = x + load_index(index + 4 * e) * stride
-            a = fma(w, load(like, row), a)
-            b = fma(w, load(like, row + wide), b)
+            a = fma(w, load_as(like, stored, row), a)
+            b = fma(w, load_as(like, stored, row + step), b)
             w = fill(like, load_scalar(like, weight + e * scalar + scalar))
             row = x + load_index(index + 4 * e + 4) * stride
-            c = fma(w, load(like, row), c)
-            d = fma(w, load(like, row + wide), d)
+            c = fma(w, load_as(like, stored, row), c)
+            d = fma(w, load_as(like, stored, row + step), d)
             e += 2
         if e < last:
             w = fill(like, load_scalar(like, weight + e * scalar))
             row = x + load_index(index + 4 * e) * stride
-            a = fma(w, load(like, row), a)
-            b = fma(w, load(like, row + wide), b)
+            a = fma(w, load_as(like, stored, row), a)
+            b = fma(w, load_as(like, stored, row + step), b)
         shift = _number_of(like, bias, v)
         store(finished(like, add(a, c), bias, shift, slope), target)
         store(finished(like, add(b, d), bias, shift, slope), target + wide)
 
 
 @inline
-def _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope):
+def _sum1(like, stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope):
     """As :func:`_sum4`, one vector wide, four edges at a time."""
     scalar = size_of(narrow(like, 1))
     for v in range(begin, end):
@@ -142,17 +143,17 @@ def _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, on
         while e + 3 < last:
             w = weight + e * scalar
             i = index + 4 * e
-            a = fma(fill(like, load_scalar(like, w)), load(like, x + load_index(i) * stride), a)
+            a = fma(fill(like, load_scalar(like, w)), load_as(like, stored, x + load_index(i) * stride), a)
             b = fma(fill(like, load_scalar(like, w + scalar)),
-                    load(like, x + load_index(i + 4) * stride), b)
+                    load_as(like, stored, x + load_index(i + 4) * stride), b)
             c = fma(fill(like, load_scalar(like, w + 2 * scalar)),
-                    load(like, x + load_index(i + 8) * stride), c)
+                    load_as(like, stored, x + load_index(i + 8) * stride), c)
             d = fma(fill(like, load_scalar(like, w + 3 * scalar)),
-                    load(like, x + load_index(i + 12) * stride), d)
+                    load_as(like, stored, x + load_index(i + 12) * stride), d)
             e += 4
         while e < last:
             w = fill(like, load_scalar(like, weight + e * scalar))
-            a = fma(w, load(like, x + load_index(index + 4 * e) * stride), a)
+            a = fma(w, load_as(like, stored, x + load_index(index + 4 * e) * stride), a)
             e += 1
         store(finished(like, add(add(a, b), add(c, d)), bias, _number_of(like, bias, v), slope), target)
 
@@ -167,26 +168,27 @@ def piece_width(length):
 
 
 @inline
-def sum_piece(like, width, x, stride, first, index, weight, out, out_stride, begin, end, onto=False, bias=0, slope=1.0):
-    """The sums of rows begin..end at one piece of ``width`` numbers; ``like`` has 16 lanes.
+def sum_piece(like, stored, width, x, stride, first, index, weight, out, out_stride, begin, end, onto=False, bias=0,
+              slope=1.0):
+    """The sums of rows begin..end at one piece of ``width`` numbers; ``like`` has 16 lanes, and x is ``stored`` so.
 
     With ``onto`` they are added to what stands there. ``bias`` is the address of a number to add for each row, or 0; a
     sum below 0 is multiplied by ``slope``.
     """
     if width == 64:
-        _sum4(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
+        _sum4(like, stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 32:
-        _sum2(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
+        _sum2(like, stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 16:
-        _sum1(like, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
+        _sum1(like, stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 8:
-        _sum1(narrow(like, 8), x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
+        _sum1(narrow(like, 8), stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 4:
-        _sum1(narrow(like, 4), x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
+        _sum1(narrow(like, 4), stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     elif width == 2:
-        _sum1(narrow(like, 2), x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
+        _sum1(narrow(like, 2), stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
     else:
-        _sum1(narrow(like, 1), x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
+        _sum1(narrow(like, 1), stored, x, stride, first, index, weight, out, out_stride, begin, end, onto, bias, slope)
 
 
 @inline
@@ -210,7 +212,7 @@ def _sums(like, address):
             chunk = unit // pieces % chunks
             sample = unit // pieces // chunks
             offset = min(piece * width, length - width) * scalar
-            sum_piece(like, width, x + sample * x_sample + offset, x_row, first, index, weight,
+            sum_piece(like, number(like, 0.0), width, x + sample * x_sample + offset, x_row, first, index, weight,
                       out + sample * out_sample + offset, out_row,
                       chunk * rows // chunks, (chunk + 1) * rows // chunks, onto)
 

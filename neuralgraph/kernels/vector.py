@@ -10,7 +10,21 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.datamodel import models
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_model
+
+
+
+def _registers() -> int:
+    """Bytes of all vector registers of the processor that kernels are compiled for."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    known = features.split(",")
+    if "+avx512f" in known:
+        return 32 * 64
+    return 16 * 32 if "+avx" in known or triple.startswith(("aarch64", "arm64")) else 16 * 16
+
+
+REGISTERS = _registers()  # sums that do not fit into them are read and written at every step
 
 inline = njit(forceinline=True)  # vectors are never passed between functions of the machine
 called = njit(forceinline=False)  # a function of scalars, compiled once; what is not said is that of the caller
@@ -219,6 +233,16 @@ def mark_above(typingctx, values, low, high, address):
 
 
 @intrinsic
+def any_above(typingctx, values, limit):
+    """Whether any of the values is above the scalar ``limit``."""
+    def codegen(context, builder, signature, args):
+        above = builder.fcmp_ordered(">", args[0], _broadcast(builder, args[1], values.lanes))
+        bits = ir.IntType(values.lanes)
+        return builder.icmp_unsigned("!=", builder.bitcast(above, bits), bits(0))
+    return types.boolean(values, values.dtype), codegen
+
+
+@intrinsic
 def trailing_zeros(typingctx, bits):
     """How many of the lowest bits are 0, of a number that is not 0."""
     def codegen(context, builder, signature, args):
@@ -314,6 +338,12 @@ def lanes_of(typingctx, like):
     def codegen(context, builder, signature, args):
         return ir.IntType(64)(like.lanes)
     return types.int64(like), codegen
+
+
+@inline
+def room_of(like):
+    """How many numbers of the dtype of ``like`` all vector registers hold."""
+    return REGISTERS // size_of(narrow(like, 1))
 
 
 @intrinsic(prefer_literal=True)
