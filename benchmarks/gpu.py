@@ -107,7 +107,8 @@ def kernels_of(step, number=14):
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]) as seen:
         for _ in range(5):
             step()
-    events = [event for event in seen.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA]
+    events = [event for event in seen.key_averages() if event.device_type == torch.autograd.DeviceType.CUDA
+              and not event.key.startswith("Optimizer.")]  # which spans others
     events.sort(key=lambda event: -event.self_device_time_total)
     lines = [f"  {event.self_device_time_total / 5000:8.3f} ms {event.count / 5:6.1f} x  {event.key[:90]}" for event in events]
     total = sum(event.self_device_time_total for event in events) / 5000

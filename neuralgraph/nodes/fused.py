@@ -67,7 +67,7 @@ class _Part:
         if x.device.type == "cpu":
             return True
         if isinstance(self.norm, BatchNorm) and self.norm.training:
-            return False  # cuDNN is faster: a channel's sums over samples are one program here
+            return False  # cuDNN's take the GPU hardly longer, and the processor less to start
         from ..kernels import gpu_maps  # Triton is loaded where it is used
         return gpu_maps.serves(x, 0 if self.convolution is None else self.convolution.kernel_size)
 

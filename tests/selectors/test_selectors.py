@@ -5,12 +5,14 @@ import torch
 from checkout import GOLDEN, needs_golden
 from graphs import k_of
 from hypothesis import given, settings, strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import neuralgraph as ng
 from neuralgraph.errors import SelectionError, UnknownNameError
 from neuralgraph.selectors import GRADIENTS, SELECTORS, groups as module_of_groups, soft_gate
 from neuralgraph.selectors.groups import Groups, Whole
 from neuralgraph.selectors.regrowth import largest
+from neuralgraph.selectors.selector import check_finite
 from neuralgraph.selectors.topk import top_k
 
 # num_real is not k at first
@@ -32,6 +34,21 @@ def test_top_k_equals_a_stable_sort(data):
     score = torch.tensor(values, dtype=dtype)
     k = data.draw(st.integers(0, len(values)))
     assert torch.equal(top_k(score, k), by_sorting(score, k))
+
+
+def test_finite_weights_are_told_by_one_sum():
+    """Each operation is a launch on a GPU, where a step of small products waits for them."""
+    weight, seen = torch.ones(4), []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    with Seen():
+        check_finite(weight)
+    assert [name for name in seen if name not in ("detach", "alias")] == ["sum", "_local_scalar_dense"]
+    check_finite(torch.full((2,), 3e38))  # though their sum is not
 
 
 def test_top_k_at_size():
