@@ -138,11 +138,11 @@ def compile(model: nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...] |
         A :class:`CompiledNetwork`, a :class:`CompiledModel`, a copy of the module, or :class:`CompiledLayers`.
 
     Raises:
-        InputError: for another storage, or one for an ordinary model; for a network whose number of updates is not fixed; for networks with
-            hooks or changed methods, and for nodes that cannot be lowered or have a function without a formula:
-            these are named. For an ordinary model without an example, of other numbers than float32 and float64, or one
-            that torch.export cannot capture, whose tensors have sizes that depend on numbers, that changes its input or
-            buffers, draws random numbers or does not repeat; within ``torch.autocast``.
+        InputError: for another storage, or one for an ordinary model; for a network whose number of updates is not fixed;
+            for networks with hooks or changed methods, and for nodes that cannot be lowered or have a function without a
+            formula: these are named. For an ordinary model without an example, of other numbers than float32 and float64,
+            or one that torch.export cannot capture, whose tensors have sizes that depend on numbers, that changes its input
+            or buffers, draws random numbers or does not repeat; within ``torch.autocast``.
 
     >>> import torch
     >>> import neuralgraph as ng

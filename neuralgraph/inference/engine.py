@@ -108,7 +108,7 @@ class CompiledNetwork(nn.Module):
         batch, data, threads = shape[0], tuple(shape[2:]), torch.get_num_threads()
         space = reduced(data, ends.stride)
         if space not in self._needed:
-            self._needed[space] = largest_level(self._whole, space) * (self.storage or self._whole.dtype).itemsize
+            self._needed[space] = largest_level(self._whole, space) * self._whole.weight.itemsize
         samples = _samples(batch, threads, self._needed[space])
         team = 1 if -(-batch // samples) >= threads else team_size()
         key = data, samples, team, threads, ends.version(), ends.pooled

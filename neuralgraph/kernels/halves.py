@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from .vector import (
+    FEATURES,
+    TRIPLE,
     any_above,
     fetch_add,
     fill,
@@ -30,8 +31,7 @@ LARGEST = {types.int16: 65504.0, types.uint16: 2.0**127 * (2 - 2.0**-7)}  # fini
 
 def converts_float16() -> bool:
     """Whether the processor that kernels are compiled for converts numbers of 16 bits by itself."""
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return not triple.startswith("x86") or "+f16c" in features.split(",")
+    return not TRIPLE.startswith("x86") or "f16c" in FEATURES
 
 
 @intrinsic

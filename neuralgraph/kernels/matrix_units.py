@@ -15,14 +15,13 @@ import torch
 from llvmlite import binding, ir
 from numba import carray, types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from .._torch import is_compiling
 from .launch import Kernel
 from .record import record
 from .rows import channel_rows
-from .vector import at, inline, load, load_scalar, rolled, splat, store, store_scalar, sub, take_number
+from .vector import FEATURES, at, inline, load, load_scalar, rolled, splat, store, store_scalar, sub, take_number
 
 TILE = 16      # rows of a tile, each of 64 bytes: 16 float32 or 32 bfloat16
 STEP = 32      # bfloat16 of a row of a tile
@@ -39,8 +38,7 @@ def _available() -> bool:
     """Whether this CPU has matrix units for bfloat16, and the system lets this process use them."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-    if not {"+amx-bf16", "+amx-tile", "+avx512bf16", "+avx512vl"} <= set(features):
+    if not {"amx-bf16", "amx-tile", "avx512bf16", "avx512vl"} <= FEATURES:
         return False
     binding.initialize_native_asmparser()  # for the one instruction that llvmlite has no type for
     return ctypes.CDLL(None).syscall(SYSCALL_ARCH_PRCTL, REQUEST_PERMISSION, TILE_DATA) == 0

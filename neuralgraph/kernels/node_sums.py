@@ -57,7 +57,8 @@ def four_rows(zero, stored, x, stride, code, four, row, next_row, length):
             four_sums(like, stored, x + done * t, stride, index, weight, row + done * s, next_row, begin, end, bias, slope)
             done += 2 * LANES
         elif room >= 128:
-            four_narrow_sums(like, stored, x + done * t, stride, index, weight, row + done * s, next_row, begin, end, bias, slope)
+            four_narrow_sums(like, stored, x + done * t, stride, index, weight, row + done * s, next_row, begin, end, bias,
+                             slope)
             done += LANES
         else:
             four_narrow_sums(narrow(like, 8), stored, x + done * t, stride, index, weight, row + done * s, next_row, begin, end,

@@ -13,21 +13,21 @@ from numba.core.datamodel import models
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_model
 
+inline = njit(forceinline=True)  # vectors are never passed between functions of the machine
+called = njit(forceinline=False)  # a function of scalars, compiled once; what is not said is that of the caller
+
+TRIPLE, _, _FEATURES = cpu_target.target_context.codegen().magic_tuple()  # the processor that kernels are compiled for
+FEATURES = frozenset(name[1:] for name in _FEATURES.split(",") if name.startswith("+"))
 
 
 def _registers() -> int:
-    """Bytes of all vector registers of the processor that kernels are compiled for."""
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    known = features.split(",")
-    if "+avx512f" in known:
+    """Bytes of all vector registers."""
+    if "avx512f" in FEATURES:
         return 32 * 64
-    return 16 * 32 if "+avx" in known or triple.startswith(("aarch64", "arm64")) else 16 * 16
+    return 16 * 32 if "avx" in FEATURES or TRIPLE.startswith(("aarch64", "arm64")) else 16 * 16
 
 
 REGISTERS = _registers()  # sums that do not fit into them are read and written at every step
-
-inline = njit(forceinline=True)  # vectors are never passed between functions of the machine
-called = njit(forceinline=False)  # a function of scalars, compiled once; what is not said is that of the caller
 
 
 class Vector(types.Type):

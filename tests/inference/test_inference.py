@@ -19,31 +19,13 @@ from torch import nn
 import neuralgraph as ng
 from neuralgraph.errors import InputError
 from neuralgraph.inference.engine import KEPT
-from neuralgraph.inference.layout import ProgramLayout
 from neuralgraph.kernels.instructions import FOUR_SUMS
 from neuralgraph.plan import lower
 
 sizes = st.sampled_from([(1, 1), (2, 2), (5, 5), (6, 4), (8, 8), (2, 3), (17, 9), (1, 8), (3, 1)])
 batches = st.sampled_from([1, 2, 3, 5, 8, 9, 14, 16, 19])  # 1, 2, 4 and 8 samples in a row, and some left over
 
-pytestmark = pytest.mark.usefixtures("two_threads")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def poisoned():
-    """Memory in which what was never written is not a number."""
-    workspace = ProgramLayout._workspace
-
-    def filled(layout):
-        space, private = workspace(layout)
-        if not len(layout.before):
-            space.fill_(torch.nan)
-        private[:, :layout.between].fill_(torch.nan)
-        return space, private
-
-    ProgramLayout._workspace = filled
-    yield
-    ProgramLayout._workspace = workspace
+pytestmark = pytest.mark.usefixtures("two_threads", "poisoned")
 
 
 @given(seed=st.integers(0, 10**6), share=st.sampled_from([0.1, 0.4, 1.0]), batch=batches,
