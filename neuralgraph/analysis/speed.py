@@ -121,7 +121,7 @@ class Speeds(dict[str, Speed]):
 
 def inference_speed(model: Classifier, images: torch.Tensor,
                     backends: Sequence[str] | None = None,
-                    rounds: int = 9) -> Speeds:
+                    rounds: int = 9, storage: torch.dtype | None = None) -> Speeds:
     """The speed of every backend and of the compiled model on a batch, in evaluation, on the CPU.
 
     Models that cannot be compiled (continuous time) have no entry "compiled".
@@ -131,9 +131,12 @@ def inference_speed(model: Classifier, images: torch.Tensor,
         images: (B, channels, height, width).
         backends: by default all that are available, "dense" first, from whose outputs differences are.
         rounds: in each of which every way takes its turn.
+        storage: also the model compiled with maps of so many bits, see :func:`neuralgraph.compile`; its entry, such as
+            "compiled, float16", has their error as its difference.
 
     Raises:
-        InputError: for a model without neural graphs, which has no sums to compute in several ways.
+        InputError: for a model without neural graphs, which has no sums to compute in several ways; for a storage it
+            cannot have.
     """
     if backends is None:
         backends = available()
@@ -155,6 +158,9 @@ def inference_speed(model: Classifier, images: torch.Tensor,
         contenders["compiled"] = lambda: fast(images)
     except InputError:
         pass
+    if storage is not None:
+        small = compile(model, storage=storage)
+        contenders[f"compiled, {str(storage).removeprefix('torch.')}"] = lambda: small(images)
     try:
         with torch.no_grad():
             outputs = {name: run() for name, run in contenders.items()}

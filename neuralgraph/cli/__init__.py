@@ -197,12 +197,14 @@ def export(run, format_, live_only, normalise, out):
               help="How often each way takes its turn.")
 @click.option("--save", "path", type=click.Path(path_type=Path), metavar="FILE",
               help="Keep the compiled model; neuralgraph.inference.load reads it.")
+@click.option("--storage", type=click.Choice(["float16", "bfloat16"]),
+              help="Also compiled with maps in 16 bits, which --save then keeps.")
 @with_threads
-def benchmark(run, batch, rounds, path):
+def benchmark(run, batch, rounds, path, storage):
     """Milliseconds of RUN's model by every backend and compiled, beside its multiply-adds."""
     from . import timing
 
-    timing.benchmark(run, batch, rounds, path)
+    timing.benchmark(run, batch, rounds, path, storage)
 
 
 @main.command()

@@ -15,13 +15,14 @@ from ..training import open_model
 from .reporting import print_table
 
 
-def benchmark(folder: Path, batch: int, rounds: int, path: Path | None) -> None:
+def benchmark(folder: Path, batch: int, rounds: int, path: Path | None, storage: str | None) -> None:
     recipe, model, _ = open_model(folder)
     if path is not None and not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist.")
     size = model.image_size
     images = torch.randn(batch, model.in_channels, size, size, generator=torch.Generator().manual_seed(0))
-    speeds = inference_speed(model, images, rounds=rounds)
+    kept = None if storage is None else getattr(torch, storage)
+    speeds = inference_speed(model, images, rounds=rounds, storage=kept)
     click.echo(f"{recipe.name}, {recipe.selector}: batches of {batch} images of {size}x{size}, median of "
                f"{rounds} rounds in turn")
     base = speeds["dense"].timing.median
@@ -39,6 +40,6 @@ def benchmark(folder: Path, batch: int, rounds: int, path: Path | None) -> None:
         click.echo("a model in continuous time cannot be compiled")
     click.echo(", ".join(f"{name} {value}" for name, value in environment().items()))
     if path is not None:
-        fast = compile(model)
+        fast = compile(model, storage=kept)
         fast.save(path)
         click.echo(f"{path}: the compiled model")

@@ -259,6 +259,10 @@ def test_benchmark_shows_every_way_beside_multiply_adds(run, tmp_path):
     _, model, _ = open_model(folder)
     with torch.no_grad():
         torch.testing.assert_close(fast(images), model.eval()(images), rtol=1e-4, atol=1e-4)
+    result = call("benchmark", folder, "--batch", "2", "--rounds", "2", "--storage", "bfloat16", "--save", tmp_path / "small.ng")
+    (line,) = [line for line in result.output.splitlines() if line.startswith("compiled, bfloat16")]
+    assert 1e-5 < float(line.split()[-1]) < 0.1
+    assert neuralgraph.inference.load(tmp_path / "small.ng").network.storage == torch.bfloat16
     result = call("benchmark", folder, "--save", tmp_path / "no" / "fast.ng")
     assert result.exit_code == 2 and "does not exist" in result.output
 
