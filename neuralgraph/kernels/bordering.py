@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .lanes import evens, transpose
 from .one_map import number
-from .vector import fill, inline, load, load_index, load_scalar, narrow, rolled, size_of, store, store_scalar
+from .parts import inline
+from .vector import fill, load, load_index, load_scalar, narrow, rolled, size_of, store, store_scalar
 
 LANES = 16
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .halves import bytes_of, load_as
+from .parts import inline
 from .sums import finished
-from .vector import fill, fma, inline, lanes_of, load_index, load_scalar, narrow, size_of, store
+from .vector import fill, fma, lanes_of, load_index, load_scalar, narrow, size_of, store
 
 
 @inline

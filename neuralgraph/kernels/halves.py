@@ -10,21 +10,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .vector import (
-    FEATURES,
-    TRIPLE,
-    any_above,
-    fetch_add,
-    fill,
-    inline,
-    lanes_of,
-    larger,
-    llvm_type,
-    load,
-    magnitude,
-    narrow,
-    size_of,
-)
+from .parts import inline
+from .vector import FEATURES, TRIPLE, any_above, fetch_add, fill, lanes_of, larger, llvm_type, load, magnitude, narrow, size_of
 
 LARGEST = {types.int16: 65504.0, types.uint16: 2.0**127 * (2 - 2.0**-7)}  # finite numbers
 
@@ -94,7 +81,7 @@ def largest_of(typingctx, stored):
 
 
 @inline
-def _packed(like, stored, x, out, length, too_large):
+def _kept(like, stored, x, out, length, too_large):
     s, t, lanes = size_of(narrow(like, 1)), bytes_of(stored), lanes_of(like)
     largest = fill(like, 0.0)
     for i in range(0, length, lanes):
@@ -107,15 +94,15 @@ def _packed(like, stored, x, out, length, too_large):
 
 
 @inline
-def packed(like, stored, x, out, length, too_large):
-    """Stores numbers in 16 bits; where one is too large for that, the counter at ``too_large`` says so."""
+def keep(like, stored, x, out, length, too_large):
+    """Stores numbers in other memory; where one is too large for 16 bits, the counter at ``too_large`` says so."""
     if length >= 16:
-        _packed(like, stored, x, out, length, too_large)
+        _kept(like, stored, x, out, length, too_large)
     elif length >= 8:
-        _packed(narrow(like, 8), stored, x, out, length, too_large)
+        _kept(narrow(like, 8), stored, x, out, length, too_large)
     elif length >= 4:
-        _packed(narrow(like, 4), stored, x, out, length, too_large)
+        _kept(narrow(like, 4), stored, x, out, length, too_large)
     elif length >= 2:
-        _packed(narrow(like, 2), stored, x, out, length, too_large)
+        _kept(narrow(like, 2), stored, x, out, length, too_large)
     else:
-        _packed(narrow(like, 1), stored, x, out, length, too_large)
+        _kept(narrow(like, 1), stored, x, out, length, too_large)

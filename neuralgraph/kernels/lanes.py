@@ -6,7 +6,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .vector import inline, llvm_type
+from .parts import inline
+from .vector import llvm_type
 
 
 @intrinsic

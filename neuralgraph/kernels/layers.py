@@ -20,13 +20,13 @@ from .bordering import LANES, gather, gather_tokens, turned
 from .lanes import transpose
 from .launch import Kernel
 from .one_map import activate, number
+from .parts import inline
 from .record import record
 from .shifting import add_four, add_row
 from .vector import (
     add,
     at,
     fill,
-    inline,
     larger,
     load,
     load_index,

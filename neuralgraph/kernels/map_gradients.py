@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from .parts import inline
 from .vector import (
     REGISTERS,
     add,
     fill,
     fma,
-    inline,
     lanes_of,
     load,
     load_scalar,

@@ -13,9 +13,10 @@ from numba import carray
 from .launch import Kernel
 from .map_gradients import correlate, correlation_lanes, through_activation, through_norm
 from .one_map import affine, affine_bordered, clear, convolve, moments, number, squares_of, total_from
+from .parts import inline
 from .record import record
 from .shapes import BATCH, FIXED, INSTANCE, NO_NORM, empty_gradients, empty_moments
-from .vector import at, inline, load_scalar, narrow, rolled, size_of, splat, store_scalar, take_number
+from .vector import at, load_scalar, narrow, rolled, size_of, splat, store_scalar, take_number
 
 # addresses, and distances of samples and rows in bytes
 MAPS = ("batch channels height width out_height out_width side stride norm x x_sample x_row weight bias mean rstd "

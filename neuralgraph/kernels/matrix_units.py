@@ -19,9 +19,10 @@ from numba.extending import intrinsic
 
 from .._torch import is_compiling
 from .launch import Kernel
+from .parts import inline
 from .record import record
 from .rows import channel_rows
-from .vector import FEATURES, at, inline, load, load_scalar, rolled, splat, store, store_scalar, sub, take_number
+from .vector import FEATURES, at, load, load_scalar, rolled, splat, store, store_scalar, sub, take_number
 
 TILE = 16      # rows of a tile, each of 64 bytes: 16 float32 or 32 bfloat16
 STEP = 32      # bfloat16 of a row of a tile

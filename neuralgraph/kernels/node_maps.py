@@ -7,8 +7,9 @@ from numba import carray
 from .instructions import INSTANCE, LANES, PASS, PLAIN
 from .lanes import first
 from .one_map import affine_bordered, convolve, number
+from .parts import called, inline
 from .tile_maps import affine, convolve_rows, is_swept, moments_of_each, sweep
-from .vector import at, call, called, fill, inline, load_scalar, mul, narrow, rolled, size_of, splat, store_scalar, sub
+from .vector import at, call, fill, load_scalar, mul, narrow, rolled, size_of, splat, store_scalar, sub
 
 
 @called

@@ -7,8 +7,9 @@ from numba import carray
 from .four_sums import four_narrow_sums, four_sums, four_wide_sums
 from .halves import bytes_of, load_as
 from .instructions import INSTRUCTION, LANES, PASS
+from .parts import called
 from .sums import sum_piece
-from .vector import at, called, fill, load_index, load_scalar, mul, narrow, rolled, room_of, size_of, splat, store
+from .vector import at, fill, load_index, load_scalar, mul, narrow, rolled, room_of, size_of, splat, store
 
 
 @called

@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from .lanes import evens, odds
+from .parts import inline
 from .vector import (
     add,
     fill,
     fma,
-    inline,
     lanes_of,
     load,
     load_scalar,

@@ -11,28 +11,15 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from .halves import bytes_of, packed
+from .halves import bytes_of, keep
 from .instructions import BORDER, INPUT, INSTRUCTION, INSTRUCTION_BYTES, JOB, LANES, PASS, PASS_BYTES, PRODUCT, STEM, SUM
 from .launch import Kernel
 from .node_maps import map_pass, sweep_rows
 from .node_sums import four_rows, product_row, stem_rows, sum_row
-from .tile_maps import affine, mean_of_each
+from .parts import inline
+from .tile_maps import mean_of_each
 from .tiles import bordered, move
-from .vector import (
-    at,
-    fill,
-    inline,
-    load_index,
-    load_scalar,
-    narrow,
-    rolled,
-    size_of,
-    splat,
-    store,
-    store_scalar,
-    take_number,
-    wait_for_all,
-)
+from .vector import at, load_index, load_scalar, narrow, rolled, size_of, splat, store, store_scalar, take_number, wait_for_all
 
 
 @inline
@@ -63,9 +50,9 @@ def _banded(like, zero, stored, space, code, node, count, rows, next_row, sample
                 result = rows + 4 * next_row
             sweep_rows(zero, rows + lane * next_row, samples, p.stride, p.kernel + 9 * (node + lane) * s, result, p.height,
                        width, out_width, begin, end)
-            if t < s:
+            if result != target:
                 place = begin * out_width
-                packed(like, stored, result + place * s, target + place * t, (end - begin) * out_width, too_large)
+                keep(like, stored, result + place * s, target + place * t, (end - begin) * out_width, too_large)
         done = needed
 
 
@@ -97,7 +84,8 @@ def _instruction(like, zero, stored, job, code, me, space, private, tile):
             bordered(zero, code, node, channel, job.x_sample, samples, step, space, private)
             continue
         place = load_index(c.targets + 4 * node)
-        target = space + place * LANES * t
+        own = space + place * LANES * t  # where those that read the node find its map
+        target = own
         if c.to_output or t < s:
             target = other + 2 * next_row
         source, ours = rows, 1
@@ -120,11 +108,8 @@ def _instruction(like, zero, stored, job, code, me, space, private, tile):
                 else:
                     four_rows(zero, stored, space, LANES * t, code, node // 4, source, next_row, length)
             source += node % 4 * next_row
-        if passes == 0 and source != target:
-            if c.to_output or t < s:
-                target = source
-            else:
-                affine(like, source, target, pixels * step, fill(like, 1.0), fill(like, 0.0), 1.0)
+        if passes == 0:
+            target = source
         # passes before the last go from one private map to the other and back
         for index in range(passes):
             rolled()
@@ -140,11 +125,11 @@ def _instruction(like, zero, stored, job, code, me, space, private, tile):
         elif c.to_output:
             result = out + place * c.out_pixels * s
             if step == 1:
-                affine(like, target, result, c.out_pixels, fill(like, 1.0), fill(like, 0.0), 1.0)
+                keep(like, zero, target, result, c.out_pixels, job.too_large)
             else:
                 move(zero, result, job.out_sample, samples, step, target, c.out_pixels, True)
-        elif t < s:
-            packed(like, stored, target, space + place * LANES * t, c.out_pixels * step, job.too_large)
+        elif target != own:
+            keep(like, stored, target, own, c.out_pixels * step, job.too_large)
 
 
 @inline

@@ -8,11 +8,11 @@ from numba import carray, types
 
 from .keeping import compiled
 from .launch import Kernel
+from .parts import inline
 from .record import record
 from .vector import (
     at,
     fill,
-    inline,
     lanes_of,
     load,
     load_scalar,

@@ -7,8 +7,9 @@ import torch
 from numba import carray
 
 from .launch import Kernel
+from .parts import inline
 from .record import record
-from .vector import at, inline, lanes_of, load, load_scalar, narrow, rolled, size_of, splat, store, store_scalar, take_number
+from .vector import at, lanes_of, load, load_scalar, narrow, rolled, size_of, splat, store, store_scalar, take_number
 
 TOGETHER = 16  # rows that are copied side by side
 ROWS = record("batch length rows x x_sample x_row out out_row")

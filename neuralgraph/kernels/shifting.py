@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from .bordering import LANES
 from .one_map import number
+from .parts import inline
 from .sums import sum_piece
-from .vector import fill, fma, inline, load, load_index, load_scalar, narrow, rolled, room_of, size_of, store
+from .vector import fill, fma, load, load_index, load_scalar, narrow, rolled, room_of, size_of, store
 
 
 @inline

@@ -15,6 +15,7 @@ from numba import carray
 from .halves import bytes_of, load_as
 from .launch import Kernel
 from .one_map import activate, number
+from .parts import inline
 from .record import record
 from .rows import channel_rows
 from .vector import (
@@ -22,7 +23,6 @@ from .vector import (
     at,
     fill,
     fma,
-    inline,
     lanes_of,
     load,
     load_index,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from .lanes import evens, lane_numbers, odds, repeated, rotated
 from .one_map import activate, number
+from .parts import inline
 from .vector import (
     add,
     div,
     fill,
     fma,
-    inline,
     lanes_of,
     load,
     load_scalar,

@@ -7,7 +7,8 @@ from numba import carray
 from .instructions import INSTRUCTION, PASS
 from .lanes import transpose
 from .one_map import affine_bordered, number
-from .vector import at, called, fill, inline, load_scalar, narrow, rolled, size_of, splat, store, store_scalar
+from .parts import called, inline
+from .vector import at, fill, load_scalar, narrow, rolled, size_of, splat, store, store_scalar
 
 
 @inline

@@ -7,14 +7,13 @@ integers; nothing here checks bounds.
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_model
 
-inline = njit(forceinline=True)  # vectors are never passed between functions of the machine
-called = njit(forceinline=False)  # a function of scalars, compiled once; what is not said is that of the caller
+from .parts import inline
 
 TRIPLE, _, _FEATURES = cpu_target.target_context.codegen().magic_tuple()  # the processor that kernels are compiled for
 FEATURES = frozenset(name[1:] for name in _FEATURES.split(",") if name.startswith("+"))
