@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 import torch
+from numba.core.registry import cpu_target
 
 from neuralgraph.kernels.launch import Kernel
 from neuralgraph.kernels.parts import called, inline
@@ -34,9 +35,9 @@ def test_parts_are_linked_into_a_kernel():
     run = kernel._compile(torch.float32)
     run(ctypes.addressof(numbers))
     assert list(numbers) == [3, 5, 7, -7]
-    assert not any(library._codegen._engine.is_symbol_defined(name)
-                   for part in (_twice, _twice_and_one) for result in part.overloads.values()
-                   for library, name in [(result.library, result.fndesc.llvm_func_name)])
+    for part in (_twice, _twice_and_one):
+        (compiled,) = part.overloads.values()
+        assert not cpu_target.target_context.codegen()._engine.is_symbol_defined(compiled.fndesc.llvm_func_name)
 
 
 def test_python_cannot_call_a_part():
